@@ -1,0 +1,1 @@
+//! The ledger: who was granted what, and who waits for what.

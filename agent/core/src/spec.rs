@@ -1,0 +1,467 @@
+//! What a task is to be: the validated specification of a task and its containers.
+//!
+//! A [`TaskSpec`] can only be made from fields that passed every check, also when it is read back
+//! from the state file or from a container's label. The rules are those of ECS's task definition
+//! (developer guide, "Task definition parameters").
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::Deref;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ContainerName, Family, TaskArn};
+use crate::resources::{Ports, Resources};
+use crate::units::{CpuUnits, Mebibytes, Millis, PortRange, Protocol};
+
+/// Most containers that a task definition may have.
+pub const MAX_CONTAINERS: usize = 10;
+
+/// How the containers of a task are connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkMode {
+    /// A namespace for each container on the engine's bridge.
+    #[default]
+    Bridge,
+    /// The host's own network stack.
+    Host,
+    /// Loopback only.
+    None,
+    /// One network interface for the task, shared by its containers.
+    Awsvpc,
+}
+
+impl NetworkMode {
+    /// As ECS writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Host => "host",
+            Self::None => "none",
+            Self::Awsvpc => "awsvpc",
+        }
+    }
+}
+
+/// A port of a container and where it is to be found on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMapping {
+    /// The container's port, or a range of them.
+    pub container: PortRange,
+    /// The host's first port; `None` lets the agent choose from its dynamic range.
+    pub host: Option<u16>,
+    /// The protocol.
+    pub protocol: Protocol,
+}
+
+impl PortMapping {
+    /// The host ports, where they are fixed by the definition.
+    #[must_use]
+    pub fn static_host_ports(&self) -> Option<PortRange> {
+        let first = self.host?;
+        PortRange::new(first, first.checked_add(self.container.count() - 1)?)
+    }
+}
+
+/// What another container must have reached before this one starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Condition {
+    /// It was started.
+    Start,
+    /// It ran to its end, whatever the exit code.
+    Complete,
+    /// It ran to its end with exit code 0.
+    Success,
+    /// Its health check passed.
+    Healthy,
+}
+
+/// One entry of `dependsOn`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dependency {
+    /// The container that is waited for.
+    pub container: ContainerName,
+    /// What it must have reached.
+    pub condition: Condition,
+}
+
+/// A health check that the engine runs inside the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// `["CMD", …]` or `["CMD-SHELL", line]`.
+    pub command: Vec<String>,
+    /// Time between two checks.
+    pub interval: Millis,
+    /// Time after which a check counts as failed.
+    pub timeout: Millis,
+    /// Failures in a row before the container is unhealthy.
+    pub retries: u32,
+    /// Time after the start in which failures do not count.
+    pub start_period: Millis,
+}
+
+/// An environment variable. `Debug` shows the name alone: values are the user's business.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvVar {
+    /// The name.
+    pub name: String,
+    /// The value.
+    pub value: String,
+}
+
+impl fmt::Debug for EnvVar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}=…", self.name)
+    }
+}
+
+/// A resource limit of the container's processes (`setrlimit`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// The kernel's name in lower case, such as `nofile`.
+    pub name: String,
+    /// The soft limit.
+    pub soft: i64,
+    /// The hard limit.
+    pub hard: i64,
+}
+
+/// What a container is to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// Its name, unique in the task.
+    pub name: ContainerName,
+    /// The image as the definition names it.
+    pub image: String,
+    /// Whether the task ends with it.
+    pub essential: bool,
+    /// Relative CPU weight inside the task; 0 when the definition gives none.
+    #[serde(default)]
+    pub cpu: CpuUnits,
+    /// Hard memory limit.
+    #[serde(default)]
+    pub memory: Option<Mebibytes>,
+    /// Soft memory limit; what placement counts.
+    #[serde(default)]
+    pub memory_reservation: Option<Mebibytes>,
+    /// Replaces the image's entry point.
+    #[serde(default)]
+    pub entry_point: Option<Vec<String>>,
+    /// Replaces the image's command.
+    #[serde(default)]
+    pub command: Option<Vec<String>>,
+    /// Environment, later entries win.
+    #[serde(default)]
+    pub environment: Vec<EnvVar>,
+    /// Ports.
+    #[serde(default)]
+    pub ports: Vec<PortMapping>,
+    /// What must be reached before this container starts.
+    #[serde(default)]
+    pub depends_on: Vec<Dependency>,
+    /// How long others wait for this container to reach their condition.
+    #[serde(default)]
+    pub start_timeout: Option<Millis>,
+    /// Time between SIGTERM and SIGKILL; the agent's default where absent.
+    #[serde(default)]
+    pub stop_timeout: Option<Millis>,
+    /// User (and group) of the processes.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Working directory.
+    #[serde(default)]
+    pub working_directory: Option<String>,
+    /// Host name inside.
+    #[serde(default)]
+    pub hostname: Option<String>,
+    /// Labels of the user.
+    #[serde(default)]
+    pub docker_labels: BTreeMap<String, String>,
+    /// Whether the root file system is read-only.
+    #[serde(default)]
+    pub readonly_root_filesystem: bool,
+    /// Whether the container has all of the host's powers.
+    #[serde(default)]
+    pub privileged: bool,
+    /// Whether standard input is kept open.
+    #[serde(default)]
+    pub interactive: bool,
+    /// Whether there is a terminal.
+    #[serde(default)]
+    pub pseudo_terminal: bool,
+    /// Health check.
+    #[serde(default)]
+    pub health_check: Option<HealthCheck>,
+    /// Process limits.
+    #[serde(default)]
+    pub ulimits: Vec<Ulimit>,
+    /// Lines for `/etc/hosts`: (host name, address).
+    #[serde(default)]
+    pub extra_hosts: Vec<(String, String)>,
+    /// DNS servers.
+    #[serde(default)]
+    pub dns_servers: Vec<String>,
+    /// DNS search domains.
+    #[serde(default)]
+    pub dns_search_domains: Vec<String>,
+}
+
+impl ContainerSpec {
+    /// A container with nothing but a name, an image and a hard memory limit; essential.
+    #[must_use]
+    pub fn minimal(name: ContainerName, image: impl Into<String>, memory: Mebibytes) -> Self {
+        Self {
+            name,
+            image: image.into(),
+            essential: true,
+            cpu: CpuUnits(0),
+            memory: Some(memory),
+            memory_reservation: None,
+            entry_point: None,
+            command: None,
+            environment: Vec::new(),
+            ports: Vec::new(),
+            depends_on: Vec::new(),
+            start_timeout: None,
+            stop_timeout: None,
+            user: None,
+            working_directory: None,
+            hostname: None,
+            docker_labels: BTreeMap::new(),
+            readonly_root_filesystem: false,
+            privileged: false,
+            interactive: false,
+            pseudo_terminal: false,
+            health_check: None,
+            ulimits: Vec::new(),
+            extra_hosts: Vec::new(),
+            dns_servers: Vec::new(),
+            dns_search_domains: Vec::new(),
+        }
+    }
+}
+
+/// The fields of a task specification before they are checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskFields {
+    /// The task.
+    pub arn: TaskArn,
+    /// Family of its definition.
+    pub family: Family,
+    /// Revision of its definition.
+    pub revision: u32,
+    /// Network mode.
+    pub network_mode: NetworkMode,
+    /// Hard CPU bound of the whole task.
+    #[serde(default)]
+    pub cpu: Option<CpuUnits>,
+    /// Hard memory bound of the whole task.
+    #[serde(default)]
+    pub memory: Option<Mebibytes>,
+    /// The containers.
+    pub containers: Vec<ContainerSpec>,
+}
+
+/// A task specification that passed every check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "TaskFields", into = "TaskFields")]
+pub struct TaskSpec(TaskFields);
+
+impl Deref for TaskSpec {
+    type Target = TaskFields;
+    fn deref(&self) -> &TaskFields {
+        &self.0
+    }
+}
+
+impl From<TaskSpec> for TaskFields {
+    fn from(spec: TaskSpec) -> Self {
+        spec.0
+    }
+}
+
+/// Why a specification is refused: the field, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct InvalidSpec {
+    /// The path of the field, such as `containers[web].portMappings`.
+    pub field: String,
+    /// What is wrong.
+    pub problem: String,
+}
+
+fn invalid<T>(field: impl Into<String>, problem: impl Into<String>) -> Result<T, InvalidSpec> {
+    Err(InvalidSpec { field: field.into(), problem: problem.into() })
+}
+
+impl TryFrom<TaskFields> for TaskSpec {
+    type Error = InvalidSpec;
+
+    fn try_from(fields: TaskFields) -> Result<Self, InvalidSpec> {
+        check_set(&fields)?;
+        for container in &fields.containers {
+            check_container(&fields, container)?;
+        }
+        check_host_ports(&fields)?;
+        check_dependencies(&fields)?;
+        Ok(Self(fields))
+    }
+}
+
+fn check_set(fields: &TaskFields) -> Result<(), InvalidSpec> {
+    let containers = &fields.containers;
+    if containers.is_empty() {
+        return invalid("containers", "a task has at least one container");
+    }
+    if containers.len() > MAX_CONTAINERS {
+        return invalid("containers", format!("{} containers, at most {MAX_CONTAINERS}", containers.len()));
+    }
+    let names: BTreeSet<_> = containers.iter().map(|c| &c.name).collect();
+    if names.len() != containers.len() {
+        return invalid("containers", "two containers have the same name");
+    }
+    if !containers.iter().any(|c| c.essential) {
+        return invalid("containers", "no container is essential");
+    }
+    Ok(())
+}
+
+fn check_container(task: &TaskFields, container: &ContainerSpec) -> Result<(), InvalidSpec> {
+    let at = |field: &str| format!("containers[{}].{field}", container.name);
+    if container.image.trim().is_empty() {
+        return invalid(at("image"), "is empty");
+    }
+    if task.memory.is_none() && container.memory.is_none() && container.memory_reservation.is_none() {
+        return invalid(at("memory"), "the task has no memory bound, so memory or memoryReservation is needed");
+    }
+    if let (Some(hard), Some(soft)) = (container.memory, container.memory_reservation)
+        && hard < soft
+    {
+        return invalid(at("memory"), format!("{hard} is less than memoryReservation, {soft}"));
+    }
+    if let (Some(hard), Some(bound)) = (container.memory, task.memory)
+        && hard > bound
+    {
+        return invalid(at("memory"), format!("{hard} is more than the task's {bound}"));
+    }
+    for mapping in &container.ports {
+        let fixed = mapping.static_host_ports();
+        if mapping.host.is_some() && fixed.is_none() {
+            return invalid(at("portMappings"), "the host ports reach past 65535");
+        }
+        match task.network_mode {
+            NetworkMode::None => return invalid(at("portMappings"), "not possible in network mode none"),
+            NetworkMode::Host | NetworkMode::Awsvpc if fixed.is_some_and(|host| host != mapping.container) => {
+                return invalid(at("portMappings"), "host port and container port must be the same in this network mode");
+            }
+            _ => {}
+        }
+    }
+    if let Some(check) = &container.health_check
+        && check.command.is_empty()
+    {
+        return invalid(at("healthCheck.command"), "is empty");
+    }
+    Ok(())
+}
+
+fn check_host_ports(fields: &TaskFields) -> Result<(), InvalidSpec> {
+    let mut seen = Ports::default();
+    for container in &fields.containers {
+        for mapping in &container.ports {
+            for port in host_ports(fields.network_mode, mapping).into_iter().flat_map(PortRange::ports) {
+                if !seen.of_mut(mapping.protocol).insert(port) {
+                    return invalid(
+                        format!("containers[{}].portMappings", container.name),
+                        format!("{} host port {port} is used twice in the task", mapping.protocol),
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_dependencies(fields: &TaskFields) -> Result<(), InvalidSpec> {
+    for container in &fields.containers {
+        let at = format!("containers[{}].dependsOn", container.name);
+        for dependency in &container.depends_on {
+            let Some(other) = fields.containers.iter().find(|c| c.name == dependency.container) else {
+                return invalid(at, format!("there is no container {}", dependency.container));
+            };
+            match dependency.condition {
+                Condition::Complete | Condition::Success if other.essential => {
+                    return invalid(at, format!("{} is essential and may not end before the task", other.name));
+                }
+                Condition::Healthy if other.health_check.is_none() => {
+                    return invalid(at, format!("{} has no health check", other.name));
+                }
+                _ => {}
+            }
+        }
+    }
+    // Peel off containers whose dependencies are all peeled; what remains is a cycle.
+    let mut left: Vec<&ContainerSpec> = fields.containers.iter().collect();
+    loop {
+        let names: BTreeSet<_> = left.iter().map(|c| &c.name).collect();
+        let before = left.len();
+        left.retain(|c| c.depends_on.iter().any(|d| names.contains(&d.container)));
+        if left.is_empty() {
+            return Ok(());
+        }
+        if left.len() == before {
+            return invalid(format!("containers[{}].dependsOn", left[0].name), "the dependencies form a cycle");
+        }
+    }
+}
+
+/// The host ports that a mapping binds for certain; none where the agent chooses or none is bound.
+fn host_ports(mode: NetworkMode, mapping: &PortMapping) -> Option<PortRange> {
+    match mode {
+        NetworkMode::Bridge => mapping.static_host_ports(),
+        NetworkMode::Host => Some(mapping.container),
+        NetworkMode::None | NetworkMode::Awsvpc => None,
+    }
+}
+
+impl TaskSpec {
+    /// What the ledger counts for the task: its own CPU and memory, or the sums over its
+    /// containers (reservation before hard limit); static host ports; an interface in `awsvpc`.
+    #[must_use]
+    pub fn need(&self) -> Resources {
+        let mut ports = Ports::default();
+        for container in &self.containers {
+            for mapping in &container.ports {
+                if let Some(range) = host_ports(self.network_mode, mapping) {
+                    ports.of_mut(mapping.protocol).extend(range.ports());
+                }
+            }
+        }
+        let cpu = self.cpu.unwrap_or_else(|| {
+            CpuUnits(self.containers.iter().fold(0, |sum: u32, c| sum.saturating_add(c.cpu.0)))
+        });
+        let memory = self.memory.unwrap_or_else(|| {
+            Mebibytes(self.containers.iter().fold(0, |sum: u32, c| {
+                sum.saturating_add(c.memory_reservation.or(c.memory).unwrap_or_default().0)
+            }))
+        });
+        let enis = u32::from(self.network_mode == NetworkMode::Awsvpc);
+        Resources { cpu, memory, ports, enis, gpus: 0 }
+    }
+
+    /// The container of that name.
+    #[must_use]
+    pub fn container(&self, name: &ContainerName) -> Option<&ContainerSpec> {
+        self.containers.iter().find(|c| &c.name == name)
+    }
+
+    /// Whether a container has ports whose host side the agent chooses.
+    #[must_use]
+    pub fn has_dynamic_ports(&self) -> bool {
+        self.network_mode == NetworkMode::Bridge
+            && self.containers.iter().any(|c| c.ports.iter().any(|p| p.host.is_none()))
+    }
+}

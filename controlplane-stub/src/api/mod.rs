@@ -1,0 +1,1 @@
+//! ECS's JSON 1.1 API over HTTP.
