@@ -13,12 +13,12 @@ pub enum AttemptKind {
     Acquire,
     /// A resource is being released.
     Release,
-    /// The CPU bound is being put in force.
-    Bound,
     /// A container is being made.
     Create,
     /// A container is being started.
     Start,
+    /// The engine is being asked about a container.
+    Inspect,
     /// A container is being stopped.
     Stop,
     /// A container is being removed.
@@ -36,8 +36,8 @@ pub struct Attempt {
     pub since: Timestamp,
 }
 
-/// The pause before try number `tries` + 1: 100 ms, doubling, at most 5 s.
+/// The pause after the failure number `tries`: 100 ms, doubling, at most 5 s.
 #[must_use]
-pub fn pause(tries: u32) -> Millis {
+pub(super) fn pause(tries: u32) -> Millis {
     Millis((100u64 << tries.saturating_sub(1).min(6)).min(5_000))
 }

@@ -48,8 +48,6 @@ pub enum Outcome {
     Acquired(Acquired),
     /// A resource is gone.
     Released,
-    /// The task's CPU bound is in force.
-    Bounded,
     /// What is true of the container after the act.
     Fact(Fact),
     /// The container was removed from the engine.
@@ -144,4 +142,3 @@ pub enum Health {
     /// As many checks failed in a row as the definition allows.
     Unhealthy,
 }
-

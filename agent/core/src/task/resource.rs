@@ -6,18 +6,29 @@ use serde::{Deserialize, Serialize};
 
 use super::attempt::{Attempt, AttemptKind};
 use super::event::PortBinding;
-use crate::ids::AttemptId;
+use crate::ids::{AttemptId, ContainerName};
 use crate::units::Timestamp;
 
 /// Names a resource of a task.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ResourceKey {
-    /// The task's cgroup.
+    /// The task's cgroup, with every bound but the CPU quota.
     Cgroup,
-    /// The host ports that the agent chooses.
-    Ports,
+    /// The CPU quota of the task's cgroup, put in force once the containers have started.
+    CpuBound,
+    /// The host ports that the agent chooses for a container.
+    Ports(ContainerName),
     /// An image, by the reference of the definition.
     Image(String),
+}
+
+impl ResourceKey {
+    /// Whether something has to be done to let go of it. An image stays for the next task, and the
+    /// CPU quota goes with the cgroup.
+    #[must_use]
+    pub const fn needs_release(&self) -> bool {
+        matches!(self, Self::Cgroup | Self::Ports(_))
+    }
 }
 
 /// Where a resource is on its way.
@@ -83,11 +94,19 @@ pub enum ResourceInput {
     Failed,
     /// The agent started again; whatever was in flight is to be done anew.
     Restart,
+    /// What was acquired proved useless and has to be acquired anew.
+    Lost,
 }
 
 impl ResourceStatus {
     /// All of them, in order.
-    pub const ALL: [Self; 5] = [Self::None, Self::Acquiring, Self::Ready, Self::Releasing, Self::Gone];
+    pub const ALL: [Self; 5] = [
+        Self::None,
+        Self::Acquiring,
+        Self::Ready,
+        Self::Releasing,
+        Self::Gone,
+    ];
 
     /// The table: where `input` leads from here. `None` where it changes nothing.
     #[must_use]
@@ -97,7 +116,7 @@ impl ResourceStatus {
             (Self::None, I::Need) => Some(Self::Acquiring),
             (Self::None, I::Drop) => Some(Self::Gone),
             (Self::Acquiring, I::Succeeded) => Some(Self::Ready),
-            (Self::Acquiring, I::Failed | I::Restart) => Some(Self::None),
+            (Self::Acquiring, I::Failed | I::Restart) | (Self::Ready, I::Lost) => Some(Self::None),
             // What is being acquired is released at once: releasing is safe whatever came of it.
             (Self::Acquiring | Self::Ready, I::Drop) => Some(Self::Releasing),
             (Self::Releasing, I::Succeeded) => Some(Self::Gone),
@@ -111,7 +130,14 @@ impl Resource {
     /// A resource that nobody has acquired yet.
     #[must_use]
     pub fn new(key: ResourceKey) -> Self {
-        Self { key, status: ResourceStatus::None, attempt: None, tries: 0, retry_at: None, yielded: Yield::default() }
+        Self {
+            key,
+            status: ResourceStatus::None,
+            attempt: None,
+            tries: 0,
+            retry_at: None,
+            yielded: Yield::default(),
+        }
     }
 
     /// Moves along the table; tells whether anything changed.
@@ -127,12 +153,22 @@ impl Resource {
 
     /// Puts an attempt in flight.
     pub(super) fn begin(&mut self, id: AttemptId, kind: AttemptKind, now: Timestamp) {
-        self.attempt = Some(Attempt { id, kind, since: now });
+        self.attempt = Some(Attempt {
+            id,
+            kind,
+            since: now,
+        });
         self.retry_at = None;
     }
 
     /// Whether a new attempt may begin: none is in flight and no pause is on.
-    pub(super) fn is_free(&self, now: Timestamp) -> bool {
-        self.attempt.is_none() && self.retry_at.is_none_or(|at| at <= now)
+    pub(super) fn is_free(&self) -> bool {
+        self.attempt.is_none() && self.retry_at.is_none()
+    }
+
+    /// Whether it is there.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.status == ResourceStatus::Ready
     }
 }
