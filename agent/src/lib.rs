@@ -13,3 +13,14 @@
 
 pub mod cgroup;
 pub mod runtime;
+pub mod clock;
+pub mod store;
+pub mod supervise;
+pub mod config;
+pub mod telemetry;
+pub mod image;
+pub mod network;
+pub mod engine;
+pub mod session;
+pub mod endpoint;
+pub mod host;
