@@ -56,7 +56,11 @@ pub enum Unsuitable {
 ///
 /// # Errors
 /// [`Unsuitable`] when task limits could not be enforced.
-pub const fn driver(engine_version: u8, systemd: bool, mounted: Option<Hierarchy>) -> Result<DriverKind, Unsuitable> {
+pub const fn driver(
+    engine_version: u8,
+    systemd: bool,
+    mounted: Option<Hierarchy>,
+) -> Result<DriverKind, Unsuitable> {
     let Some(mounted) = mounted else { return Err(Unsuitable::NotMounted) };
     // Engines before 20.10 report no version: they know v1 alone.
     let engine = if engine_version == 0 { 1 } else { engine_version };

@@ -118,7 +118,11 @@ fn failed(task: &str, what: String, kind: io::ErrorKind) -> CgroupError {
 }
 
 impl Cgroups for FakeCgroups {
-    fn create<'a>(&'a self, task: &'a TaskArn, bounds: Bounds) -> BoxFuture<'a, Result<Option<String>, CgroupError>> {
+    fn create<'a>(
+        &'a self,
+        task: &'a TaskArn,
+        bounds: Bounds,
+    ) -> BoxFuture<'a, Result<Option<String>, CgroupError>> {
         async move {
             self.begin(Call::Create, task.id()).await?;
             self.state().cgroups.entry(task.id().to_owned()).or_default().bounds = bounds;

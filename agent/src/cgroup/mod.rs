@@ -53,7 +53,11 @@ pub struct CgroupError {
 pub trait Cgroups: Send + Sync + 'static {
     /// Makes the task's cgroup with every bound but the CPU quota; tells what the engine is to be
     /// given as the containers' parent. `None` where task limits are off.
-    fn create<'a>(&'a self, task: &'a TaskArn, bounds: Bounds) -> BoxFuture<'a, Result<Option<String>, CgroupError>>;
+    fn create<'a>(
+        &'a self,
+        task: &'a TaskArn,
+        bounds: Bounds,
+    ) -> BoxFuture<'a, Result<Option<String>, CgroupError>>;
     /// Puts the CPU quota in force.
     fn bound<'a>(&'a self, task: &'a TaskArn, cpu: CpuUnits) -> BoxFuture<'a, Result<(), CgroupError>>;
     /// Removes the task's cgroup; one that is not there is removed already.

@@ -117,7 +117,8 @@ impl Cgroupfs {
         }
         let mut killed = 0;
         for path in directories {
-            killed += tree::kill_all(&path).map_err(|error| (format!("kill what is in {}", path.display()), error))?;
+            killed += tree::kill_all(&path)
+                .map_err(|error| (format!("kill what is in {}", path.display()), error))?;
         }
         Ok(killed)
     }
@@ -126,7 +127,8 @@ impl Cgroupfs {
         let roots = self.directories("").map_err(|error| self.looking(error))?;
         let mut ids = Vec::new();
         for root in roots {
-            let children = tree::children(&root).map_err(|error| (format!("read {}", root.display()), error))?;
+            let children =
+                tree::children(&root).map_err(|error| (format!("read {}", root.display()), error))?;
             let names = children.iter().filter_map(|path| path.file_name()?.to_str());
             ids.extend(names.filter(|name| is_task_id(name)).map(str::to_owned));
         }
@@ -167,7 +169,11 @@ fn cause(error: cgroups_rs::fs::error::Error) -> io::Error {
 }
 
 /// Sees to it that the kernel took a value.
-fn verify<T: PartialEq + std::fmt::Display>(what: impl Fn() -> String, wanted: T, read: Result<T, io::Error>) -> Result<(), Failed> {
+fn verify<T: PartialEq + std::fmt::Display>(
+    what: impl Fn() -> String,
+    wanted: T,
+    read: Result<T, io::Error>,
+) -> Result<(), Failed> {
     match read {
         Ok(read) if read == wanted => Ok(()),
         Ok(read) => Err((what(), io::Error::other(format!("{wanted} was written, but {read} is in force")))),
@@ -193,7 +199,11 @@ fn number(value: MaxValue) -> i64 {
 }
 
 impl Cgroups for Cgroupfs {
-    fn create<'a>(&'a self, task: &'a TaskArn, bounds: Bounds) -> BoxFuture<'a, Result<Option<String>, CgroupError>> {
+    fn create<'a>(
+        &'a self,
+        task: &'a TaskArn,
+        bounds: Bounds,
+    ) -> BoxFuture<'a, Result<Option<String>, CgroupError>> {
         async move {
             self.blocking(task.id(), move |this, id| match this.version {
                 Hierarchy::V1 => v1::create(&this.config, id, &bounds),
@@ -232,7 +242,10 @@ impl Cgroups for Cgroupfs {
             Err(CgroupError {
                 task: task.id().to_owned(),
                 what: "kill its processes".to_owned(),
-                source: io::Error::new(io::ErrorKind::ResourceBusy, "some are still there after several rounds"),
+                source: io::Error::new(
+                    io::ErrorKind::ResourceBusy,
+                    "some are still there after several rounds",
+                ),
             })
         }
         .boxed()

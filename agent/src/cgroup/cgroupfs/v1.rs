@@ -106,5 +106,7 @@ fn make(controller: &impl Controller) -> Result<(), Failed> {
 
 fn number(file: &Path) -> io::Result<i64> {
     let text = fs::read_to_string(file)?;
-    text.trim().parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{:?} is no number", text.trim())))
+    text.trim()
+        .parse()
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{:?} is no number", text.trim())))
 }

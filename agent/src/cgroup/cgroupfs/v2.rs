@@ -62,8 +62,9 @@ fn switch_on(level: &Path, controllers: &[&str]) -> Result<(), Failed> {
     let on = read()?;
     for controller in controllers {
         if !on.split_whitespace().any(|name| name == *controller) {
-            fs::write(&file, format!("+{controller}"))
-                .map_err(|error| (format!("switch on cgroup controller {controller} in {}", file.display()), error))?;
+            fs::write(&file, format!("+{controller}")).map_err(|error| {
+                (format!("switch on cgroup controller {controller} in {}", file.display()), error)
+            })?;
         }
     }
     let on = read()?;

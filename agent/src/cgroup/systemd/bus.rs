@@ -22,7 +22,8 @@ const JOB_TIMEOUT: Duration = Duration::from_secs(30);
 const KILL: i32 = 9;
 
 /// A unit as `ListUnitsByPatterns` gives it: name, description, three states, follower, path, job.
-type ListedUnit = (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
+type ListedUnit =
+    (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
 /// Properties by name.
 type Properties<'a> = [(&'a str, Value<'a>)];
 
@@ -44,7 +45,8 @@ impl Bus {
             Ok(job) => self.finish(&mut jobs, &job, unit).await,
             Err(error) if is_error(&error, UNIT_EXISTS) => {
                 // What cannot be changed later says nothing of bounds.
-                let bounds = |(name, _): &&(&str, Value<'_>)| !matches!(*name, "Description" | "DefaultDependencies");
+                let bounds =
+                    |(name, _): &&(&str, Value<'_>)| !matches!(*name, "Description" | "DefaultDependencies");
                 let mut changes = Vec::new();
                 for (name, value) in properties.iter().filter(bounds) {
                     changes.push((*name, value.try_clone().map_err(io::Error::other)?));
@@ -135,7 +137,9 @@ impl Bus {
                 }
                 return match result.as_str() {
                     "done" | "skipped" => Ok(()),
-                    result => Err(io::Error::other(format!("systemd ended the job for {unit} with {result:?}"))),
+                    result => {
+                        Err(io::Error::other(format!("systemd ended the job for {unit} with {result:?}")))
+                    }
                 };
             }
             Err(io::Error::new(io::ErrorKind::BrokenPipe, "the system bus closed the connection"))
@@ -143,7 +147,8 @@ impl Bus {
         let outcome = match tokio::time::timeout(JOB_TIMEOUT, wait).await {
             Ok(outcome) => outcome,
             Err(_) => {
-                let text = format!("systemd did not finish the job for {unit} in {} s", JOB_TIMEOUT.as_secs());
+                let text =
+                    format!("systemd did not finish the job for {unit} in {} s", JOB_TIMEOUT.as_secs());
                 Err(io::Error::new(io::ErrorKind::TimedOut, text))
             }
         };

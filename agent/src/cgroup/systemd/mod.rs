@@ -111,7 +111,11 @@ fn task_id<'a>(prefix: &str, unit: &'a str) -> Option<&'a str> {
 }
 
 impl Cgroups for Systemd {
-    fn create<'a>(&'a self, task: &'a TaskArn, bounds: Bounds) -> BoxFuture<'a, Result<Option<String>, CgroupError>> {
+    fn create<'a>(
+        &'a self,
+        task: &'a TaskArn,
+        bounds: Bounds,
+    ) -> BoxFuture<'a, Result<Option<String>, CgroupError>> {
         async move {
             let unit = self.unit(task.id());
             let properties = properties(&bounds, self.version, task);
@@ -139,7 +143,8 @@ impl Cgroups for Systemd {
             match read.map_err(|source| failed(task.id(), what(), source))? {
                 read if read == quota => Ok(()),
                 read => {
-                    let source = io::Error::other(format!("{quota} us a second were set, but {read} are in force"));
+                    let source =
+                        io::Error::other(format!("{quota} us a second were set, but {read} are in force"));
                     Err(failed(task.id(), what(), source))
                 }
             }
@@ -154,7 +159,10 @@ impl Cgroups for Systemd {
     fn kill<'a>(&'a self, task: &'a TaskArn) -> BoxFuture<'a, Result<(), CgroupError>> {
         async move {
             let unit = self.unit(task.id());
-            self.bus.kill(&unit).await.map_err(|source| failed(task.id(), format!("kill what is in {unit}"), source))
+            self.bus
+                .kill(&unit)
+                .await
+                .map_err(|source| failed(task.id(), format!("kill what is in {unit}"), source))
         }
         .boxed()
     }
@@ -164,7 +172,11 @@ impl Cgroups for Systemd {
             let pattern = format!("{}-*.slice", self.config.prefix);
             let units = self.bus.list(&pattern).await;
             let units = units.map_err(|source| failed("*", format!("list {pattern}"), source))?;
-            Ok(units.iter().filter_map(|unit| task_id(&self.config.prefix, unit)).map(str::to_owned).collect())
+            Ok(units
+                .iter()
+                .filter_map(|unit| task_id(&self.config.prefix, unit))
+                .map(str::to_owned)
+                .collect())
         }
         .boxed()
     }
@@ -203,7 +215,13 @@ mod tests {
         let task = TaskArn::new("arn:aws:ecs:r:1:task/c/0123456789abcdef0123456789abcdef").unwrap();
         let bounds = Bounds { cpu: None, cpu_shares: 1024, memory: Some(Mebibytes(1)), pids: None };
         let names = |version| -> Vec<_> { properties(&bounds, version, &task).into_iter().skip(5).collect() };
-        assert_eq!(names(Hierarchy::V1), [("CPUShares", Value::from(1024_u64)), ("MemoryLimit", Value::from(1_u64 << 20))]);
-        assert_eq!(names(Hierarchy::V2), [("CPUWeight", Value::from(39_u64)), ("MemoryMax", Value::from(1_u64 << 20))]);
+        assert_eq!(
+            names(Hierarchy::V1),
+            [("CPUShares", Value::from(1024_u64)), ("MemoryLimit", Value::from(1_u64 << 20))]
+        );
+        assert_eq!(
+            names(Hierarchy::V2),
+            [("CPUWeight", Value::from(39_u64)), ("MemoryMax", Value::from(1_u64 << 20))]
+        );
     }
 }

@@ -165,7 +165,8 @@ impl Connector {
             Err(CallError::Strange(why)) => return Err(RuntimeError::Refused(why)),
         };
         let version = agree(&self.name, response.headers())?;
-        let api = typed(self.address.clone(), version).map_err(|error| RuntimeError::Refused(error.to_string()))?;
+        let api =
+            typed(self.address.clone(), version).map_err(|error| RuntimeError::Refused(error.to_string()))?;
         tracing::debug!(engine = %self.name, api = %format_args!("{}.{}", version.0, version.1), "connected");
         Ok(Link { api, version, raw })
     }
@@ -210,9 +211,12 @@ fn speaks_other_versions(answer: &Answer) -> bool {
 /// The newest version that both sides speak.
 fn agree(name: &str, headers: &HeaderMap) -> Result<(u32, u32), RuntimeError> {
     let text = headers.get("api-version").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let theirs = text.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    let theirs =
+        text.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
     let Some(theirs) = theirs else {
-        return Err(RuntimeError::Refused(format!("{name} does not name its API version ({text:?}): is it a container engine?")));
+        return Err(RuntimeError::Refused(format!(
+            "{name} does not name its API version ({text:?}): is it a container engine?"
+        )));
     };
     if theirs < OLDEST {
         return Err(RuntimeError::Refused(format!(
@@ -240,12 +244,21 @@ fn typed(address: Address, version: (u32, u32)) -> Result<bollard::Docker, Bolla
             transport.send(request).await.map_err(|err| BollardError::IOError { err })
         }
     };
-    bollard::Docker::connect_with_custom_transport(transport, Some("http://engine"), NO_TIMEOUT_SECS, &version)
+    bollard::Docker::connect_with_custom_transport(
+        transport,
+        Some("http://engine"),
+        NO_TIMEOUT_SECS,
+        &version,
+    )
 }
 
 fn amend(mut request: BollardRequest, prefix: &str) -> Result<BollardRequest, hyper::http::Error> {
     let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
-    let uri = Uri::builder().scheme("http").authority("engine").path_and_query(format!("{prefix}{path}")).build()?;
+    let uri = Uri::builder()
+        .scheme("http")
+        .authority("engine")
+        .path_and_query(format!("{prefix}{path}"))
+        .build()?;
     *request.uri_mut() = uri;
     for name in ["x-registry-auth", "x-registry-config"] {
         if let Some(value) = request.headers_mut().get_mut(name) {
@@ -274,7 +287,7 @@ pub(super) fn clean(message: &str) -> String {
         }
     }
     while let Some(rest) = text.strip_suffix(": unknown") {
-        text.truncate(rest.len());
+        text.truncate(rest.trim_end().len());
     }
     if text.is_empty() { "the engine gave no reason".to_owned() } else { text }
 }
@@ -313,7 +326,9 @@ mod tests {
     #[test]
     fn noise_is_cut_and_the_cause_is_kept() {
         assert_eq!(
-            clean("Error response from daemon: failed to create shim task: exec: \"x\": not found\n: unknown"),
+            clean(
+                "Error response from daemon: failed to create shim task: exec: \"x\": not found\n: unknown"
+            ),
             "failed to create shim task: exec: \"x\": not found"
         );
         assert_eq!(clean(" "), "the engine gave no reason");
@@ -323,7 +338,9 @@ mod tests {
     async fn an_absent_socket_is_away_and_not_an_obstacle_to_construction() {
         let address = Address::parse("unix:///nonexistent/engine.sock").unwrap();
         let connector = Connector::new(address, "unix:///nonexistent/engine.sock".to_owned());
-        let Err(RuntimeError::Unavailable(why)) = connector.link().await else { panic!("it cannot be there") };
+        let Err(RuntimeError::Unavailable(why)) = connector.link().await else {
+            panic!("it cannot be there")
+        };
         assert!(why.contains("/nonexistent/engine.sock") && why.contains("No such file"), "{why}");
     }
 }

@@ -214,7 +214,9 @@ pub(super) fn repository(reference: &str) -> &str {
     let name = reference.split_once('@').map_or(reference, |(name, _)| name);
     let after_host = name.rfind('/').map_or(0, |slash| slash + 1);
     let name = name[after_host..].find(':').map_or(name, |colon| &name[..after_host + colon]);
-    for prefix in ["docker.io/library/", "index.docker.io/library/", "docker.io/", "index.docker.io/", "library/"] {
+    for prefix in
+        ["docker.io/library/", "index.docker.io/library/", "docker.io/", "index.docker.io/", "library/"]
+    {
         if let Some(rest) = name.strip_prefix(prefix) {
             return rest;
         }
@@ -226,7 +228,11 @@ pub(super) fn repository(reference: &str) -> &str {
 /// would pull every tag of the repository.
 pub(super) fn with_tag(reference: &str) -> String {
     let last = reference.rsplit('/').next().unwrap_or(reference);
-    if last.contains(':') || last.contains('@') { reference.to_owned() } else { format!("{reference}:latest") }
+    if last.contains(':') || last.contains('@') {
+        reference.to_owned()
+    } else {
+        format!("{reference}:latest")
+    }
 }
 
 #[cfg(test)]
@@ -235,7 +241,12 @@ mod tests {
 
     fn state(status: &str, started: bool) -> State {
         let started_at = if started { "2026-01-02T03:04:05.678901234Z" } else { "0001-01-01T00:00:00Z" };
-        State { status: status.to_owned(), started_at: started_at.to_owned(), exit_code: 3, ..State::default() }
+        State {
+            status: status.to_owned(),
+            started_at: started_at.to_owned(),
+            exit_code: 3,
+            ..State::default()
+        }
     }
 
     #[test]

@@ -21,7 +21,10 @@ const LEAST_MEMORY: Mebibytes = Mebibytes(6);
 ///
 /// # Errors
 /// [`RuntimeError::Refused`] for what this engine cannot do.
-pub(super) fn body(request: &CreateRequest, namespace: Option<&str>) -> Result<ContainerCreateBody, RuntimeError> {
+pub(super) fn body(
+    request: &CreateRequest,
+    namespace: Option<&str>,
+) -> Result<ContainerCreateBody, RuntimeError> {
     let spec = request.spec();
     let ports = ports(request);
     Ok(ContainerCreateBody {
@@ -127,7 +130,8 @@ fn environment(agent: &[(String, String)], user: &[EnvVar]) -> Vec<String> {
 fn merged_labels(request: &CreateRequest, namespace: Option<&str>) -> HashMap<String, String> {
     let user = request.spec().docker_labels.iter();
     let agent = request.labels.iter();
-    let mut merged: HashMap<String, String> = user.chain(agent).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let mut merged: HashMap<String, String> =
+        user.chain(agent).map(|(k, v)| (k.clone(), v.clone())).collect();
     // Whose container it is must not hang on the caller's care: events and listings go by these.
     merged.insert(labels::TASK_ARN.to_owned(), request.task.arn.to_string());
     merged.insert(labels::CONTAINER_NAME.to_owned(), request.spec().name.to_string());
@@ -231,10 +235,10 @@ mod tests {
         });
         let body = body(&request, Some("ns")).unwrap();
         assert_eq!(body.env.unwrap(), ["A=agent", "B=user", "C=2"]);
-        let labels = body.labels.unwrap();
-        assert_eq!(labels["both"], "agent");
-        assert_eq!(labels[crate::runtime::labels::AGENT], "ns");
-        assert_eq!(labels[crate::runtime::labels::TASK_ARN], ARN);
+        let made = body.labels.unwrap();
+        assert_eq!(made["both"], "agent");
+        assert_eq!(made[labels::AGENT], "ns");
+        assert_eq!(made[labels::TASK_ARN], ARN);
     }
 
     #[test]

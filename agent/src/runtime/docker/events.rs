@@ -100,7 +100,9 @@ impl Reader {
                             return Ok(event);
                         }
                     }
-                    Err(error) => tracing::warn!(%error, bytes = line.len(), "an event of the engine is not understood"),
+                    Err(error) => {
+                        tracing::warn!(%error, bytes = line.len(), "an event of the engine is not understood")
+                    }
                 }
             }
             let why = match self.body.frame().await {
@@ -131,7 +133,13 @@ fn event(message: &Message) -> Option<EngineEvent> {
         _ => return None,
     };
     let (task, container) = owner(&message.actor.attributes)?;
-    Some(EngineEvent { time_ns: message.time_nano, id: EngineId::new(&message.actor.id).ok()?, task, container, kind })
+    Some(EngineEvent {
+        time_ns: message.time_nano,
+        id: EngineId::new(&message.actor.id).ok()?,
+        task,
+        container,
+        kind,
+    })
 }
 
 /// Cuts the stream into lines.
@@ -149,7 +157,11 @@ struct TooLong;
 impl Lines {
     fn push(&mut self, data: Bytes) -> Result<(), TooLong> {
         self.buffer.extend_from_slice(&data);
-        if self.buffer.len() - self.searched > MAX_LINE || self.searched > MAX_LINE { Err(TooLong) } else { Ok(()) }
+        if self.buffer.len() - self.searched > MAX_LINE || self.searched > MAX_LINE {
+            Err(TooLong)
+        } else {
+            Ok(())
+        }
     }
 
     fn next(&mut self) -> Option<Vec<u8>> {
@@ -201,7 +213,12 @@ mod tests {
     #[test]
     fn lines_are_cut_wherever_the_frames_end() {
         let mut lines = Lines::default();
-        for (frame, expected) in [("{\"a\"", vec![]), (":1}\n\n{}", vec!["{\"a\":1}"]), ("\r\n{", vec!["{}\r"]), ("}\n", vec!["{}"])] {
+        for (frame, expected) in [
+            ("{\"a\"", vec![]),
+            (":1}\n\n{}", vec!["{\"a\":1}"]),
+            ("\r\n{", vec!["{}\r"]),
+            ("}\n", vec!["{}"]),
+        ] {
             lines.push(Bytes::from_static(frame.as_bytes())).unwrap();
             let cut: Vec<String> =
                 std::iter::from_fn(|| lines.next()).map(|line| String::from_utf8(line).unwrap()).collect();

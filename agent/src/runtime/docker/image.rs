@@ -18,7 +18,11 @@ pub(super) async fn find(connector: &Connector, reference: &str) -> Result<Optio
     found(connector, &link, reference).await
 }
 
-async fn found(connector: &Connector, link: &Arc<Link>, reference: &str) -> Result<Option<ImageFacts>, RuntimeError> {
+async fn found(
+    connector: &Connector,
+    link: &Arc<Link>,
+    reference: &str,
+) -> Result<Option<ImageFacts>, RuntimeError> {
     match link.get::<Image>(&format!("/images/{}/json", escape(reference, "/:@"))).await {
         Ok(image) => Ok(Some(image.facts(reference))),
         Err(CallError::Answer(Answer { status: 404, .. })) => Ok(None),
@@ -56,12 +60,16 @@ pub(super) async fn pull(
             },
             Ok(None) => break,
             Err(_) => {
-                return Err(RuntimeError::Refused(format!("pulling {reference}: no progress for {inactivity}")));
+                return Err(RuntimeError::Refused(format!(
+                    "pulling {reference}: no progress for {inactivity}"
+                )));
             }
         }
     }
     drop(progress);
-    found(connector, &link, reference)
-        .await?
-        .ok_or_else(|| RuntimeError::Refused(format!("pulling {reference}: the engine reported no error, but has no such image")))
+    found(connector, &link, reference).await?.ok_or_else(|| {
+        RuntimeError::Refused(format!(
+            "pulling {reference}: the engine reported no error, but has no such image"
+        ))
+    })
 }

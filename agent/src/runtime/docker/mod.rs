@@ -14,7 +14,8 @@ use berth_core::ids::EngineId;
 use berth_core::task::Fact;
 use berth_core::units::{Millis, Timestamp};
 use bollard::query_parameters::{
-    CreateContainerOptions, KillContainerOptions, RemoveContainerOptions, StartContainerOptions, StopContainerOptions,
+    CreateContainerOptions, KillContainerOptions, RemoveContainerOptions, StartContainerOptions,
+    StopContainerOptions,
 };
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::BoxStream;
@@ -46,7 +47,12 @@ impl Default for DockerConfig {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let at_once = (4 * cores).max(8);
-        Self { host: "unix:///var/run/docker.sock".to_owned(), namespace: None, launches: at_once, stops: at_once }
+        Self {
+            host: "unix:///var/run/docker.sock".to_owned(),
+            namespace: None,
+            launches: at_once,
+            stops: at_once,
+        }
     }
 }
 
@@ -98,23 +104,24 @@ impl Docker {
         // Twice at most: the container that has the name may be on its way out.
         for last in [false, true] {
             let options = CreateContainerOptions { name: Some(request.name.clone()), ..Default::default() };
-            let id = match link.api.create_container(Some(options), body.clone()).await.map_err(CallError::from) {
-                Ok(created) => created.id,
-                Err(CallError::Answer(answer)) if is_name_taken(&answer) => {
-                    match self.inspected(&link, &request.name).await? {
-                        Some(found) => {
-                            create::adopt(&request, &found)?;
-                            found.id
+            let id =
+                match link.api.create_container(Some(options), body.clone()).await.map_err(CallError::from) {
+                    Ok(created) => created.id,
+                    Err(CallError::Answer(answer)) if is_name_taken(&answer) => {
+                        match self.inspected(&link, &request.name).await? {
+                            Some(found) => {
+                                create::adopt(&request, &found)?;
+                                found.id
+                            }
+                            None if last => return Err(RuntimeError::Refused(clean(&answer.message))),
+                            None => continue,
                         }
-                        None if last => return Err(RuntimeError::Refused(clean(&answer.message))),
-                        None => continue,
                     }
-                }
-                Err(CallError::Answer(answer)) if is_image_missing(&answer) => {
-                    return Err(RuntimeError::NoSuchImage(request.spec().image.clone()));
-                }
-                Err(error) => return Err(self.connector.failed(&link, error).await),
-            };
+                    Err(CallError::Answer(answer)) if is_image_missing(&answer) => {
+                        return Err(RuntimeError::NoSuchImage(request.spec().image.clone()));
+                    }
+                    Err(error) => return Err(self.connector.failed(&link, error).await),
+                };
             return EngineId::new(&id).map_err(|error| RuntimeError::Refused(error.to_string()));
         }
         Err(RuntimeError::Refused(format!("the name {} is not to be had", request.name)))
@@ -122,7 +129,12 @@ impl Docker {
 
     async fn begin(&self, id: &EngineId) -> Result<(), RuntimeError> {
         let link = self.connector.link().await?;
-        match link.api.start_container(id.as_str(), None::<StartContainerOptions>).await.map_err(CallError::from) {
+        match link
+            .api
+            .start_container(id.as_str(), None::<StartContainerOptions>)
+            .await
+            .map_err(CallError::from)
+        {
             Ok(()) => Ok(()),
             Err(CallError::Answer(answer)) if is_container_missing(&answer) => {
                 Err(RuntimeError::NoSuchContainer(id.to_string()))
@@ -150,7 +162,9 @@ impl Docker {
         let options = KillContainerOptions { signal: "SIGKILL".to_owned() };
         match link.api.kill_container(id.as_str(), Some(options)).await.map_err(CallError::from) {
             Ok(()) => Ok(()),
-            Err(CallError::Answer(answer)) if is_container_missing(&answer) || is_not_running(&answer) => Ok(()),
+            Err(CallError::Answer(answer)) if is_container_missing(&answer) || is_not_running(&answer) => {
+                Ok(())
+            }
             Err(error) => Err(self.connector.failed(&link, error).await),
         }
     }
@@ -162,7 +176,9 @@ impl Docker {
             Ok(()) => Ok(()),
             Err(CallError::Answer(answer)) if is_container_missing(&answer) => Ok(()),
             // Somebody else removes it already: wait for that.
-            Err(CallError::Answer(answer)) if answer.status == 409 && answer.message.contains("in progress") => {
+            Err(CallError::Answer(answer))
+                if answer.status == 409 && answer.message.contains("in progress") =>
+            {
                 let path = format!("/containers/{}/wait?condition=removed", escape(id.as_str(), ""));
                 match link.request(Method::POST, &path).await {
                     Ok(response) => {
@@ -272,9 +288,9 @@ impl Runtime for Docker {
         async move {
             let link = self.connector.link().await?;
             match self.inspected(&link, id.as_str()).await? {
-                Some(inspected) => {
-                    inspected.fact().ok_or_else(|| RuntimeError::Refused(format!("container {id} has no id any more")))
-                }
+                Some(inspected) => inspected
+                    .fact()
+                    .ok_or_else(|| RuntimeError::Refused(format!("container {id} has no id any more"))),
                 None => Ok(Fact::Missing),
             }
         }

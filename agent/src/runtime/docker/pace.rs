@@ -75,7 +75,7 @@ mod tests {
     async fn so_many_launches_at_once_and_no_more() {
         let pace = Pace::new(4, 1);
         let begun = Instant::now();
-        join_all((0..8).map(|_| pace.launch(sleep(Duration::from_millis(200))))).await;
-        assert_eq!(begun.elapsed().as_millis(), 400);
+        join_all((0..8).map(|_| pace.launch(async { sleep(Duration::from_millis(200)).await }))).await;
+        assert!((400..410).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
     }
 }

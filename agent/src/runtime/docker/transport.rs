@@ -28,7 +28,9 @@ pub(super) enum Address {
 
 /// Why an address is not one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the container engine's address {0:?} is not understood: unix:///path/to/socket or tcp://127.0.0.1:2375 is expected")]
+#[error(
+    "the container engine's address {0:?} is not understood: unix:///path/to/socket or tcp://127.0.0.1:2375 is expected"
+)]
 pub struct InvalidAddress(String);
 
 impl Address {
@@ -190,7 +192,9 @@ mod tests {
     fn addresses_are_read_and_nonsense_is_named() {
         assert_eq!(Address::parse("unix:///run/x.sock").unwrap(), Address::Unix("/run/x.sock".into()));
         assert_eq!(Address::parse("tcp://127.0.0.1:2375").unwrap(), Address::Tcp("127.0.0.1:2375".into()));
-        for bad in ["", "/run/x.sock", "unix://x.sock", "tcp://host", "ssh://host:22", "tcp://:1", "tcp://h:99999"] {
+        for bad in
+            ["", "/run/x.sock", "unix://x.sock", "tcp://host", "ssh://host:22", "tcp://:1", "tcp://h:99999"]
+        {
             assert!(Address::parse(bad).unwrap_err().to_string().contains("is expected"), "{bad}");
         }
     }

@@ -63,7 +63,14 @@ pub struct Behaviour {
 
 impl Default for Behaviour {
     fn default() -> Self {
-        Self { exits: None, oom: false, ignores_stop: false, stops_in: Millis(0), stop_code: 143, health: None }
+        Self {
+            exits: None,
+            oom: false,
+            ignores_stop: false,
+            stops_in: Millis(0),
+            stop_code: 143,
+            health: None,
+        }
     }
 }
 
@@ -197,7 +204,11 @@ impl FakeRuntime {
     #[must_use]
     pub fn containers(&self) -> Vec<(CreateRequest, Fact)> {
         let state = self.state();
-        state.containers.iter().map(|(id, container)| (container.request.clone(), container.fact(id))).collect()
+        state
+            .containers
+            .iter()
+            .map(|(id, container)| (container.request.clone(), container.fact(id)))
+            .collect()
     }
 
     /// How often a call was made.

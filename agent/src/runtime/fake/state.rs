@@ -11,9 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{Behaviour, Call, KILLED};
-use crate::runtime::{
-    CreateRequest, EngineEvent, EngineEventKind, ImageFacts, Listed, RuntimeError, labels,
-};
+use crate::runtime::{CreateRequest, EngineEvent, EngineEventKind, ImageFacts, Listed, RuntimeError, labels};
 
 /// As many events as the engine keeps for those who come later.
 const KEPT_EVENTS: usize = 1024;
@@ -69,7 +67,8 @@ impl Container {
 
     fn ports(&self) -> impl Iterator<Item = (Protocol, u16)> {
         let bound = self.request.task.network_mode == NetworkMode::Bridge;
-        let bindings = self.request.bindings.iter().filter(move |b| bound && b.container == self.request.spec().name);
+        let bindings =
+            self.request.bindings.iter().filter(move |b| bound && b.container == self.request.spec().name);
         bindings.flat_map(|binding| binding.host_ports.ports().map(|port| (binding.protocol, port)))
     }
 }
@@ -172,15 +171,20 @@ impl State {
             if ours {
                 return Ok(id.clone());
             }
-            return Err(RuntimeError::Refused(format!("the name {} belongs to container {id}", request.name)));
+            return Err(RuntimeError::Refused(format!(
+                "the name {} belongs to container {id}",
+                request.name
+            )));
         }
         if self.image(&request.spec().image).is_none() {
             return Err(RuntimeError::NoSuchImage(request.spec().image.clone()));
         }
         self.made += 1;
-        let id = EngineId::new(format!("{:064x}", self.made)).map_err(|e| RuntimeError::Refused(e.to_string()))?;
+        let id =
+            EngineId::new(format!("{:064x}", self.made)).map_err(|e| RuntimeError::Refused(e.to_string()))?;
         self.names.insert(request.name.clone(), id.clone());
-        self.containers.insert(id.clone(), Container { request, life: Life::Created, ends: None, says: None });
+        self.containers
+            .insert(id.clone(), Container { request, life: Life::Created, ends: None, says: None });
         Ok(id)
     }
 
@@ -193,14 +197,17 @@ impl State {
             return Ok(());
         }
         if let Some((_, port)) = container.ports().find(|port| taken.contains(port)) {
-            return Err(RuntimeError::PortTaken(format!("Bind for 0.0.0.0:{port} failed: port is already allocated")));
+            return Err(RuntimeError::PortTaken(format!(
+                "Bind for 0.0.0.0:{port} failed: port is already allocated"
+            )));
         }
         let spec = container.request.spec();
         let behaviour = self.behaviours.get(&spec.image).copied().unwrap_or_default();
         let checked = spec.health_check.is_some();
         container.life = Life::Running { since: now, health: checked.then_some(Health::Unknown) };
         container.ends = behaviour.exits.map(|(after, code)| (now.after(after), code, behaviour.oom));
-        container.says = behaviour.health.filter(|_| checked).map(|(after, health)| (now.after(after), health));
+        container.says =
+            behaviour.health.filter(|_| checked).map(|(after, health)| (now.after(after), health));
         self.emit(id, EngineEventKind::Started, now);
         self.settle(now);
         Ok(())
@@ -309,7 +316,9 @@ impl State {
 
     pub(super) fn pull(&mut self, reference: &str) -> Result<ImageFacts, RuntimeError> {
         if self.images.get(reference) == Some(&ImagePlace::Nowhere) {
-            return Err(RuntimeError::Refused(format!("manifest for {reference} not found: manifest unknown")));
+            return Err(RuntimeError::Refused(format!(
+                "manifest for {reference} not found: manifest unknown"
+            )));
         }
         self.images.insert(reference.to_owned(), ImagePlace::Here);
         Ok(facts(reference))
