@@ -200,3 +200,39 @@ async fn calls_are_quick() {
     })
     .await;
 }
+
+/// The engine makes cgroups of its own below the parent, in trees that we do not touch: they go
+/// with the task, too.
+#[tokio::test]
+async fn a_container_of_the_engine_is_bounded_and_nothing_of_it_is_left() {
+    with_rig(&Rig::new(), |rig| async move {
+        let docker = |args: &[&str]| {
+            let done = Command::new("docker").args(args).output().unwrap();
+            assert!(done.status.success(), "docker {args:?}: {}", String::from_utf8_lossy(&done.stderr));
+        };
+        let bounds =
+            Bounds { cpu: Some(CpuUnits(256)), cpu_shares: 2, memory: Some(Mebibytes(24)), pids: None };
+        let parent = rig.cgroups.create(&rig.task, bounds).await.unwrap().unwrap();
+        let name = rig.root.clone();
+        let eater = ["berth-demo:latest", "eat-memory", "64"];
+        let run = ["run", "-d", "--network", "none", "--name", &name, "--cgroup-parent", &parent];
+        let (created, swept) = (AssertUnwindSafe(async { docker(&[&run[..], &eater].concat()) }), || {
+            let _ = Command::new("docker").args(["rm", "-f", "-v", &name]).output();
+        });
+        if let Err(panic) = created.catch_unwind().await {
+            swept();
+            std::panic::resume_unwind(panic);
+        }
+        rig.cgroups.bound(&rig.task, CpuUnits(256)).await.unwrap();
+        // The container itself has no limit: it is the task's that it runs into.
+        let waited = Command::new("docker").args(["wait", &name]).output().unwrap();
+        swept();
+        assert_eq!(String::from_utf8_lossy(&waited.stdout).trim(), "137");
+        rig.cgroups.remove(&rig.task).await.unwrap();
+        for tree in fs::read_dir(MOUNT).unwrap().flatten() {
+            let left = tree.path().join(&rig.root).join(rig.task.id());
+            assert!(!left.exists(), "{}", left.display());
+        }
+    })
+    .await;
+}
