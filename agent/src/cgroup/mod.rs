@@ -5,9 +5,13 @@
 //! a small quota would stretch a launch of 100 ms to seconds.
 
 pub mod cgroupfs;
+pub mod driver;
 pub mod fake;
 pub mod off;
 pub mod systemd;
+mod tree;
+
+pub use tree::mounted;
 
 use berth_core::ids::TaskArn;
 use berth_core::units::{CpuUnits, Mebibytes};
@@ -24,6 +28,12 @@ pub struct Bounds {
     pub memory: Option<Mebibytes>,
     /// Most processes.
     pub pids: Option<u32>,
+}
+
+/// The weight of cgroup v2 (1 to 10000) that stands for CPU shares (2 to 262144).
+#[must_use]
+pub fn weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }
 
 /// What went wrong with a task's cgroup.
@@ -43,7 +53,11 @@ pub struct CgroupError {
 pub trait Cgroups: Send + Sync + 'static {
     /// Makes the task's cgroup with every bound but the CPU quota; tells what the engine is to be
     /// given as the containers' parent. `None` where task limits are off.
-    fn create<'a>(&'a self, task: &'a TaskArn, bounds: Bounds) -> BoxFuture<'a, Result<Option<String>, CgroupError>>;
+    fn create<'a>(
+        &'a self,
+        task: &'a TaskArn,
+        bounds: Bounds,
+    ) -> BoxFuture<'a, Result<Option<String>, CgroupError>>;
     /// Puts the CPU quota in force.
     fn bound<'a>(&'a self, task: &'a TaskArn, cpu: CpuUnits) -> BoxFuture<'a, Result<(), CgroupError>>;
     /// Removes the task's cgroup; one that is not there is removed already.
@@ -56,4 +70,14 @@ pub trait Cgroups: Send + Sync + 'static {
     fn remove_id<'a>(&'a self, task_id: &'a str) -> BoxFuture<'a, Result<(), CgroupError>>;
     /// Whether tasks are bounded at all.
     fn enabled(&self) -> bool;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::weight;
+
+    #[test]
+    fn the_scale_of_shares_maps_onto_the_scale_of_weights() {
+        assert_eq!([0, 2, 1024, 262_144, u64::MAX].map(weight), [1, 1, 39, 10_000, 10_000]);
+    }
 }

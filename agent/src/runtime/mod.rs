@@ -14,7 +14,7 @@ use berth_core::spec::{ContainerSpec, TaskSpec};
 use berth_core::task::{Fact, PortBinding};
 use berth_core::units::{Millis, Timestamp};
 use futures_util::future::BoxFuture;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream, StreamExt};
 use std::sync::Arc;
 
 /// What went wrong with a call to the engine.
@@ -175,6 +175,19 @@ pub trait Runtime: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<ImageFacts, RuntimeError>>;
     /// The engine's time, for cursors.
     fn now(&self) -> Timestamp;
+}
+
+/// How many inspections are asked for at once: they are short, and the engine answers them beside
+/// each other.
+const INSPECTIONS: usize = 8;
+
+/// Inspects many containers, several at a time; the answers come in the order of the ids.
+pub async fn inspect_all(
+    runtime: &dyn Runtime,
+    ids: &[EngineId],
+) -> Vec<(EngineId, Result<Fact, RuntimeError>)> {
+    let inspections = ids.iter().map(|id| async move { (id.clone(), runtime.inspect(id).await) });
+    stream::iter(inspections).buffered(INSPECTIONS).collect().await
 }
 
 /// What the engine knows of an image.
