@@ -12,15 +12,16 @@
 //! | 2 | [`store`], [`supervise`], [`telemetry`], [`config`] | state, owned futures, logs, configuration |
 
 pub mod cgroup;
-pub mod runtime;
 pub mod clock;
-pub mod store;
-pub mod supervise;
 pub mod config;
-pub mod telemetry;
+pub mod daemon;
+pub mod endpoint;
+pub mod engine;
+pub mod host;
 pub mod image;
 pub mod network;
-pub mod engine;
+pub mod runtime;
 pub mod session;
-pub mod endpoint;
-pub mod host;
+pub mod store;
+pub mod supervise;
+pub mod telemetry;

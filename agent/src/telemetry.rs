@@ -21,12 +21,19 @@ pub fn init(level: &str, format: LogFormat) {
             Ok(layer) => registry.with(layer).try_init(),
             Err(_) => registry.with(json()).try_init(),
         },
-        LogFormat::Auto if std::io::stderr().is_terminal() => {
-            registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false)).try_init()
-        }
+        LogFormat::Auto if std::io::stderr().is_terminal() => registry
+            .with(
+                tracing_subscriber::fmt::layer()
+                    .with_writer(std::io::stderr)
+                    .with_target(false),
+            )
+            .try_init(),
         LogFormat::Auto | LogFormat::Json => registry.with(json()).try_init(),
         LogFormat::Text => {
-            let text = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).with_target(false);
+            let text = tracing_subscriber::fmt::layer()
+                .with_writer(std::io::stderr)
+                .with_ansi(false)
+                .with_target(false);
             registry.with(text).try_init()
         }
     };
@@ -38,5 +45,8 @@ fn json<S>() -> impl tracing_subscriber::Layer<S>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
-    tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)
+    tracing_subscriber::fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_writer(std::io::stderr)
 }

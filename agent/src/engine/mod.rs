@@ -89,7 +89,10 @@ struct Shared {
 
 impl Shared {
     fn instance(&self) -> Option<ContainerInstanceArn> {
-        self.instance.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.instance
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -118,7 +121,12 @@ impl Engine {
     ///
     /// # Errors
     /// When the state cannot be written.
-    pub async fn start(parts: Parts, saved: Saved, world: World, tracker: Tracker) -> Result<Self, StoreError> {
+    pub async fn start(
+        parts: Parts,
+        saved: Saved,
+        world: World,
+        tracker: Tracker,
+    ) -> Result<Self, StoreError> {
         let shared = Arc::new(Shared {
             runtime: parts.runtime,
             cgroups: parts.cgroups,
@@ -135,16 +143,25 @@ impl Engine {
             engine_healthy: watch::Sender::new(true),
             tracker,
         });
-        let engine = Self { shared: Arc::clone(&shared) };
+        let engine = Self {
+            shared: Arc::clone(&shared),
+        };
         let cursor = world.cursor;
-        let mut known: BTreeSet<TaskArn> = saved.tasks.iter().map(|(spec, _)| spec.arn.clone()).collect();
+        let mut known: BTreeSet<TaskArn> = saved
+            .tasks
+            .iter()
+            .map(|(spec, _)| spec.arn.clone())
+            .collect();
         let mut writes = Vec::new();
         let mut started = Vec::new();
         for (mut task, events) in restore::reunite(&shared, saved, world) {
             let need = task.spec().need();
             let arn = task.spec().arn.clone();
             let holds = task.holds_grant();
-            let waits = matches!(task.state().admission, berth_core::task::Admission::Waiting(_));
+            let waits = matches!(
+                task.state().admission,
+                berth_core::task::Admission::Waiting(_)
+            );
             let (verdict, receiver) = if waits {
                 shared.admission.request(&arn, &need)
             } else if holds {
@@ -161,11 +178,20 @@ impl Engine {
                 acts.extend(step.persisted());
             }
             if known.remove(&arn) {
-                writes.push(Write::State { task: arn.clone(), state: task.state().clone() });
+                writes.push(Write::State {
+                    task: arn.clone(),
+                    state: task.state().clone(),
+                });
             } else {
-                writes.push(Write::NewTask { spec: Arc::clone(task.spec()), state: task.state().clone() });
+                writes.push(Write::NewTask {
+                    spec: Arc::clone(task.spec()),
+                    state: task.state().clone(),
+                });
             }
-            writes.extend(reports.into_iter().map(|report| Write::Report { task: arn.clone(), report: Box::new(report) }));
+            writes.extend(reports.into_iter().map(|report| Write::Report {
+                task: arn.clone(),
+                report: Box::new(report),
+            }));
             started.push((task, receiver, acts));
         }
         if !writes.is_empty() {
@@ -179,15 +205,23 @@ impl Engine {
             tracing::info!(tasks = restored, "restored");
         }
         let follower = Arc::clone(&shared);
-        shared.tracker.spawn_droppable("engine events", reconcile::follow(follower, cursor));
+        shared
+            .tracker
+            .spawn_droppable("engine events", reconcile::follow(follower, cursor));
         let sweeper = engine.clone();
-        shared.tracker.spawn_droppable("sweep", async move { sweeper.sweep().await });
+        shared
+            .tracker
+            .spawn_droppable("sweep", async move { sweeper.sweep().await });
         Ok(engine)
     }
 
     /// Says which instance this is, once it is registered.
     pub fn set_instance(&self, instance: ContainerInstanceArn) {
-        *self.shared.instance.lock().unwrap_or_else(PoisonError::into_inner) = Some(instance);
+        *self
+            .shared
+            .instance
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(instance);
     }
 
     /// Takes what the control plane wants; durable when it returns. Stops come before starts. What
@@ -196,10 +230,17 @@ impl Engine {
     /// # Errors
     /// When the state cannot be written: nothing was taken that was not known before.
     pub async fn accept(&self, assignments: Vec<Assignment>) -> Result<(), StoreError> {
-        let (stops, starts): (Vec<_>, Vec<_>) = assignments.into_iter().partition(|a| a.stop.is_some());
+        let (stops, starts): (Vec<_>, Vec<_>) =
+            assignments.into_iter().partition(|a| a.stop.is_some());
         let mut fresh = Vec::new();
         let mut known = Vec::new();
-        for Assignment { task, spec, stop, last_heard } in stops.into_iter().chain(starts) {
+        for Assignment {
+            task,
+            spec,
+            stop,
+            last_heard,
+        } in stops.into_iter().chain(starts)
+        {
             if let Some(handle) = self.shared.registry.get(&task) {
                 known.extend(stop.map(|cause| (handle, Event::Stop(cause))));
             } else if let (Some(spec), true) = (spec, last_heard != TaskStatus::Stopped) {
@@ -231,11 +272,20 @@ impl Engine {
             execution_stopped_at: None,
             stopped_at: Some(clock::now()),
         };
-        self.shared.store.commit(vec![Write::Report { task, report: Box::new(report) }]).await
+        self.shared
+            .store
+            .commit(vec![Write::Report {
+                task,
+                report: Box::new(report),
+            }])
+            .await
     }
 
     /// Takes in tasks that are new here, in one transaction.
-    async fn admit(&self, fresh: Vec<(Arc<TaskSpec>, Option<StopCause>)>) -> Result<(), StoreError> {
+    async fn admit(
+        &self,
+        fresh: Vec<(Arc<TaskSpec>, Option<StopCause>)>,
+    ) -> Result<(), StoreError> {
         let now = clock::now();
         let mut writes = Vec::new();
         let mut started = Vec::new();
@@ -244,12 +294,16 @@ impl Engine {
             let (event, receiver) = match stop {
                 Some(cause) => (Event::Stop(cause), watch::channel(Verdict::Granted).1),
                 None => {
-                    let (verdict, receiver) = self.shared.admission.request(&spec.arn, &spec.need());
+                    let (verdict, receiver) =
+                        self.shared.admission.request(&spec.arn, &spec.need());
                     (event_of(verdict), receiver)
                 }
             };
             let step = task.handle(now, event);
-            writes.push(Write::NewTask { spec: Arc::clone(&spec), state: task.state().clone() });
+            writes.push(Write::NewTask {
+                spec: Arc::clone(&spec),
+                state: task.state().clone(),
+            });
             writes.extend(writes_of(&task, step.report.clone()).into_iter().skip(1));
             started.push((task, receiver, step.persisted()));
         }
@@ -273,7 +327,15 @@ impl Engine {
         let mut waits = Vec::new();
         for (handle, event) in events {
             let (persisted, wait) = oneshot::channel();
-            if handle.mailbox.send(Message { event, persisted: Some(persisted) }).await.is_ok() {
+            if handle
+                .mailbox
+                .send(Message {
+                    event,
+                    persisted: Some(persisted),
+                })
+                .await
+                .is_ok()
+            {
                 waits.push(wait);
             }
         }
@@ -292,7 +354,10 @@ impl Engine {
 
     /// Takes note that the control plane has the end of these tasks.
     pub async fn acknowledged(&self, tasks: &[TaskArn]) {
-        let events = tasks.iter().filter_map(|task| Some((self.shared.registry.get(task)?, Event::Acknowledged))).collect();
+        let events = tasks
+            .iter()
+            .filter_map(|task| Some((self.shared.registry.get(task)?, Event::Acknowledged)))
+            .collect();
         self.tell(events).await;
     }
 
@@ -318,7 +383,11 @@ impl Engine {
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         let hints = Arc::<hints::Hints>::default();
         let (view, seen) = watch::channel(Arc::new(task.clone()));
-        let handle = Handle { mailbox: sender.clone(), hints: Arc::clone(&hints), view: seen };
+        let handle = Handle {
+            mailbox: sender.clone(),
+            hints: Arc::clone(&hints),
+            view: seen,
+        };
         self.shared.registry.insert(task.spec().arn.clone(), handle);
         let actor = Actor {
             task,
@@ -338,15 +407,25 @@ impl Engine {
         let left_over = match self.shared.cgroups.list().await {
             Ok(ids) => ids,
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for cgroups that were left over");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot look for cgroups that were left over"
+                );
                 return;
             }
         };
-        let known: BTreeSet<String> = self.tasks().iter().map(|task| task.spec().arn.id().to_owned()).collect();
+        let known: BTreeSet<String> = self
+            .tasks()
+            .iter()
+            .map(|task| task.spec().arn.id().to_owned())
+            .collect();
         for id in left_over.into_iter().filter(|id| !known.contains(id)) {
             match self.shared.cgroups.remove_id(&id).await {
                 Ok(()) => tracing::info!(task = id, "removed a cgroup that was left over"),
-                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "a cgroup that was left over"),
+                Err(error) => tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a cgroup that was left over"
+                ),
             }
         }
     }

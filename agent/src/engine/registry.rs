@@ -40,7 +40,10 @@ impl Registry {
 
     /// All tasks as they stand, by ARN.
     pub(super) fn views(&self) -> Vec<Arc<Task>> {
-        self.lock().values().map(|handle| Arc::clone(&handle.view.borrow())).collect()
+        self.lock()
+            .values()
+            .map(|handle| Arc::clone(&handle.view.borrow()))
+            .collect()
     }
 
     /// Passes an event of the engine on, as a hint.
@@ -55,8 +58,12 @@ impl Registry {
         for handle in self.lock().values() {
             let task = Arc::clone(&handle.view.borrow());
             for container in &task.state().containers {
-                if let (Some(id), ContainerStatus::Created | ContainerStatus::Running) = (&container.id, container.status) {
-                    handle.hints.leave(container.name.clone(), id.clone(), EngineEventKind::Health);
+                if let (Some(id), ContainerStatus::Created | ContainerStatus::Running) =
+                    (&container.id, container.status)
+                {
+                    handle
+                        .hints
+                        .leave(container.name.clone(), id.clone(), EngineEventKind::Health);
                 }
             }
         }

@@ -73,7 +73,11 @@ impl Images {
                 None => self.pull(reference).await,
             },
             PullBehavior::Once => {
-                let known = self.pulled.lock().unwrap_or_else(PoisonError::into_inner).contains(reference);
+                let known = self
+                    .pulled
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .contains(reference);
                 match self.local(reference).await? {
                     Some(facts) if known => Ok(facts),
                     local => self.pull_or(reference, local).await,
@@ -88,12 +92,21 @@ impl Images {
     }
 
     async fn local(&self, reference: &str) -> Result<Option<ImageFacts>, ImageError> {
-        self.runtime.image(reference).await.map_err(|e| ImageError::EngineAway(e.to_string()))
+        self.runtime
+            .image(reference)
+            .await
+            .map_err(|e| ImageError::EngineAway(e.to_string()))
     }
 
     /// Pulls, with an image that is here already to fall back on: then one try is enough.
-    async fn pull_or(&self, reference: &str, local: Option<ImageFacts>) -> Result<ImageFacts, ImageError> {
-        let Some(local) = local else { return self.pull(reference).await };
+    async fn pull_or(
+        &self,
+        reference: &str,
+        local: Option<ImageFacts>,
+    ) -> Result<ImageFacts, ImageError> {
+        let Some(local) = local else {
+            return self.pull(reference).await;
+        };
         match self.pull_once(reference).await {
             Ok(facts) => Ok(facts),
             Err(error) => {
@@ -107,7 +120,10 @@ impl Images {
     async fn pull(&self, reference: &str) -> Result<ImageFacts, ImageError> {
         loop {
             let (answer, mut waiting) = {
-                let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut under_way = self
+                    .under_way
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
                 match under_way.get(reference) {
                     Some(waiting) => (None, waiting.clone()),
                     None => {
@@ -119,7 +135,10 @@ impl Images {
             };
             if let Some(answer) = answer {
                 // Dropped in mid-pull (its task was stopped), the guard lets the next one try.
-                let _guard = UnderWay { images: self, reference };
+                let _guard = UnderWay {
+                    images: self,
+                    reference,
+                };
                 let result = self.pull_with_retries(reference).await;
                 answer.send_replace(Some(result.clone()));
                 return result;
@@ -138,7 +157,11 @@ impl Images {
         loop {
             match self.pull_once(reference).await {
                 Err(ImageError::CannotPull(reason)) if tries < TRIES && is_passing(&reason) => {
-                    tracing::info!(image = reference, reason, "the pull failed and will be tried again");
+                    tracing::info!(
+                        image = reference,
+                        reason,
+                        "the pull failed and will be tried again"
+                    );
                     tokio::time::sleep(pause).await;
                     pause *= 2;
                     tries += 1;
@@ -149,18 +172,31 @@ impl Images {
     }
 
     async fn pull_once(&self, reference: &str) -> Result<ImageFacts, ImageError> {
-        let permit = self.pulls.acquire().await.map_err(|_| ImageError::CannotPull("the agent is stopping".to_owned()))?;
+        let permit = self
+            .pulls
+            .acquire()
+            .await
+            .map_err(|_| ImageError::CannotPull("the agent is stopping".to_owned()))?;
         let pull = self.runtime.pull(reference, None, self.settings.inactivity);
         let result = tokio::time::timeout(self.settings.total.as_duration(), pull).await;
         drop(permit);
         match result {
             Ok(Ok(facts)) => {
-                self.pulled.lock().unwrap_or_else(PoisonError::into_inner).insert(reference.to_owned());
+                self.pulled
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(reference.to_owned());
                 Ok(facts)
             }
             Ok(Err(RuntimeError::Unavailable(detail))) => Err(ImageError::EngineAway(detail)),
-            Ok(Err(error)) => Err(ImageError::CannotPull(with_hint(reference, &error.to_string()))),
-            Err(_) => Err(ImageError::CannotPull(format!("{reference}: not pulled within {}", self.settings.total))),
+            Ok(Err(error)) => Err(ImageError::CannotPull(with_hint(
+                reference,
+                &error.to_string(),
+            ))),
+            Err(_) => Err(ImageError::CannotPull(format!(
+                "{reference}: not pulled within {}",
+                self.settings.total
+            ))),
         }
     }
 }
@@ -172,18 +208,33 @@ struct UnderWay<'a> {
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.images.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(self.reference);
+        self.images
+            .under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(self.reference);
     }
 }
 
 /// Whether trying again soon may help.
 fn is_passing(reason: &str) -> bool {
-    let final_answers = ["not found", "manifest unknown", "denied", "unauthorized", "invalid reference", "does not exist", "no such host"];
+    let final_answers = [
+        "not found",
+        "manifest unknown",
+        "denied",
+        "unauthorized",
+        "invalid reference",
+        "does not exist",
+        "no such host",
+    ];
     !final_answers.iter().any(|answer| reason.contains(answer))
 }
 
 fn with_hint(reference: &str, reason: &str) -> String {
-    let hint = if reason.contains("no such host") || reason.contains("dial tcp") || reason.contains("connection refused") {
+    let hint = if reason.contains("no such host")
+        || reason.contains("dial tcp")
+        || reason.contains("connection refused")
+    {
         "the registry cannot be reached from this host"
     } else if reason.contains("denied") || reason.contains("unauthorized") {
         "the image does not exist, or its registry wants a login"

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use berth_core::ids::{ContainerName, Family, TaskArn};
 use berth_core::resources::{Resources, describe};
 use berth_core::spec::{
-    Condition, ContainerSpec, Dependency, EnvVar, HealthCheck, InvalidSpec, NetworkMode, PortMapping, TaskFields, TaskSpec,
-    Ulimit,
+    Condition, ContainerSpec, Dependency, EnvVar, HealthCheck, InvalidSpec, NetworkMode,
+    PortMapping, TaskFields, TaskSpec, Ulimit,
 };
-use berth_core::task::{ContainerReport, ContainerStatus, Health, PortBinding, Report, StopCause, StopCode, TaskStatus};
+use berth_core::task::{
+    ContainerReport, ContainerStatus, Health, PortBinding, Report, StopCause, StopCode, TaskStatus,
+};
 use berth_core::units::{CpuUnits, Mebibytes, Millis, PortRange, Protocol, Timestamp};
 use berth_proto::v1;
 
@@ -32,11 +34,18 @@ pub(super) fn assignment(message: v1::Assignment) -> Admitted {
         Ok(task) => task,
         Err(error) => return Admitted::Unreadable(error.to_string()),
     };
-    let refused = |task: TaskArn, problem: String| Admitted::Refused(task, format!("UnrecognizedTaskError: Error loading task - {problem}"));
+    let refused = |task: TaskArn, problem: String| {
+        Admitted::Refused(
+            task,
+            format!("UnrecognizedTaskError: Error loading task - {problem}"),
+        )
+    };
     let stop = match message.desired() {
         v1::DesiredStatus::Running => None,
         v1::DesiredStatus::Stopped => Some(stop_cause(message.stop.clone())),
-        v1::DesiredStatus::Unspecified => return refused(task, "desired: neither RUNNING nor STOPPED".to_owned()),
+        v1::DesiredStatus::Unspecified => {
+            return refused(task, "desired: neither RUNNING nor STOPPED".to_owned());
+        }
     };
     let last_heard = match message.last_heard() {
         v1::TaskStatus::Running => TaskStatus::Running,
@@ -49,18 +58,30 @@ pub(super) fn assignment(message: v1::Assignment) -> Admitted {
         None if stop.is_none() => return refused(task, "spec: is missing".to_owned()),
         None => None,
     };
-    Admitted::Assignment(Assignment { task, spec, stop, last_heard })
+    Admitted::Assignment(Assignment {
+        task,
+        spec,
+        stop,
+        last_heard,
+    })
 }
 
 fn stop_cause(cause: Option<v1::StopCause>) -> StopCause {
     let cause = cause.unwrap_or_default();
     let code = StopCode::parse(&cause.code).unwrap_or(StopCode::UserInitiated);
-    let reason = if cause.reason.is_empty() { StopCause::BY_USER.to_owned() } else { cause.reason };
+    let reason = if cause.reason.is_empty() {
+        StopCause::BY_USER.to_owned()
+    } else {
+        cause.reason
+    };
     StopCause { code, reason }
 }
 
 fn wrong(field: impl Into<String>, problem: impl Into<String>) -> InvalidSpec {
-    InvalidSpec { field: field.into(), problem: problem.into() }
+    InvalidSpec {
+        field: field.into(),
+        problem: problem.into(),
+    }
 }
 
 fn task_spec(task: &TaskArn, message: v1::TaskSpec) -> Result<TaskSpec, InvalidSpec> {
@@ -70,9 +91,18 @@ fn task_spec(task: &TaskArn, message: v1::TaskSpec) -> Result<TaskSpec, InvalidS
         "host" => NetworkMode::Host,
         "none" => NetworkMode::None,
         "awsvpc" => NetworkMode::Awsvpc,
-        other => return Err(wrong("networkMode", format!("{other:?} is not a network mode"))),
+        other => {
+            return Err(wrong(
+                "networkMode",
+                format!("{other:?} is not a network mode"),
+            ));
+        }
     };
-    let containers = message.containers.into_iter().map(container_spec).collect::<Result<_, _>>()?;
+    let containers = message
+        .containers
+        .into_iter()
+        .map(container_spec)
+        .collect::<Result<_, _>>()?;
     TaskSpec::try_from(TaskFields {
         arn: task.clone(),
         family,
@@ -85,30 +115,53 @@ fn task_spec(task: &TaskArn, message: v1::TaskSpec) -> Result<TaskSpec, InvalidS
 }
 
 fn container_spec(message: v1::ContainerSpec) -> Result<ContainerSpec, InvalidSpec> {
-    let name = ContainerName::new(&message.name).map_err(|e| wrong("containers.name", e.to_string()))?;
+    let name =
+        ContainerName::new(&message.name).map_err(|e| wrong("containers.name", e.to_string()))?;
     let at = |field: &str| format!("containers[{name}].{field}");
     let ports = message
         .port_mappings
         .iter()
-        .map(|m| port_mapping(m).ok_or_else(|| wrong(at("portMappings"), "a port is not within 1 to 65535")))
+        .map(|m| {
+            port_mapping(m)
+                .ok_or_else(|| wrong(at("portMappings"), "a port is not within 1 to 65535"))
+        })
         .collect::<Result<_, _>>()?;
     let depends_on = message
         .depends_on
         .iter()
-        .map(|d| dependency(d).ok_or_else(|| wrong(at("dependsOn"), format!("{} {:?} is no dependency", d.container, d.condition))))
+        .map(|d| {
+            dependency(d).ok_or_else(|| {
+                wrong(
+                    at("dependsOn"),
+                    format!("{} {:?} is no dependency", d.container, d.condition),
+                )
+            })
+        })
         .collect::<Result<_, _>>()?;
     let text = |value: String| (!value.is_empty()).then_some(value);
-    let pairs = |list: Vec<v1::KeyValue>| list.into_iter().map(|pair| (pair.key, pair.value)).collect();
+    let pairs = |list: Vec<v1::KeyValue>| {
+        list.into_iter()
+            .map(|pair| (pair.key, pair.value))
+            .collect()
+    };
     Ok(ContainerSpec {
         name,
         image: message.image,
         essential: message.essential,
         cpu: CpuUnits(message.cpu),
         memory: (message.memory_mib > 0).then_some(Mebibytes(message.memory_mib)),
-        memory_reservation: (message.memory_reservation_mib > 0).then_some(Mebibytes(message.memory_reservation_mib)),
+        memory_reservation: (message.memory_reservation_mib > 0)
+            .then_some(Mebibytes(message.memory_reservation_mib)),
         entry_point: message.entry_point.map(|list| list.values),
         command: message.command.map(|list| list.values),
-        environment: message.environment.into_iter().map(|pair| EnvVar { name: pair.key, value: pair.value }).collect(),
+        environment: message
+            .environment
+            .into_iter()
+            .map(|pair| EnvVar {
+                name: pair.key,
+                value: pair.value,
+            })
+            .collect(),
         ports,
         depends_on,
         start_timeout: (message.start_timeout_ms > 0).then_some(Millis(message.start_timeout_ms)),
@@ -122,7 +175,15 @@ fn container_spec(message: v1::ContainerSpec) -> Result<ContainerSpec, InvalidSp
         interactive: message.interactive,
         pseudo_terminal: message.pseudo_terminal,
         health_check: message.health_check.map(health_check),
-        ulimits: message.ulimits.into_iter().map(|u| Ulimit { name: u.name, soft: u.soft, hard: u.hard }).collect(),
+        ulimits: message
+            .ulimits
+            .into_iter()
+            .map(|u| Ulimit {
+                name: u.name,
+                soft: u.soft,
+                hard: u.hard,
+            })
+            .collect(),
         extra_hosts: pairs(message.extra_hosts),
         dns_servers: message.dns_servers,
         dns_search_domains: message.dns_search_domains,
@@ -132,13 +193,21 @@ fn container_spec(message: v1::ContainerSpec) -> Result<ContainerSpec, InvalidSp
 fn port_mapping(message: &v1::PortMapping) -> Option<PortMapping> {
     let port = |value: u32| u16::try_from(value).ok();
     let first = port(message.container_port)?;
-    let last = if message.container_port_last == 0 { first } else { port(message.container_port_last)? };
+    let last = if message.container_port_last == 0 {
+        first
+    } else {
+        port(message.container_port_last)?
+    };
     let host = port(message.host_port)?;
     let protocol = match message.protocol() {
         v1::Protocol::Tcp => Protocol::Tcp,
         v1::Protocol::Udp => Protocol::Udp,
     };
-    Some(PortMapping { container: PortRange::new(first, last)?, host: (host > 0).then_some(host), protocol })
+    Some(PortMapping {
+        container: PortRange::new(first, last)?,
+        host: (host > 0).then_some(host),
+        protocol,
+    })
 }
 
 fn dependency(message: &v1::Dependency) -> Option<Dependency> {
@@ -149,7 +218,10 @@ fn dependency(message: &v1::Dependency) -> Option<Dependency> {
         "HEALTHY" => Condition::Healthy,
         _ => return None,
     };
-    Some(Dependency { container: ContainerName::new(&message.container).ok()?, condition })
+    Some(Dependency {
+        container: ContainerName::new(&message.container).ok()?,
+        condition,
+    })
 }
 
 fn health_check(message: v1::HealthCheck) -> HealthCheck {
@@ -184,14 +256,23 @@ pub(super) fn heartbeat(sequence: u64, usage: &Usage, engine_healthy: bool) -> v
         waiting: usage
             .waiting
             .iter()
-            .map(|(task, missing)| v1::WaitingTask { task_arn: task.to_string(), missing: describe(missing) })
+            .map(|(task, missing)| v1::WaitingTask {
+                task_arn: task.to_string(),
+                missing: describe(missing),
+            })
             .collect(),
     }
 }
 
 /// A state change.
 pub(super) fn state_change(entry: &OutboxEntry) -> v1::TaskStateChange {
-    let Report { status, stop, waiting_for, containers, .. } = &entry.report;
+    let Report {
+        status,
+        stop,
+        waiting_for,
+        containers,
+        ..
+    } = &entry.report;
     let at = |time: Option<Timestamp>| time.unwrap_or_default().0;
     let status = match status {
         TaskStatus::Pending => v1::TaskStatus::Pending,
@@ -202,7 +283,10 @@ pub(super) fn state_change(entry: &OutboxEntry) -> v1::TaskStateChange {
         sequence: entry.sequence,
         task_arn: entry.task.to_string(),
         status: status.into(),
-        stop: stop.as_ref().map(|s| v1::StopCause { code: s.code.as_str().to_owned(), reason: s.reason.clone() }),
+        stop: stop.as_ref().map(|s| v1::StopCause {
+            code: s.code.as_str().to_owned(),
+            reason: s.reason.clone(),
+        }),
         containers: containers.iter().map(container_state).collect(),
         waiting_for: waiting_for.clone(),
         pull_started_at_ms: at(entry.report.pull_started_at),
@@ -228,7 +312,11 @@ fn container_state(report: &ContainerReport) -> v1::ContainerState {
     v1::ContainerState {
         name: report.name.to_string(),
         status: status.into(),
-        runtime_id: report.id.as_ref().map(ToString::to_string).unwrap_or_default(),
+        runtime_id: report
+            .id
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         exit_code: report.exit_code,
         reason: report.reason.clone().unwrap_or_default(),
         network_bindings: report.bindings.iter().map(binding).collect(),
@@ -246,7 +334,11 @@ fn binding(binding: &PortBinding) -> v1::NetworkBinding {
     v1::NetworkBinding {
         bind_ip: "0.0.0.0".to_owned(),
         container_port: ports.first().into(),
-        container_port_last: if ports.is_single() { 0 } else { ports.last().into() },
+        container_port_last: if ports.is_single() {
+            0
+        } else {
+            ports.last().into()
+        },
         host_port: binding.host_ports.first().into(),
         protocol: protocol.into(),
     }
@@ -269,7 +361,10 @@ mod tests {
                     image: "web".into(),
                     essential: true,
                     memory_mib: 64,
-                    port_mappings: vec![v1::PortMapping { container_port: 80, ..Default::default() }],
+                    port_mappings: vec![v1::PortMapping {
+                        container_port: 80,
+                        ..Default::default()
+                    }],
                     ..Default::default()
                 }],
                 ..Default::default()
@@ -301,17 +396,45 @@ mod tests {
             (refusal(|m| m.desired = 0), "desired"),
             (refusal(|m| m.desired = 77), "desired"),
             (refusal(|m| m.spec = None), "spec"),
-            (refusal(|m| m.spec = Some(v1::TaskSpec { family: "a b".into(), ..spec(m) })), "family"),
-            (refusal(|m| m.spec = Some(v1::TaskSpec { network_mode: "vpc".into(), ..spec(m) })), "networkMode"),
-            (refusal(|m| m.spec = Some(v1::TaskSpec { containers: vec![], ..spec(m) })), "containers"),
             (
-                refusal(|m| m.spec.as_mut().unwrap().containers[0].port_mappings[0].container_port = 70_000),
+                refusal(|m| {
+                    m.spec = Some(v1::TaskSpec {
+                        family: "a b".into(),
+                        ..spec(m)
+                    })
+                }),
+                "family",
+            ),
+            (
+                refusal(|m| {
+                    m.spec = Some(v1::TaskSpec {
+                        network_mode: "vpc".into(),
+                        ..spec(m)
+                    })
+                }),
+                "networkMode",
+            ),
+            (
+                refusal(|m| {
+                    m.spec = Some(v1::TaskSpec {
+                        containers: vec![],
+                        ..spec(m)
+                    })
+                }),
+                "containers",
+            ),
+            (
+                refusal(|m| {
+                    m.spec.as_mut().unwrap().containers[0].port_mappings[0].container_port = 70_000
+                }),
                 "containers[web].portMappings",
             ),
             (
                 refusal(|m| {
-                    m.spec.as_mut().unwrap().containers[0].depends_on =
-                        vec![v1::Dependency { container: "db".into(), condition: "SOON".into() }];
+                    m.spec.as_mut().unwrap().containers[0].depends_on = vec![v1::Dependency {
+                        container: "db".into(),
+                        condition: "SOON".into(),
+                    }];
                 }),
                 "containers[web].dependsOn",
             ),

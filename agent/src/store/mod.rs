@@ -21,7 +21,9 @@ pub use outbox::{Outbox, OutboxEntry};
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// Another process has the file open.
-    #[error("{path} is in use by another agent; stop it first, or give this one a data directory of its own (ECS_DATADIR)")]
+    #[error(
+        "{path} is in use by another agent; stop it first, or give this one a data directory of its own (ECS_DATADIR)"
+    )]
     InUse {
         /// The file.
         path: String,

@@ -34,7 +34,10 @@ pub struct SystemdConfig {
 
 impl Default for SystemdConfig {
     fn default() -> Self {
-        Self { prefix: PREFIX.to_owned(), period: DEFAULT_PERIOD }
+        Self {
+            prefix: PREFIX.to_owned(),
+            period: DEFAULT_PERIOD,
+        }
     }
 }
 
@@ -50,7 +53,11 @@ impl Systemd {
     /// Slices on a host with that cgroup version.
     #[must_use]
     pub fn new(config: SystemdConfig, version: Hierarchy) -> Self {
-        Self { config, version, bus: Arc::new(Bus::default()) }
+        Self {
+            config,
+            version,
+            bus: Arc::new(Bus::default()),
+        }
     }
 
     fn unit(&self, task_id: &str) -> String {
@@ -63,16 +70,27 @@ impl Systemd {
             let source = io::Error::from(io::ErrorKind::InvalidInput);
             return Err(failed(task_id, format!("take {unit} for a slice"), source));
         }
-        self.bus.stop(&unit).await.map_err(|source| failed(task_id, format!("stop {unit}"), source))
+        self.bus
+            .stop(&unit)
+            .await
+            .map_err(|source| failed(task_id, format!("stop {unit}"), source))
     }
 }
 
 fn failed(task: &str, what: String, source: io::Error) -> CgroupError {
-    CgroupError { task: task.to_owned(), what, source }
+    CgroupError {
+        task: task.to_owned(),
+        what,
+        source,
+    }
 }
 
 /// The properties of a slice but for its quota.
-fn properties(bounds: &Bounds, version: Hierarchy, task: &TaskArn) -> Vec<(&'static str, Value<'static>)> {
+fn properties(
+    bounds: &Bounds,
+    version: Hierarchy,
+    task: &TaskArn,
+) -> Vec<(&'static str, Value<'static>)> {
     let mut properties = vec![
         ("Description", Value::from(format!("Task {}", task.id()))),
         ("DefaultDependencies", Value::from(false)),
@@ -82,7 +100,10 @@ fn properties(bounds: &Bounds, version: Hierarchy, task: &TaskArn) -> Vec<(&'sta
     ];
     if bounds.cpu.is_none() {
         properties.push(match version {
-            Hierarchy::V1 => ("CPUShares", Value::from(bounds.cpu_shares.clamp(2, 262_144))),
+            Hierarchy::V1 => (
+                "CPUShares",
+                Value::from(bounds.cpu_shares.clamp(2, 262_144)),
+            ),
             Hierarchy::V2 => ("CPUWeight", Value::from(weight(bounds.cpu_shares))),
         });
     }
@@ -107,7 +128,10 @@ fn quota_per_second(cpu: CpuUnits) -> u64 {
 
 /// The task's id in a slice's name.
 fn task_id<'a>(prefix: &str, unit: &'a str) -> Option<&'a str> {
-    unit.strip_prefix(prefix)?.strip_prefix('-')?.strip_suffix(".slice").filter(|id| !id.contains('-'))
+    unit.strip_prefix(prefix)?
+        .strip_prefix('-')?
+        .strip_suffix(".slice")
+        .filter(|id| !id.contains('-'))
 }
 
 impl Cgroups for Systemd {
@@ -128,7 +152,11 @@ impl Cgroups for Systemd {
         .boxed()
     }
 
-    fn bound<'a>(&'a self, task: &'a TaskArn, cpu: CpuUnits) -> BoxFuture<'a, Result<(), CgroupError>> {
+    fn bound<'a>(
+        &'a self,
+        task: &'a TaskArn,
+        cpu: CpuUnits,
+    ) -> BoxFuture<'a, Result<(), CgroupError>> {
         async move {
             let unit = self.unit(task.id());
             let quota = quota_per_second(cpu);
@@ -138,13 +166,17 @@ impl Cgroups for Systemd {
                 properties.push(("CPUQuotaPeriodUSec", Value::from(period)));
             }
             let what = || format!("set the CPU quota of {unit}");
-            self.bus.set(&unit, &properties).await.map_err(|source| failed(task.id(), what(), source))?;
+            self.bus
+                .set(&unit, &properties)
+                .await
+                .map_err(|source| failed(task.id(), what(), source))?;
             let read = self.bus.slice_property(&unit, "CPUQuotaPerSecUSec").await;
             match read.map_err(|source| failed(task.id(), what(), source))? {
                 read if read == quota => Ok(()),
                 read => {
-                    let source =
-                        io::Error::other(format!("{quota} us a second were set, but {read} are in force"));
+                    let source = io::Error::other(format!(
+                        "{quota} us a second were set, but {read} are in force"
+                    ));
                     Err(failed(task.id(), what(), source))
                 }
             }
@@ -213,15 +245,31 @@ mod tests {
     #[test]
     fn properties_are_those_of_the_cgroup_version() {
         let task = TaskArn::new("arn:aws:ecs:r:1:task/c/0123456789abcdef0123456789abcdef").unwrap();
-        let bounds = Bounds { cpu: None, cpu_shares: 1024, memory: Some(Mebibytes(1)), pids: None };
-        let names = |version| -> Vec<_> { properties(&bounds, version, &task).into_iter().skip(5).collect() };
+        let bounds = Bounds {
+            cpu: None,
+            cpu_shares: 1024,
+            memory: Some(Mebibytes(1)),
+            pids: None,
+        };
+        let names = |version| -> Vec<_> {
+            properties(&bounds, version, &task)
+                .into_iter()
+                .skip(5)
+                .collect()
+        };
         assert_eq!(
             names(Hierarchy::V1),
-            [("CPUShares", Value::from(1024_u64)), ("MemoryLimit", Value::from(1_u64 << 20))]
+            [
+                ("CPUShares", Value::from(1024_u64)),
+                ("MemoryLimit", Value::from(1_u64 << 20))
+            ]
         );
         assert_eq!(
             names(Hierarchy::V2),
-            [("CPUWeight", Value::from(39_u64)), ("MemoryMax", Value::from(1_u64 << 20))]
+            [
+                ("CPUWeight", Value::from(39_u64)),
+                ("MemoryMax", Value::from(1_u64 << 20))
+            ]
         );
     }
 }
