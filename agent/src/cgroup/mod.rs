@@ -13,8 +13,6 @@ mod tree;
 
 pub use tree::mounted;
 
-pub use self::tree::mounted;
-
 use berth_core::ids::TaskArn;
 use berth_core::units::{CpuUnits, Mebibytes};
 use futures_util::future::BoxFuture;
