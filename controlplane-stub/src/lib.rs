@@ -21,3 +21,4 @@ pub mod simulated;
 pub mod state;
 pub mod store;
 pub mod supervise;
+pub mod tls;
