@@ -13,8 +13,10 @@
 pub mod agents;
 pub mod api;
 pub mod arn;
+pub mod cli;
 pub mod clock;
 pub mod controller;
+pub mod daemon;
 pub mod model;
 pub mod scheduler;
 pub mod simulated;

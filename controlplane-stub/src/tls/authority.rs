@@ -120,6 +120,17 @@ impl Authority {
         Ok(Certificate { pem: signed.pem(), ca_pem: self.pem.clone(), not_after: now.after(lifetime) })
     }
 
+    /// A certificate and its key, both in PEM, for a simulated host of this process.
+    pub(crate) fn identity_for_simulation(&self) -> Result<(String, String), TlsError> {
+        let key = KeyPair::generate().map_err(certificate)?;
+        let request = CertificateParams::default().serialize_request(&key).map_err(certificate)?;
+        let request = request.pem().map_err(certificate)?;
+        let signed = self
+            .certify(&HostId::generate(), &request, clock::now(), super::DEFAULT_CERTIFICATE_LIFETIME)
+            .map_err(|error| TlsError::Certificate(error.to_string()))?;
+        Ok((signed.pem, key.serialize_pem()))
+    }
+
     /// A certificate for the names and addresses that agents dial.
     pub(super) fn server_identity(&self, names: &[String], now: Timestamp, lifetime: Millis) -> Result<ServerIdentity, TlsError> {
         let mut params = params("Berth control plane", now, lifetime);
