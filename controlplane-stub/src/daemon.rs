@@ -195,7 +195,10 @@ impl Daemon {
         let registry = Registry::new();
         let controller =
             Controller::start(Arc::clone(&store), registry.clone(), arns.clone(), config.task_retention, &back);
-        controller.ensure_default_cluster().await?;
+        if let Err(error) = controller.ensure_default_cluster().await {
+            back.token().cancel();
+            return Err(error.into());
+        }
 
         let certifier = authority
             .as_ref()
