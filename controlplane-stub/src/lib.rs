@@ -10,6 +10,14 @@
 //! | [`store`] | read, transactional compare-and-swap, watch |
 //! | [`model`] | the records |
 
+pub mod agents;
 pub mod api;
+pub mod arn;
+pub mod clock;
+pub mod controller;
 pub mod model;
+pub mod scheduler;
+pub mod simulated;
+pub mod state;
 pub mod store;
+pub mod supervise;

@@ -4,6 +4,9 @@
 //! under the condition that what it read is unchanged; on [`CommitError::Conflict`] it reads again.
 //! What was committed is durable before the commit returns.
 
+mod index;
+pub mod memory;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,6 +14,9 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Cluster, Instance, Task, TaskDefinition};
+
+/// How many commits a watcher may lag behind before it has to read a fresh view.
+const WATCH_BACKLOG: usize = 4096;
 
 /// Counts commits; every record remembers the one that changed it last.
 pub type Revision = u64;

@@ -1,0 +1,3 @@
+//! The gRPC side: registration and sessions of agents. Writes observed state only.
+
+pub mod registry;

@@ -1,0 +1,4 @@
+//! Decisions without side effects: a read-only view and the time in, a plan out.
+
+pub mod placement;
+pub mod query;
