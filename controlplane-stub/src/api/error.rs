@@ -7,19 +7,19 @@ use crate::store::CommitError;
 /// An error that a client gets to see.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{code}: {message}")]
-pub struct ApiError {
+pub(super) struct ApiError {
     /// ECS's name of it, such as `ClusterNotFoundException`.
-    pub code: &'static str,
+    pub(super) code: &'static str,
     /// What is wrong, for people.
-    pub message: String,
+    pub(super) message: String,
     /// The HTTP status.
-    pub status: u16,
+    pub(super) status: u16,
     /// Members of the error beside its message, such as `resourceIds`.
-    pub members: Map<String, Value>,
+    pub(super) members: Map<String, Value>,
 }
 
 /// What a handler answers.
-pub type ApiResult<T> = Result<T, ApiError>;
+pub(super) type ApiResult<T> = Result<T, ApiError>;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $code:literal $status:literal;)*) => {
@@ -27,7 +27,7 @@ macro_rules! codes {
             $(
                 $(#[$doc])*
                 #[must_use]
-                pub fn $name(message: impl Into<String>) -> Self {
+                pub(super) fn $name(message: impl Into<String>) -> Self {
                     Self { code: $code, message: message.into(), status: $status, members: Map::new() }
                 }
             )*
@@ -77,13 +77,13 @@ codes! {
 impl ApiError {
     /// `Cluster not found.`: the agent matches on that text.
     #[must_use]
-    pub fn cluster_not_found() -> Self {
+    pub(super) fn cluster_not_found() -> Self {
         Self::cluster("Cluster not found.")
     }
 
     /// The cluster is there, but inactive.
     #[must_use]
-    pub fn cluster_inactive() -> Self {
+    pub(super) fn cluster_inactive() -> Self {
         Self::cluster("The referenced cluster was inactive.")
     }
 
@@ -93,7 +93,7 @@ impl ApiError {
 
     /// The client token was used with other parameters; names what it made then.
     #[must_use]
-    pub fn conflict(message: impl Into<String>, resource_ids: &[String]) -> Self {
+    pub(super) fn conflict(message: impl Into<String>, resource_ids: &[String]) -> Self {
         let mut members = Map::new();
         members.insert("resourceIds".to_owned(), json!(resource_ids));
         Self { code: "ConflictException", message: message.into(), status: 400, members }
@@ -101,7 +101,7 @@ impl ApiError {
 
     /// The body that a client gets.
     #[must_use]
-    pub fn body(&self) -> Value {
+    pub(super) fn body(&self) -> Value {
         let mut body = self.members.clone();
         body.insert("__type".to_owned(), Value::from(self.code));
         body.insert("message".to_owned(), Value::from(self.message.clone()));

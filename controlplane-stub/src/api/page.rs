@@ -1,6 +1,7 @@
 //! Pages of lists: opaque tokens that are bound to the filters they were made for.
 
 use ring::digest;
+use serde_json::{Value, json};
 
 use super::error::{ApiError, ApiResult};
 use super::hex;
@@ -78,6 +79,15 @@ fn seal(digest: &str, key: &str) -> String {
 
 fn open(token: &str, digest: &str) -> Option<String> {
     String::from_utf8(hex::decode(token)?).ok()?.strip_prefix(digest).map(ToOwned::to_owned)
+}
+
+/// A list's reply: the page under its member's name, and the token of the next one.
+pub(super) fn reply(member: &str, page: Value, next: Option<String>) -> Value {
+    let mut reply = json!({ member: page });
+    if let (Some(next), Some(members)) = (next, reply.as_object_mut()) {
+        members.insert("nextToken".to_owned(), Value::from(next));
+    }
+    reply
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use berth_core::spec::MAX_CONTAINERS;
 use super::super::input::{Container, Definition};
 use super::{one_of, refuse};
 use crate::api::error::ApiResult;
+use crate::scheduler::query::Query;
 
 /// The most placement constraints of a definition.
 const MAX_CONSTRAINTS: usize = 10;
@@ -153,6 +154,9 @@ pub(super) fn check_constraints(definition: &Definition) -> ApiResult<()> {
         }
         if expression.len() > MAX_EXPRESSION {
             return refuse(format!("constraint.expression should not be longer than {MAX_EXPRESSION} characters."));
+        }
+        if let Err(error) = Query::parse(expression) {
+            return refuse(format!("constraint.expression '{expression}' is not valid: {error}"));
         }
     }
     Ok(())
