@@ -47,9 +47,9 @@ await() {
 }
 
 # is_process PID NAME: whether that process lives and still is the program of that name
-# (a process id in a file may have been given to somebody else since).
+# (a process id in a file may have been given to somebody else since; the kernel keeps 15 characters).
 is_process() {
-    [ -n "$1" ] && [ "$(cat "/proc/$1/comm" 2>/dev/null)" = "$2" ]
+    [ -n "$1" ] && [ "$(cat "/proc/$1/comm" 2>/dev/null)" = "${2:0:15}" ]
 }
 
 # end_process PID SECONDS: SIGTERM, and SIGKILL to one that has not gone by then.
