@@ -12,6 +12,7 @@
 //! | [`demo`] | the demo image and definitions that use it |
 //! | [`http`] | HTTP requests of a test |
 //! | [`expect`] | asking again until an answer is there, where no event tells |
+//! | [`sim`] | simulated hosts, and parts of a real host that can be broken |
 //!
 //! The programs are taken from the folder of the test's own build; `make test` builds them first.
 //! Every cluster has a name of its own, so tests run in parallel on one engine.
@@ -26,6 +27,7 @@ pub mod engine;
 pub mod expect;
 pub mod http;
 pub mod program;
+pub mod sim;
 
 pub use agent::Agent;
 pub use aws::Aws;

@@ -1,0 +1,27 @@
+//! Simulated hosts beside a real control plane, and parts of a real host that a test can break.
+//!
+//! | module | its one job |
+//! | --- | --- |
+//! | [`host`] | the real agent library on an engine, cgroups and a store in memory |
+//! | [`fleet`] | many such hosts on one control plane in this process |
+//! | [`orders`] | what was asked of a fleet, and whether it came so |
+//! | [`chance`] | the same choices for the same seed |
+//! | [`proxy`] | the engine's socket, which can be cut |
+//! | [`disk`] | a small disk, which can be full |
+//!
+//! A simulated host is wired as `berth_agent::daemon` wires a real one, and speaks the real
+//! protocol over loopback; only what is below the agent's ports is in memory.
+
+pub mod chance;
+pub mod disk;
+pub mod fleet;
+pub mod host;
+pub mod orders;
+pub mod proxy;
+
+pub use chance::Chance;
+pub use disk::SmallDisk;
+pub use fleet::Fleet;
+pub use host::Host;
+pub use orders::Orders;
+pub use proxy::Proxy;
