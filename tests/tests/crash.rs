@@ -63,6 +63,8 @@ struct Blows {
     data: bool,
     /// After the calls were made.
     after: Duration,
+    /// The agent is killed a second time, so long after it was started again.
+    again: Option<Duration>,
 }
 
 #[tokio::test]
@@ -73,8 +75,12 @@ async fn thirty_rounds_of_kill_9_lose_nothing_and_leave_nothing() -> Result<()> 
     let (mut orders, mut launched) = (Orders::default(), BTreeMap::new());
     let began = Instant::now();
     for round in 0..ROUNDS {
-        let blows =
-            Blows { control_plane: round % 3 == 2, data: round % 8 == 7, after: chance.span(KILLED_WITHIN) };
+        let blows = Blows {
+            control_plane: round % 3 == 2,
+            data: round % 8 == 7,
+            after: chance.span(KILLED_WITHIN),
+            again: chance.once_in(3).then(|| chance.span(KILLED_WITHIN / 2)),
+        };
         let start = Instant::now();
         let done = async {
             ask(&cluster, &kinds, &mut chance, &mut orders, &mut launched).await?;
@@ -134,7 +140,13 @@ async fn strike(cluster: &mut Cluster, blows: Blows) -> Result<()> {
     if blows.control_plane {
         cluster.control_plane.start_again().await?;
     }
-    cluster.agent.start_again()
+    cluster.agent.start_again()?;
+    if let Some(pause) = blows.again {
+        tokio::time::sleep(pause).await;
+        cluster.agent.kill().await?;
+        cluster.agent.start_again()?;
+    }
+    Ok(())
 }
 
 /// Waits until everything is as it was asked for, with the control plane and in the engine.

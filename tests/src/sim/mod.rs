@@ -6,6 +6,7 @@
 //! | [`fleet`] | many such hosts on one control plane in this process |
 //! | [`orders`] | what was asked of a fleet, and whether it came so |
 //! | [`chance`] | the same choices for the same seed |
+//! | [`impostor`] | servers that are no control plane |
 //! | [`proxy`] | the engine's socket, which can be cut |
 //! | [`disk`] | a small disk, which can be full |
 //!
@@ -16,6 +17,7 @@ pub mod chance;
 pub mod disk;
 pub mod fleet;
 pub mod host;
+pub mod impostor;
 pub mod orders;
 pub mod proxy;
 
@@ -23,5 +25,6 @@ pub use chance::Chance;
 pub use disk::SmallDisk;
 pub use fleet::Fleet;
 pub use host::Host;
+pub use impostor::{Impostor, Manner};
 pub use orders::Orders;
 pub use proxy::Proxy;
