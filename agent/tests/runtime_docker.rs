@@ -3,6 +3,8 @@
 //! Needs an engine on `DOCKER_HOST` (else the usual socket) that has `berth-demo:latest`
 //! (`tests/scripts/demo-image.sh`). Without them the tests fail: what was not tried does not work.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on panics")]
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
