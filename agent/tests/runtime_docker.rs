@@ -23,10 +23,23 @@ use berth_core::units::{Mebibytes, Millis, PortRange, Protocol};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 const IMAGE: &str = "berth-demo:latest";
 
 static COUNTER: AtomicU64 = AtomicU64::new(0);
+
+/// Where the engine listens.
+fn host() -> String {
+    std::env::var("DOCKER_HOST").unwrap_or_else(|_| DockerConfig::default().host)
+}
+
+/// Hands a connection on to the engine.
+async fn relay(mut near: impl AsyncRead + AsyncWrite + Unpin) {
+    let mut far = UnixStream::connect(host().trim_start_matches("unix://")).await.unwrap();
+    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+}
 
 /// An engine and a namespace of the test's own; what is left of it is removed at the end.
 struct Rig {
@@ -38,10 +51,8 @@ impl Rig {
     fn new() -> Self {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("berth-test-{}-{number}", std::process::id());
-        let mut config = DockerConfig { namespace: Some(namespace.clone()), ..DockerConfig::default() };
-        if let Ok(host) = std::env::var("DOCKER_HOST") {
-            config.host = host;
-        }
+        let config =
+            DockerConfig { host: host(), namespace: Some(namespace.clone()), ..DockerConfig::default() };
         Self { docker: Docker::new(config).unwrap(), namespace }
     }
 
@@ -375,12 +386,10 @@ async fn an_engine_that_comes_late_or_comes_back_is_found() {
 
     // A relay to the real engine stands for an engine that starts, stops and starts again.
     for _ in 0..2 {
-        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let listener = UnixListener::bind(&socket).unwrap();
         let relay = async {
             loop {
-                let (mut near, _) = listener.accept().await.unwrap();
-                let mut far = tokio::net::UnixStream::connect("/var/run/docker.sock").await.unwrap();
-                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                relay(listener.accept().await.unwrap().0).await;
             }
         };
         tokio::select! {
@@ -390,6 +399,22 @@ async fn an_engine_that_comes_late_or_comes_back_is_found() {
         drop(listener);
         std::fs::remove_file(&socket).unwrap();
         assert!(matches!(docker.list().await, Err(RuntimeError::Unavailable(_))));
+    }
+}
+
+#[tokio::test]
+async fn an_engine_may_be_reached_over_tcp() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = format!("tcp://{}", listener.local_addr().unwrap());
+    let docker = Docker::new(DockerConfig { host, ..DockerConfig::default() }).unwrap();
+    let relay = async {
+        loop {
+            relay(listener.accept().await.unwrap().0).await;
+        }
+    };
+    tokio::select! {
+        () = relay => {}
+        info = docker.info() => assert!(!info.unwrap().version.is_empty()),
     }
 }
 
