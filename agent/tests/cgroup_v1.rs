@@ -2,6 +2,8 @@
 //!
 //! Needs root and a v1 hierarchy; without them the tests fail: what was not tried does not work.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on panics")]
+
 use std::fs;
 use std::future::Future;
 use std::io;

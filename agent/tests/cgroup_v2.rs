@@ -2,6 +2,8 @@
 //!
 //! Ignored where such a host is not at hand: run with `--ignored`, as root, on one that is.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on panics")]
+
 use std::fs;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::sync::Mutex;
 use zbus::proxy::{CacheProperties, SignalStream};
-use zbus::zvariant::{OwnedObjectPath, OwnedValue, Value};
+use zbus::zvariant::{OwnedObjectPath, Value};
 use zbus::{Connection, Proxy};
 
 const SERVICE: &str = "org.freedesktop.systemd1";
@@ -66,7 +66,11 @@ impl Bus {
                 for (name, value) in properties.iter().filter(bounds) {
                     changes.push((*name, value.try_clone().map_err(io::Error::other)?));
                 }
-                self.set(unit, &changes).await
+                self.set(unit, &changes).await?;
+                // It may be loaded and yet not active; starting an active one changes nothing.
+                let job: OwnedObjectPath =
+                    self.ok(manager.call("StartUnit", &(unit, "replace")).await).await?;
+                self.finish(&mut jobs, &job, unit).await
             }
             Err(error) => Err(self.broken(error).await),
         }
@@ -81,15 +85,24 @@ impl Bus {
         self.ok(set).await
     }
 
-    /// A number among the properties of a slice.
-    pub(super) async fn slice_property(&self, unit: &str, name: &str) -> io::Result<u64> {
+    /// The path of a slice's cgroup, from the root of the hierarchy.
+    pub(super) async fn control_group(&self, unit: &str) -> io::Result<String> {
         let manager = self.manager().await?;
         let path: OwnedObjectPath = self.ok(manager.call("GetUnit", &(unit,)).await).await?;
+<<<<<<< HEAD
         let slice = self
             .ok(proxy(manager.connection(), &path, SLICE).await)
             .await?;
         let value: OwnedValue = self.ok(slice.get_property(name).await).await?;
         u64::try_from(value).map_err(io::Error::other)
+=======
+        let slice = self.ok(proxy(manager.connection(), &path, SLICE).await).await?;
+        let group: String = self.ok(slice.get_property("ControlGroup").await).await?;
+        if group.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("{unit} is not active")));
+        }
+        Ok(group)
+>>>>>>> adapters
     }
 
     /// Stops a unit and everything in it, and has systemd forget that it ever failed.

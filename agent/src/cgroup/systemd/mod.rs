@@ -3,7 +3,9 @@
 mod bus;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use berth_core::ids::{TaskArn, is_resource_name};
 use berth_core::units::{CPU_UNITS_PER_CPU, CpuUnits, Millis};
@@ -20,12 +22,16 @@ const PREFIX: &str = "ecstasks";
 const SECOND_US: u64 = 1_000_000;
 /// Systemd keeps a quota in whole percents of a processor when it writes it down.
 const PERCENT_US: u64 = SECOND_US / 100;
+/// Pauses between looks at what the kernel has: a second and a half in all.
+const READ_PAUSES_MS: [u64; 8] = [1, 2, 5, 20, 70, 200, 400, 800];
 /// The period that systemd uses when it is told none.
 const DEFAULT_PERIOD: Millis = Millis(100);
 
 /// How slices are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SystemdConfig {
+    /// Where the hierarchy is mounted, to read back what systemd wrote.
+    pub mount: PathBuf,
     /// What the slices' names begin with; letters, digits and underscores.
     pub prefix: String,
     /// The period of the CPU quota, 8 to 100 ms.
@@ -34,10 +40,14 @@ pub struct SystemdConfig {
 
 impl Default for SystemdConfig {
     fn default() -> Self {
+<<<<<<< HEAD
         Self {
             prefix: PREFIX.to_owned(),
             period: DEFAULT_PERIOD,
         }
+=======
+        Self { mount: PathBuf::from("/sys/fs/cgroup"), prefix: PREFIX.to_owned(), period: DEFAULT_PERIOD }
+>>>>>>> adapters
     }
 }
 
@@ -62,6 +72,36 @@ impl Systemd {
 
     fn unit(&self, task_id: &str) -> String {
         format!("{}-{task_id}.slice", self.config.prefix)
+    }
+
+    /// Waits until the kernel has the quota: systemd answers first and writes afterwards.
+    async fn in_force(&self, group: &str, quota: u64) -> io::Result<()> {
+        let group = group.trim_start_matches('/');
+        let mut pauses = READ_PAUSES_MS.iter();
+        loop {
+            let read = match self.version {
+                Hierarchy::V1 => {
+                    let group = self.config.mount.join("cpu").join(group);
+                    let quota = tokio::fs::read_to_string(group.join("cpu.cfs_quota_us")).await?;
+                    let period = tokio::fs::read_to_string(group.join("cpu.cfs_period_us")).await?;
+                    format!("{} {}", quota.trim(), period.trim())
+                }
+                Hierarchy::V2 => {
+                    let file = self.config.mount.join(group).join("cpu.max");
+                    tokio::fs::read_to_string(file).await?.trim().to_owned()
+                }
+            };
+            if per_second(&read) == Some(quota) {
+                return Ok(());
+            }
+            match pauses.next() {
+                Some(ms) => tokio::time::sleep(Duration::from_millis(*ms)).await,
+                None => {
+                    let text = format!("{quota} us a second were set, but {read:?} is in force");
+                    return Err(io::Error::other(text));
+                }
+            }
+        }
     }
 
     async fn take(&self, task_id: &str) -> Result<(), CgroupError> {
@@ -98,6 +138,7 @@ fn properties(
         ("MemoryAccounting", Value::from(true)),
         ("TasksAccounting", Value::from(true)),
     ];
+<<<<<<< HEAD
     if bounds.cpu.is_none() {
         properties.push(match version {
             Hierarchy::V1 => (
@@ -107,6 +148,17 @@ fn properties(
             Hierarchy::V2 => ("CPUWeight", Value::from(weight(bounds.cpu_shares))),
         });
     }
+=======
+    // The weight is always given, the kernel's default if need be: with it systemd switches the
+    // controller on now, and not when containers run already and the quota comes.
+    let weighs = bounds.cpu.is_none();
+    properties.push(match version {
+        Hierarchy::V1 => {
+            ("CPUShares", Value::from(if weighs { bounds.cpu_shares.clamp(2, 262_144) } else { 1024 }))
+        }
+        Hierarchy::V2 => ("CPUWeight", Value::from(if weighs { weight(bounds.cpu_shares) } else { 100 })),
+    });
+>>>>>>> adapters
     if let Some(memory) = bounds.memory {
         let name = match version {
             Hierarchy::V1 => "MemoryLimit",
@@ -124,6 +176,13 @@ fn properties(
 fn quota_per_second(cpu: CpuUnits) -> u64 {
     let exact = (u64::from(cpu.0) * SECOND_US).div_ceil(u64::from(CPU_UNITS_PER_CPU));
     exact.div_ceil(PERCENT_US).max(1) * PERCENT_US
+}
+
+/// Microseconds for each second of "quota period"; `None` without a quota.
+fn per_second(text: &str) -> Option<u64> {
+    let (quota, period) = text.split_once(' ')?;
+    let (quota, period): (u64, u64) = (quota.parse().ok()?, period.parse().ok()?);
+    (quota * SECOND_US).checked_div(period)
 }
 
 /// The task's id in a slice's name.
@@ -165,6 +224,7 @@ impl Cgroups for Systemd {
                 let period = self.config.period.0.clamp(8, 100) * 1000;
                 properties.push(("CPUQuotaPeriodUSec", Value::from(period)));
             }
+<<<<<<< HEAD
             let what = || format!("set the CPU quota of {unit}");
             self.bus
                 .set(&unit, &properties)
@@ -180,6 +240,15 @@ impl Cgroups for Systemd {
                     Err(failed(task.id(), what(), source))
                 }
             }
+=======
+            let done = async {
+                // Asked first: to set a property of a slice that is not there would bring it forth.
+                let group = self.bus.control_group(&unit).await?;
+                self.bus.set(&unit, &properties).await?;
+                self.in_force(&group, quota).await
+            };
+            done.await.map_err(|source| failed(task.id(), format!("set the CPU quota of {unit}"), source))
+>>>>>>> adapters
         }
         .boxed()
     }
@@ -233,6 +302,8 @@ mod tests {
         assert_eq!(quota_per_second(CpuUnits(1024)), 1_000_000);
         assert_eq!(quota_per_second(CpuUnits(128)), 130_000);
         assert_eq!(quota_per_second(CpuUnits(1)), 10_000);
+        assert_eq!(per_second("13000 100000"), Some(130_000));
+        assert_eq!(per_second("max 100000"), None);
     }
 
     #[test]

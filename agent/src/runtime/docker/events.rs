@@ -112,7 +112,7 @@ impl Reader {
                         }
                     }
                     Err(error) => {
-                        tracing::warn!(%error, bytes = line.len(), "an event of the engine is not understood")
+                        tracing::warn!(%error, bytes = line.len(), "an event of the engine is not understood");
                     }
                 }
             }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// A launch is some 200 ms of work; one that takes longer than this hangs on something else.
-const LAUNCH_HOLD: Duration = Duration::from_secs(2);
+const LAUNCH_HOLD: Duration = Duration::from_secs(5);
 /// A stop is work for a moment, when the signal goes out, and then waiting.
 const STOP_HOLD: Duration = Duration::from_millis(100);
 
