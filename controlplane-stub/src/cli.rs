@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use berth_core::units::Millis;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::agents::HEARTBEAT_INTERVAL;
 use crate::agents::listener::AgentAddress;
 use crate::daemon::{AgentTls, Config};
 use crate::state::AccessKey;
@@ -118,6 +119,7 @@ impl From<Options> for Config {
             dev: options.dev,
             certificate_lifetime: options.certificate_lifetime,
             task_retention: options.task_retention.as_duration(),
+            heartbeat_interval: HEARTBEAT_INTERVAL,
         }
     }
 }

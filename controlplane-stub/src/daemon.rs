@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::agents::Agents;
+use crate::agents::{Agents, HEARTBEAT_INTERVAL};
 use crate::agents::listener::{AgentAddress, Listener};
 use crate::agents::registry::Registry;
 use crate::api;
@@ -68,6 +68,8 @@ pub struct Config {
     pub certificate_lifetime: Millis,
     /// How long a task stays describable after it has STOPPED.
     pub task_retention: Duration,
+    /// How often agents are heard at least; one that misses three in a row counts as dead.
+    pub heartbeat_interval: Duration,
 }
 
 impl Config {
@@ -87,6 +89,7 @@ impl Config {
             dev: false,
             certificate_lifetime: DEFAULT_CERTIFICATE_LIFETIME,
             task_retention: DEFAULT_TASK_RETENTION,
+            heartbeat_interval: HEARTBEAT_INTERVAL,
         }
     }
 
@@ -203,7 +206,14 @@ impl Daemon {
         let certifier = authority
             .as_ref()
             .map(|authority| Certifier::new(Arc::clone(authority), &config.data_dir, config.certificate_lifetime));
-        let agents = Agents::start(Arc::clone(&store), registry.clone(), arns.clone(), certifier, &front);
+        let agents = Agents::start(
+            Arc::clone(&store),
+            registry.clone(),
+            arns.clone(),
+            certifier,
+            config.heartbeat_interval,
+            &front,
+        );
         let connections = ReceiverStream::new(listener.accept(tls, &front));
         let guard = broken.clone().drop_guard();
         front.spawn("agents", async move {

@@ -22,7 +22,7 @@ use crate::clock;
 use crate::model::{Instance, InstanceStatus, OutboxCursor, TaskStatus};
 use crate::store::{CommitError, Key, Record, Txn, Versioned, View};
 
-/// How often an agent is heard when nothing happens.
+/// How often an agent is heard when nothing happens, unless configured.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 /// How many of them may be missing before the session counts as dead.
 const MISSED_HEARTBEATS: u32 = 3;
@@ -82,7 +82,7 @@ fn message(message: ToAgent) -> v1::ControlPlaneMessage {
 }
 
 async fn converse(shared: &Shared, mut incoming: Streaming<v1::AgentMessage>, outgoing: &Outgoing) -> End {
-    let patience = HEARTBEAT_INTERVAL * MISSED_HEARTBEATS;
+    let patience = shared.heartbeat_interval * MISSED_HEARTBEATS;
     let hello = match timeout(patience, incoming.message()).await {
         Ok(Ok(Some(v1::AgentMessage { message: Some(FromAgent::Hello(hello)) }))) => hello,
         Ok(Ok(Some(_))) => return End::Refuse(Status::invalid_argument("the first message is to be Hello")),

@@ -7,7 +7,7 @@ use berth_proto::v1::agent_message::Message as FromAgent;
 use berth_proto::v1::control_plane_message::Message as ToAgent;
 use tonic::Code;
 
-use crate::client::{Agent, change, site};
+use crate::client::{Agent, change, site, site_with};
 
 fn cause() -> StopCause {
     StopCause { code: "UserInitiated".to_owned(), reason: "Task stopped by user".to_owned() }
@@ -241,4 +241,14 @@ async fn stopping_the_control_plane_tells_the_agents() {
     site.running.stop().await.unwrap();
     let close = agent.closed().await;
     assert!(!close.instance_inactive && close.reason.contains("shutting down"), "{close:?}");
+}
+
+#[tokio::test]
+async fn an_agent_that_falls_silent_counts_as_gone() {
+    let site = site_with(|config| config.heartbeat_interval = std::time::Duration::from_millis(50)).await;
+    let mut agent = site.agent("host-a").await;
+    let close = agent.closed().await;
+    assert!(close.reason.contains("nothing was heard"), "{close:?}");
+    assert!(!close.instance_inactive);
+    site.until_connected(&agent.arn, false).await;
 }
