@@ -173,3 +173,6 @@ where
     }
     Ok(bytes.into())
 }
+
+#[cfg(test)]
+mod tests;
