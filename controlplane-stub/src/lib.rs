@@ -13,11 +13,14 @@
 pub mod agents;
 pub mod api;
 pub mod arn;
+pub mod cli;
 pub mod clock;
 pub mod controller;
+pub mod daemon;
 pub mod model;
 pub mod scheduler;
 pub mod simulated;
 pub mod state;
 pub mod store;
 pub mod supervise;
+pub mod tls;

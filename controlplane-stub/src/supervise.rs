@@ -60,7 +60,7 @@ impl Tracker {
             }
         };
         #[expect(clippy::disallowed_methods, reason = "the one place that spawns; the tracker owns the future")]
-        let _ = tokio::spawn(self.tasks.track_future(watched));
+        drop(tokio::spawn(self.tasks.track_future(watched)));
     }
 
     /// Orders everything to stop, and waits for it.

@@ -1,3 +1,100 @@
-//! The gRPC side: registration and sessions of agents. Writes observed state only.
+//! The gRPC side: enrolment, registration and sessions of agents. Writes observed state only.
+//!
+//! | module | its one job |
+//! | --- | --- |
+//! | `service` | the services, and who may call what |
+//! | `register` | a host becomes an instance, or is found again |
+//! | `session` | one conversation with one agent |
+//! | `apply` | what state changes do to the records |
+//! | `wake` | tells sessions that their tasks changed |
+//! | [`registry`] | who is connected, and what they said last |
+//! | [`convert`] | messages to records and back |
+//! | [`listener`] | the listening socket, and who is at the other end |
 
+mod apply;
+pub mod convert;
+pub mod listener;
+mod register;
 pub mod registry;
+mod service;
+mod session;
+mod wake;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+use tonic::transport::Server;
+
+pub use session::HEARTBEAT_INTERVAL;
+
+use crate::arn::Arns;
+use crate::store::Store;
+use crate::supervise::Tracker;
+use crate::tls::Certifier;
+use listener::Connected;
+use registry::Registry;
+
+/// HTTP/2 pings find a dead connection.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// How long a ping may stay unanswered.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest message that an agent may send.
+const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+
+/// What all services and sessions work with.
+struct Shared {
+    store: Arc<dyn Store>,
+    registry: Registry,
+    arns: Arns,
+    certifier: Option<Certifier>,
+    /// Agents are heard at least so often; one that misses some counts as dead.
+    heartbeat_interval: Duration,
+    tracker: Tracker,
+}
+
+/// The agents' side of the control plane.
+pub struct Agents(Arc<Shared>);
+
+impl fmt::Debug for Agents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Agents({:?})", self.0.registry)
+    }
+}
+
+impl Agents {
+    /// The agents' side, which wakes sessions from now on. Without a certifier no host can enrol.
+    #[must_use]
+    pub fn start(
+        store: Arc<dyn Store>,
+        registry: Registry,
+        arns: Arns,
+        certifier: Option<Certifier>,
+        heartbeat_interval: Duration,
+        tracker: &Tracker,
+    ) -> Self {
+        let commits = store.watch();
+        let wake = wake::run(Arc::clone(&store), commits, registry.clone(), arns.clone(), tracker.token().clone());
+        tracker.spawn("wake", wake);
+        Self(Arc::new(Shared { store, registry, arns, certifier, heartbeat_interval, tracker: tracker.clone() }))
+    }
+
+    /// Serves connections until the tracker stops.
+    ///
+    /// # Errors
+    /// When the server fails as a whole; a failing connection is not that.
+    pub async fn serve(
+        &self,
+        connections: impl Stream<Item = Result<Connected, std::io::Error>> + Send + 'static,
+    ) -> Result<(), tonic::transport::Error> {
+        let stop = self.0.tracker.token().clone();
+        Server::builder()
+            .http2_keepalive_interval(Some(PING_INTERVAL))
+            .http2_keepalive_timeout(Some(PING_TIMEOUT))
+            .add_service(service::control_plane(Arc::clone(&self.0)))
+            .add_service(service::enrollment(Arc::clone(&self.0)))
+            .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
+            .await
+    }
+}

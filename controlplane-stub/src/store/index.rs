@@ -20,7 +20,7 @@ struct Shards<V> {
 
 impl<V: Clone> Default for Shards<V> {
     fn default() -> Self {
-        Self { shards: vec![Arc::new(HashMap::new()); SHARDS] }
+        Self { shards: (0..SHARDS).map(|_| Arc::default()).collect() }
     }
 }
 

@@ -4,6 +4,7 @@
 //! under the condition that what it read is unchanged; on [`CommitError::Conflict`] it reads again.
 //! What was committed is durable before the commit returns.
 
+pub mod embedded;
 mod index;
 pub mod memory;
 
@@ -141,3 +142,6 @@ pub struct Commit {
     /// The keys that were written or deleted.
     pub keys: Vec<Key>,
 }
+
+#[cfg(test)]
+mod tests;

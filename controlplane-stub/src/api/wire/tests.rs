@@ -8,9 +8,10 @@ use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 
 use super::{MAX_BODY, TARGET_PREFIX, answer};
+use crate::agents::listener::AgentAddress;
 use crate::api::setting::Settings;
 use crate::api::testing;
-use crate::simulated::Simulated;
+use crate::simulated::{Dial, Simulated};
 use crate::state::{AccessKey, ApiState};
 
 const PEER: ([u8; 4], u16) = ([127, 0, 0, 1], 4000);
@@ -88,8 +89,9 @@ async fn with_access_keys_nobody_else_gets_in() {
 
 #[tokio::test]
 async fn development_routes_are_for_this_host_and_for_programs() {
-    let (mut state, _tracker) = testing::state().await;
-    state.simulated = Some(Simulated);
+    let (mut state, tracker) = testing::state().await;
+    let nowhere = Dial::Plain(AgentAddress::Tcp(([127, 0, 0, 1], 1).into()));
+    state.simulated = Some(Simulated::new(Arc::clone(&state.store), nowhere, &tracker));
     let reset = || Request::post("/dev/reset").body(Full::default()).unwrap();
     send(&state, post("CreateCluster", r#"{"clusterName": "blue"}"#)).await;
     assert_eq!(send_from(&state, ([10, 0, 0, 1], 1), reset()).await.0, 403);

@@ -199,10 +199,11 @@ impl Parser {
     }
 
     fn args(&mut self, operator: Operator) -> Result<Vec<String>, InvalidQuery> {
-        let list = self.accept("[", "");
+        let list = self.peek() == Some(&Token::Sign("["));
         if list != matches!(operator, Operator::In | Operator::NotIn) {
             return self.fail(if list { "one value was expected" } else { "a list in brackets was expected" });
         }
+        self.at += usize::from(list);
         let mut args = Vec::new();
         loop {
             let Some(Token::Word(value) | Token::Quoted(value)) = self.peek().cloned() else {

@@ -1,0 +1,162 @@
+//! The file: records as JSON behind a byte that names the schema, and the last revision.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize};
+
+use super::OpenError;
+use crate::store::index::Index;
+use crate::store::{Key, Record, Revision};
+
+const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const LAST_REVISION: &str = "last-revision";
+
+/// The schema of the records that this version writes.
+const SCHEMA: u8 = 1;
+/// Reads are served from the index, so that the file needs little memory.
+const CACHE_BYTES: usize = 8 * 1024 * 1024;
+
+/// What is written.
+pub(super) enum Change {
+    Put(Key, Record, Revision),
+    Delete(Key),
+    Clear,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored<K, R> {
+    key: K,
+    revision: Revision,
+    #[serde(flatten)]
+    record: R,
+}
+
+/// The open file; nobody else has it.
+pub(super) struct File {
+    database: Database,
+    path: PathBuf,
+}
+
+impl File {
+    /// Opens or makes the file, and reads all of it.
+    pub(super) fn open(path: &Path) -> Result<(Self, Index), OpenError> {
+        if !path.try_exists().map_err(|error| failed(path, &error))? {
+            create(path)?;
+        }
+        let database = builder().open(path).map_err(|error| open_error(path, error))?;
+        let file = Self { database, path: path.to_owned() };
+        let index = file.read()?;
+        Ok((file, index))
+    }
+
+    fn read(&self) -> Result<Index, OpenError> {
+        let failed = |error: redb::Error| failed(&self.path, &error);
+        let txn = self.database.begin_read().map_err(|error| failed(error.into()))?;
+        let records = txn.open_table(RECORDS).map_err(|error| failed(error.into()))?;
+        let mut index = Index::default();
+        for entry in records.iter().map_err(|error| failed(error.into()))? {
+            let (name, value) = entry.map_err(|error| failed(error.into()))?;
+            let unreadable = |why: String| OpenError::Unreadable { path: self.path.clone(), key: name.value().to_owned(), why };
+            let stored = decode(value.value()).map_err(unreadable)?;
+            index.put(&stored.key, &stored.record, stored.revision);
+        }
+        let meta = txn.open_table(META).map_err(|error| failed(error.into()))?;
+        let revision = meta.get(LAST_REVISION).map_err(|error| failed(error.into()))?;
+        index.set_revision(revision.map(|revision| revision.value()).unwrap_or_default());
+        Ok(index)
+    }
+
+    /// Writes all changes, wholly and durably, or tells why that can't be known.
+    pub(super) fn write(&mut self, changes: &[Change], last: Revision) -> Result<(), String> {
+        self.try_write(changes, last).map_err(|why| format!("{}: {why}", self.path.display()))
+    }
+
+    fn try_write(&mut self, changes: &[Change], last: Revision) -> Result<(), String> {
+        let txn = self.database.begin_write().map_err(text)?;
+        {
+            let mut records = txn.open_table(RECORDS).map_err(text)?;
+            for change in changes {
+                match change {
+                    Change::Put(key, record, revision) => {
+                        let value = encode(key, record, *revision)?;
+                        records.insert(key.to_string().as_str(), value.as_slice()).map_err(text)?;
+                    }
+                    Change::Delete(key) => drop(records.remove(key.to_string().as_str()).map_err(text)?),
+                    Change::Clear => records.retain(|_, _| false).map_err(text)?,
+                }
+            }
+            let mut meta = txn.open_table(META).map_err(text)?;
+            meta.insert(LAST_REVISION, last).map_err(text)?;
+        }
+        txn.commit().map_err(text)
+    }
+}
+
+fn text(error: impl Into<redb::Error>) -> String {
+    error.into().to_string()
+}
+
+fn failed(path: &Path, error: &dyn std::error::Error) -> OpenError {
+    OpenError::Failed { path: path.to_owned(), why: error.to_string() }
+}
+
+fn open_error(path: &Path, error: DatabaseError) -> OpenError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.to_owned()),
+        error => failed(path, &error),
+    }
+}
+
+fn builder() -> Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
+/// Makes an empty file under another name and moves it into place: a crash in between leaves
+/// nothing that looks like a store.
+fn create(path: &Path) -> Result<(), OpenError> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    fs::create_dir_all(directory).map_err(|error| failed(directory, &error))?;
+    let unfinished = path.with_extension("new");
+    let fresh = |database: Database| {
+        let txn = database.begin_write().map_err(text)?;
+        txn.open_table(RECORDS).map_err(text)?;
+        txn.open_table(META).map_err(text)?;
+        txn.commit().map_err(text)
+    };
+    let database = match builder().create(&unfinished) {
+        Ok(database) => database,
+        Err(error @ DatabaseError::DatabaseAlreadyOpen) => return Err(open_error(path, error)),
+        // Left behind by a crash while it was made, and nobody's: the database locks before it looks.
+        Err(_) => {
+            fs::remove_file(&unfinished).map_err(|error| failed(&unfinished, &error))?;
+            builder().create(&unfinished).map_err(|error| open_error(&unfinished, error))?
+        }
+    };
+    fresh(database).map_err(|why| OpenError::Failed { path: unfinished.clone(), why })?;
+    let settle = || -> io::Result<()> {
+        fs::File::open(&unfinished)?.sync_all()?;
+        fs::rename(&unfinished, path)?;
+        fs::File::open(directory)?.sync_all()
+    };
+    settle().map_err(|error| failed(path, &error))
+}
+
+fn encode(key: &Key, record: &Record, revision: Revision) -> Result<Vec<u8>, String> {
+    let mut bytes = vec![SCHEMA];
+    serde_json::to_writer(&mut bytes, &Stored { key, revision, record }).map_err(|error| format!("{key}: {error}"))?;
+    Ok(bytes)
+}
+
+fn decode(bytes: &[u8]) -> Result<Stored<Key, Record>, String> {
+    match bytes.split_first() {
+        Some((&SCHEMA, json)) => serde_json::from_slice(json).map_err(|error| error.to_string()),
+        Some((schema, _)) => Err(format!("it has schema {schema}, this version knows {SCHEMA}")),
+        None => Err("it is empty".to_owned()),
+    }
+}

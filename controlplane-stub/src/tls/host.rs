@@ -1,0 +1,40 @@
+//! Who a host is, as its certificate says: an id in a URI among the subject's alternative names.
+
+use std::fmt;
+
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+const SCHEME: &str = "berth://host/";
+
+/// The id that a host was given when it enrolled; it stays over renewals.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostId(String);
+
+impl fmt::Display for HostId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl HostId {
+    pub(super) fn generate() -> Self {
+        Self(uuid::Uuid::new_v4().hyphenated().to_string())
+    }
+
+    /// The URI that stands in the certificate.
+    pub(super) fn uri(&self) -> String {
+        format!("{SCHEME}{}", self.0)
+    }
+
+    /// Reads the id out of a certificate that was verified.
+    #[must_use]
+    pub fn of_certificate(der: &CertificateDer<'_>) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let names = certificate.subject_alternative_name().ok()??;
+        names.value.general_names.iter().find_map(|name| match name {
+            GeneralName::URI(uri) => uri.strip_prefix(SCHEME).filter(|id| !id.is_empty()).map(|id| Self(id.to_owned())),
+            _ => None,
+        })
+    }
+}
