@@ -1,1 +1,27 @@
-//! .
+//! The Berth agent: joins a host to a cluster, reports what it can hold, and runs the tasks that
+//! are placed on it.
+//!
+//! A module imports only downwards. Commands go down, events come up.
+//!
+//! | floor | rooms | one job |
+//! | --- | --- | --- |
+//! | 6 | [`daemon`] | build, start order, stop order; names ports and adapters |
+//! | 5 | [`session`], [`endpoint`] | the conversation with the control plane; what operators ask |
+//! | 4 | [`engine`] | the shell round the core: persists, then acts, feeds back what it observes |
+//! | 3 | [`runtime`], [`cgroup`], [`network`], [`image`] | one external system each |
+//! | 2 | [`store`], [`supervise`], [`telemetry`], [`config`] | state, owned futures, logs, configuration |
+
+pub mod cgroup;
+pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod endpoint;
+pub mod engine;
+pub mod host;
+pub mod image;
+pub mod network;
+pub mod runtime;
+pub mod session;
+pub mod store;
+pub mod supervise;
+pub mod telemetry;

@@ -1,2 +1,128 @@
-//! .
-fn main() {}
+//! The program `berth-agent`: arguments and exit codes.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use berth_agent::config::{Config, Strings, VARIABLES, Variables};
+use berth_agent::daemon::{self, DaemonError};
+use berth_agent::telemetry;
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Something failed; a supervisor may start the agent again.
+const FAILED: u8 = 1;
+/// Starting again will not help until somebody has changed something.
+const TERMINAL: u8 = 5;
+
+/// Joins this host to a cluster and runs the tasks that are placed on it.
+///
+/// Everything is set by environment variables (ECS's names, and BERTH_ beyond them);
+/// `berth-agent check-config` lists them.
+#[derive(Parser)]
+#[command(name = "berth-agent", version, about, long_about)]
+struct Arguments {
+    /// File of KEY=value lines; the environment wins over it.
+    #[arg(long, value_name = "FILE", env = "BERTH_CONFIG_FILE", global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the agent (what it does without a subcommand, too).
+    Run,
+    /// Check the configuration, and print every variable with its value and default.
+    CheckConfig,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // Before anything else can use TLS; a second installation is the same provider.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    match start(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let (code, text) = match error {
+                DaemonError::Terminal(text) => (TERMINAL, text),
+                DaemonError::Failed(text) => (FAILED, text),
+            };
+            tell(&text);
+            ExitCode::from(code)
+        }
+    }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the last word of a program, also where no log is set up"
+)]
+fn tell(text: &str) {
+    eprintln!("berth-agent: {text}");
+}
+
+fn start(arguments: &Arguments) -> Result<(), DaemonError> {
+    let variables = variables(arguments)?;
+    let config = Config::read(&variables);
+    if matches!(arguments.command, Some(Command::CheckConfig)) {
+        print_variables(&variables);
+    }
+    let config = config.map_err(|e| DaemonError::Terminal(e.to_string()))?;
+    if matches!(arguments.command, Some(Command::CheckConfig)) {
+        return daemon::check(&config);
+    }
+    telemetry::init(&config.log_level, config.log_format);
+    for name in Config::unknown(&variables) {
+        tracing::warn!(
+            variable = name,
+            "unknown variable; see berth-agent check-config"
+        );
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(8)
+        .enable_all()
+        .build()
+        .map_err(|e| DaemonError::Failed(format!("cannot start the runtime: {e}")))?;
+    runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let (mut term, mut int) = signal(SignalKind::terminate())
+            .and_then(|term| Ok((term, signal(SignalKind::interrupt())?)))
+            .map_err(|e| DaemonError::Failed(format!("cannot listen for signals: {e}")))?;
+        let agent = daemon::run(config, stop.clone());
+        tokio::pin!(agent);
+        tokio::select! {
+            ended = &mut agent => return ended,
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        stop.cancel();
+        agent.await
+    })
+}
+
+fn variables(arguments: &Arguments) -> Result<Variables, DaemonError> {
+    let variables = Variables::from_env();
+    let Some(path) = &arguments.config else {
+        return Ok(variables);
+    };
+    let wrong = |what: String| DaemonError::Terminal(format!("{}: {what}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
+    variables.with_file(&text).map_err(wrong)
+}
+
+#[expect(clippy::print_stdout, reason = "what the subcommand is for")]
+fn print_variables(variables: &Variables) {
+    for (name, default, meaning) in VARIABLES {
+        let value = match variables.get(name) {
+            Some(_) if name.contains("TOKEN") => "***".to_owned(),
+            Some(value) => value,
+            None => (*default).to_owned(),
+        };
+        println!("{name}={value}\n    {meaning} (default: {default})");
+    }
+    for name in Config::unknown(variables) {
+        println!("{name}: unknown, ignored");
+    }
+}

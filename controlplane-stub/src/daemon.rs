@@ -238,7 +238,9 @@ impl Daemon {
         let (api_state, stop, guard) = (state.clone(), front.token().clone(), broken.clone().drop_guard());
         front.spawn("api", async move {
             let _guard = guard;
-            api::serve(api_listener, api_state, stop).await;
+            if let Err(error) = api::serve(api_listener, api_state, stop).await {
+                tracing::error!(%error, "the API ended");
+            }
         });
         let ca_fingerprint = authority.as_ref().map(|authority| authority.fingerprint());
         Ok(Running { api_addr, agent_addr, ca_fingerprint, state, store: embedded, front, back, broken })

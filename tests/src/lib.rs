@@ -1,1 +1,36 @@
-//! .
+//! Berth from outside: what a test needs to drive the real programs against a real engine.
+//!
+//! | module | its one job |
+//! | --- | --- |
+//! | [`cluster`] | a control plane with one agent, and the removal of all they made |
+//! | [`control_plane`] | the real control plane as a child process |
+//! | [`agent`] | the real agent as a child process |
+//! | [`program`] | any child process: its output, its end, its death when the test ends |
+//! | [`engine`] | the container engine itself, beside Berth: what is there, and its raw floor |
+//! | [`ecs`] | a small client for the JSON API |
+//! | [`aws`] | the AWS command line |
+//! | [`demo`] | the demo image and definitions that use it |
+//! | [`http`] | HTTP requests of a test |
+//! | [`expect`] | asking again until an answer is there, where no event tells |
+//!
+//! The programs are taken from the folder of the test's own build; `make test` builds them first.
+//! Every cluster has a name of its own, so tests run in parallel on one engine.
+
+pub mod agent;
+pub mod aws;
+pub mod cluster;
+pub mod control_plane;
+pub mod demo;
+pub mod ecs;
+pub mod engine;
+pub mod expect;
+pub mod http;
+pub mod program;
+
+pub use agent::Agent;
+pub use aws::Aws;
+pub use cluster::Cluster;
+pub use control_plane::ControlPlane;
+pub use ecs::{Ecs, EcsError};
+pub use engine::Engine;
+pub use expect::eventually;

@@ -87,7 +87,9 @@ macro_rules! checked_text {
 #[must_use]
 pub fn is_resource_name(value: &str) -> bool {
     (1..=255).contains(&value.len())
-        && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        && value
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 checked_text!(
@@ -151,7 +153,10 @@ fn is_scoped_arn(value: &str, kind: &str) -> bool {
         && path.next() == Some(kind)
         && path.next().is_some_and(is_resource_name)
         && path.next().is_some_and(|id| {
-            id.len() == 32 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+            id.len() == 32
+                && id
+                    .bytes()
+                    .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
         })
         && path.next().is_none()
 }
@@ -184,7 +189,9 @@ impl ContainerInstanceArn {
 
 /// Names one attempt at one thing inside one task. An answer that carries another number than
 /// the one in flight came too late and counts for nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default,
+)]
 #[serde(transparent)]
 pub struct AttemptId(pub u64);
 
@@ -200,7 +207,10 @@ mod tests {
 
     #[test]
     fn a_task_arn_tells_its_id_and_cluster() {
-        let arn = TaskArn::new("arn:aws:ecs:eu-west-1:123456789012:task/blue/0123456789abcdef0123456789abcdef").unwrap();
+        let arn = TaskArn::new(
+            "arn:aws:ecs:eu-west-1:123456789012:task/blue/0123456789abcdef0123456789abcdef",
+        )
+        .unwrap();
         assert_eq!(arn.id(), "0123456789abcdef0123456789abcdef");
         assert_eq!(arn.cluster(), "blue");
     }
@@ -216,7 +226,12 @@ mod tests {
             "arn:aws:ecs:r:1:task/blue/0123456789abcdef0123456789abcdef/x",
         ] {
             let refused = TaskArn::new(bad).unwrap_err();
-            assert!(refused.to_string().contains("task/<cluster>/<32 hex digits>"), "{refused}");
+            assert!(
+                refused
+                    .to_string()
+                    .contains("task/<cluster>/<32 hex digits>"),
+                "{refused}"
+            );
         }
     }
 }

@@ -145,6 +145,11 @@ impl Listener {
                 () = stop.cancelled() => {}
                 () = acceptor.run(self.socket) => {}
             }
+            if let AgentAddress::Unix(path) = &self.address
+                && let Err(error) = tokio::fs::remove_file(path).await
+            {
+                tracing::debug!(%error, path = %path.display(), "the socket was not removed");
+            }
         });
         accepted
     }

@@ -187,7 +187,9 @@ impl Task {
     /// Whether it is to run or to be gone.
     #[must_use]
     pub fn wants_running(&self) -> bool {
-        self.stop_requested.is_none() && self.observed.stop.is_none() && self.observed.status != TaskStatus::Stopped
+        self.stop_requested.is_none()
+            && self.observed.stop.is_none()
+            && self.observed.status != TaskStatus::Stopped
     }
 
     /// ECS's `lastStatus`.

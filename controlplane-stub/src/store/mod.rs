@@ -41,7 +41,9 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cluster(name) => write!(f, "cluster/{name}"),
-            Self::TaskDefinition(family, revision) => write!(f, "task-definition/{family}:{revision}"),
+            Self::TaskDefinition(family, revision) => {
+                write!(f, "task-definition/{family}:{revision}")
+            }
             Self::Family(family) => write!(f, "family/{family}"),
             Self::Instance(cluster, id) => write!(f, "container-instance/{cluster}/{id}"),
             Self::Task(cluster, id) => write!(f, "task/{cluster}/{id}"),
@@ -105,7 +107,11 @@ pub trait View: Send + Sync {
     /// All clusters by name.
     fn clusters(&self) -> Vec<Arc<Cluster>>;
     /// A task definition.
-    fn task_definition(&self, family: &str, revision: u32) -> Option<Versioned<Arc<TaskDefinition>>>;
+    fn task_definition(
+        &self,
+        family: &str,
+        revision: u32,
+    ) -> Option<Versioned<Arc<TaskDefinition>>>;
     /// All revisions of one family in order, or of all families (by family, then revision).
     fn task_definitions(&self, family: Option<&str>) -> Vec<Arc<TaskDefinition>>;
     /// The last revision number that a family has given out, with the revision of that record.

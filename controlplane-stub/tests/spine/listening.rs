@@ -7,7 +7,8 @@ use crate::client::{site, site_with};
 
 #[tokio::test]
 async fn what_would_open_it_to_strangers_is_refused() {
-    let cases: [(fn(&mut Config), &str); 6] = [
+    type Change = fn(&mut Config);
+    let cases: [(Change, &str); 6] = [
         (|c| c.listen = "0.0.0.0:0".parse().unwrap(), "--access-key"),
         (
             |c| {

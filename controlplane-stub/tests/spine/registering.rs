@@ -86,7 +86,8 @@ async fn a_host_that_lost_its_key_keeps_its_instance_unless_another_holds_it() {
 async fn what_is_wrong_is_refused_by_name() {
     let site = site().await;
     let mut client = site.client().await;
-    let cases: [(fn(&mut v1::RegisterRequest), Code, &str); 7] = [
+    type Change = fn(&mut v1::RegisterRequest);
+    let cases: [(Change, Code, &str); 7] = [
         (|r| r.cluster = "nowhere".to_owned(), Code::NotFound, "Cluster not found."),
         (|r| r.cluster = "a/b".to_owned(), Code::InvalidArgument, "cluster:"),
         (|r| r.host_key.clear(), Code::InvalidArgument, "host_key:"),

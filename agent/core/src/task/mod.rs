@@ -1,1 +1,396 @@
 //! The state machine of a task.
+//!
+//! ```text
+//!            Granted                     all run, bound in force
+//!  Waiting ───────────▶ (resources, containers) ───────────▶ RUNNING
+//!     │                          │                              │
+//!     │ Stop / Never             │ Stop, essential one ended,   │
+//!     ▼                          ▼ something cannot be had      ▼
+//!  STOPPED ◀── grant returned ◀── everything released ◀── all containers stopped
+//!     │ acknowledged, retention over
+//!     ▼
+//!  containers removed ──▶ forgotten
+//! ```
+//!
+//! A task is told events by [`Task::handle`] and answers with a [`Step`]. The work is split:
+//! `observe` takes an event into the state, `plan` decides what is to be done now, `timers` when
+//! to ask again. Containers and resources have tables of their own (`container`, `resource`),
+//! `graph` knows who waits for whom.
+//!
+//! Invariants, held by `tests/properties.rs`: at most one attempt is in flight for each node;
+//! nothing starts before its dependencies hold; a stopped container is never started; STOPPED is
+//! reported once every container is seen to be gone and every resource released; an answer to an
+//! attempt that is not in flight changes nothing.
+
+mod attempt;
+mod container;
+mod event;
+mod graph;
+mod observe;
+mod plan;
+mod reason;
+mod resource;
+mod step;
+mod timers;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub use attempt::{Attempt, AttemptKind};
+pub use container::{Container, ContainerInput, ContainerStatus};
+pub use event::{Acquired, Event, Exit, Fact, Health, Outcome, PortBinding};
+pub use reason::{
+    ErrorClass, Failure, FailureKind, MAX_REASON_BYTES, StopCause, StopCode, cut_reason,
+};
+pub use resource::{Resource, ResourceInput, ResourceKey, ResourceStatus, Yield};
+pub use step::{Act, ContainerReport, Report, Step};
+
+use crate::ids::{AttemptId, ContainerName};
+use crate::resources::{Shortfall, describe};
+use crate::spec::{NetworkMode, TaskSpec};
+use crate::units::{Millis, Timestamp};
+
+/// The status of a task, as the agent reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum TaskStatus {
+    /// On its way.
+    Pending,
+    /// Every container runs, or has run to its allowed end.
+    Running,
+    /// Gone: no process, no resource is left.
+    Stopped,
+}
+
+impl TaskStatus {
+    /// As ECS writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Running => "RUNNING",
+            Self::Stopped => "STOPPED",
+        }
+    }
+}
+
+/// Where the task stands with the ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Admission {
+    /// Nothing granted yet: what is missing.
+    Waiting(Vec<Shortfall>),
+    /// Granted.
+    Granted,
+    /// Returned.
+    Returned,
+}
+
+/// What the operator set for every task of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Time between SIGTERM and SIGKILL where the definition gives none.
+    pub stop_timeout: Millis,
+    /// How long stopped containers stay before they are removed.
+    pub retention: Millis,
+}
+
+impl Default for Settings {
+    /// ECS's defaults: 30 s and 3 h.
+    fn default() -> Self {
+        Self {
+            stop_timeout: Millis::from_secs(30),
+            retention: Millis::from_secs(3 * 3600),
+        }
+    }
+}
+
+/// Everything that changes about a task. What is persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskState {
+    /// Where it stands with the ledger.
+    pub admission: Admission,
+    /// Why it is to stop; absent while it is to run.
+    #[serde(default)]
+    pub stop: Option<StopCause>,
+    /// Its status.
+    pub status: TaskStatus,
+    /// Its containers, in the order of the specification.
+    pub containers: Vec<Container>,
+    /// Its resources.
+    pub resources: Vec<Resource>,
+    /// The number of the next attempt.
+    pub next_attempt: AttemptId,
+    /// When the agent got it.
+    pub created_at: Timestamp,
+    /// When pulling began.
+    #[serde(default)]
+    pub pull_started_at: Option<Timestamp>,
+    /// When pulling ended.
+    #[serde(default)]
+    pub pull_stopped_at: Option<Timestamp>,
+    /// When all of it ran.
+    #[serde(default)]
+    pub started_at: Option<Timestamp>,
+    /// When its first essential container ended.
+    #[serde(default)]
+    pub execution_stopped_at: Option<Timestamp>,
+    /// When it was gone.
+    #[serde(default)]
+    pub stopped_at: Option<Timestamp>,
+    /// Whether the control plane has its STOPPED durably.
+    #[serde(default)]
+    pub acknowledged: bool,
+    /// Whether nothing of it is left to be kept.
+    #[serde(default)]
+    pub forgotten: bool,
+}
+
+/// A task: its specification, which never changes, and its state, which only [`Task::handle`]
+/// changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    spec: Arc<TaskSpec>,
+    settings: Settings,
+    state: TaskState,
+}
+
+impl Task {
+    /// A task that the control plane has just handed over.
+    #[must_use]
+    pub fn new(spec: Arc<TaskSpec>, settings: Settings, now: Timestamp) -> Self {
+        let containers = spec
+            .containers
+            .iter()
+            .map(|c| Container::new(c.name.clone()))
+            .collect();
+        let resources = needed_resources(&spec);
+        let state = TaskState {
+            admission: Admission::Waiting(Vec::new()),
+            stop: None,
+            status: TaskStatus::Pending,
+            containers,
+            resources,
+            next_attempt: AttemptId(1),
+            created_at: now,
+            pull_started_at: None,
+            pull_stopped_at: None,
+            started_at: None,
+            execution_stopped_at: None,
+            stopped_at: None,
+            acknowledged: false,
+            forgotten: false,
+        };
+        Self {
+            spec,
+            settings,
+            state,
+        }
+    }
+
+    /// A task that was found running on the host while nothing is known of it: made from the labels
+    /// of its containers. Feed it [`Event::Restored`] next.
+    #[must_use]
+    pub fn adopted(
+        spec: Arc<TaskSpec>,
+        settings: Settings,
+        bindings: &[PortBinding],
+        now: Timestamp,
+    ) -> Self {
+        let mut task = Self::new(spec, settings, now);
+        task.state.admission = Admission::Granted;
+        for resource in &mut task.state.resources {
+            if let ResourceKey::Ports(container) = &resource.key {
+                resource.yielded.ports = bindings
+                    .iter()
+                    .filter(|b| &b.container == container)
+                    .cloned()
+                    .collect();
+                if !resource.yielded.ports.is_empty() {
+                    resource.status = ResourceStatus::Ready;
+                }
+            }
+        }
+        task
+    }
+
+    /// A task as it was persisted. Feed it [`Event::Restored`] next.
+    #[must_use]
+    pub const fn restored(spec: Arc<TaskSpec>, settings: Settings, state: TaskState) -> Self {
+        Self {
+            spec,
+            settings,
+            state,
+        }
+    }
+
+    /// Takes an event and says what follows from it.
+    pub fn handle(&mut self, now: Timestamp, event: Event) -> Step {
+        let before = self.state.clone();
+        self.observe(now, event);
+        let acts = self.plan(now);
+        let changed = self.state != before;
+        let report = (changed && self.is_worth_telling(&before)).then(|| Report::of(self));
+        Step {
+            changed,
+            report,
+            acts,
+        }
+    }
+
+    /// Its specification.
+    #[must_use]
+    pub const fn spec(&self) -> &Arc<TaskSpec> {
+        &self.spec
+    }
+
+    /// Its state, to be persisted or shown.
+    #[must_use]
+    pub const fn state(&self) -> &TaskState {
+        &self.state
+    }
+
+    /// The host ports of a container: those that were chosen and those of the definition.
+    #[must_use]
+    pub fn bindings(&self, name: &ContainerName) -> Vec<PortBinding> {
+        let Some(spec) = self.spec.container(name) else {
+            return Vec::new();
+        };
+        let fixed = spec.ports.iter().filter_map(|mapping| {
+            let host_ports = match self.spec.network_mode {
+                NetworkMode::Bridge => mapping.static_host_ports()?,
+                NetworkMode::Host => mapping.container,
+                NetworkMode::None | NetworkMode::Awsvpc => return None,
+            };
+            Some(PortBinding {
+                container: name.clone(),
+                container_ports: mapping.container,
+                host_ports,
+                protocol: mapping.protocol,
+            })
+        });
+        let chosen = self
+            .resource(&ResourceKey::Ports(name.clone()))
+            .map(|r| r.yielded.ports.clone());
+        fixed.chain(chosen.unwrap_or_default()).collect()
+    }
+
+    /// The digest of an image of the task, where the registry gave one.
+    #[must_use]
+    pub fn digest(&self, image: &str) -> Option<String> {
+        let resource = self
+            .state
+            .resources
+            .iter()
+            .find(|r| matches!(&r.key, ResourceKey::Image(i) if i == image))?;
+        resource.yielded.digest.clone()
+    }
+
+    /// The resource of that key, if the task has it.
+    #[must_use]
+    pub fn resource(&self, key: &ResourceKey) -> Option<&Resource> {
+        self.state.resources.iter().find(|r| &r.key == key)
+    }
+
+    /// Whether it is to be stopped.
+    #[must_use]
+    pub const fn is_stopping(&self) -> bool {
+        self.state.stop.is_some()
+    }
+
+    /// Whether it still counts against what the host can hold.
+    #[must_use]
+    pub fn holds_grant(&self) -> bool {
+        self.state.admission == Admission::Granted
+    }
+
+    /// What it waits for that somebody else has to bring about: resources of the host, or the
+    /// engine. Empty when it waits for nothing of the kind.
+    #[must_use]
+    pub fn waiting_for(&self) -> String {
+        if let Admission::Waiting(missing) = &self.state.admission
+            && !missing.is_empty()
+        {
+            return describe(missing);
+        }
+        let away = |failure: &Option<Failure>| matches!(failure, Some(f) if f.kind == FailureKind::EngineAway);
+        if self
+            .state
+            .containers
+            .iter()
+            .any(|c| !c.is_stopped() && away(&c.failure))
+        {
+            return "the container engine, which does not answer".to_owned();
+        }
+        String::new()
+    }
+
+    /// What each container that does not run yet waits for, for people.
+    #[must_use]
+    pub fn container_waits(&self, now: Timestamp) -> Vec<(ContainerName, String)> {
+        self.state
+            .containers
+            .iter()
+            .enumerate()
+            .filter(|(_, c)| c.status < ContainerStatus::Running)
+            .filter_map(|(i, c)| {
+                if let graph::Gate::Waiting { on, .. } =
+                    graph::start_gate(&self.spec, &self.state.containers, i, now)
+                {
+                    return Some((c.name.clone(), on));
+                }
+                let image = &self.spec.containers[i].image;
+                let pulling = self.state.resources.iter().any(|r| {
+                    r.status == ResourceStatus::Acquiring
+                        && matches!(&r.key, ResourceKey::Image(x) if x == image)
+                });
+                pulling.then(|| (c.name.clone(), format!("image {image}")))
+            })
+            .collect()
+    }
+
+    /// Whether the difference to an earlier state is one that the control plane's users see. What
+    /// happens on the way up, and between the last process's end and STOPPED, is not told by itself.
+    fn is_worth_telling(&self, before: &TaskState) -> bool {
+        let now = &self.state;
+        if now.status != before.status {
+            return true;
+        }
+        match now.status {
+            TaskStatus::Pending => {
+                Self {
+                    state: before.clone(),
+                    ..self.clone()
+                }
+                .waiting_for()
+                    != self.waiting_for()
+            }
+            TaskStatus::Running => {
+                !now.containers.iter().all(Container::is_stopped)
+                    && (now.stop.is_some() != before.stop.is_some()
+                        || now.containers.iter().zip(&before.containers).any(|(a, b)| {
+                            (a.status.as_seen(), a.health) != (b.status.as_seen(), b.health)
+                        }))
+            }
+            TaskStatus::Stopped => false,
+        }
+    }
+}
+
+fn needed_resources(spec: &TaskSpec) -> Vec<Resource> {
+    let mut keys = vec![ResourceKey::Cgroup];
+    if spec.cpu.is_some() {
+        keys.push(ResourceKey::CpuBound);
+    }
+    for container in &spec.containers {
+        let image = ResourceKey::Image(container.image.clone());
+        if !keys.contains(&image) {
+            keys.push(image);
+        }
+        if spec.network_mode == NetworkMode::Bridge
+            && container.ports.iter().any(|p| p.host.is_none())
+        {
+            keys.push(ResourceKey::Ports(container.name.clone()));
+        }
+    }
+    keys.into_iter().map(Resource::new).collect()
+}

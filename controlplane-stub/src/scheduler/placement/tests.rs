@@ -233,7 +233,7 @@ proptest! {
         prop_assert_eq!(&plan, &place(&view, &wanted, Timestamp(0)), "the same question has the same answer");
 
         // Put back one after the other, every copy fits on an instance that takes tasks.
-        let mut after = view.clone();
+        let mut after = view;
         for arn in &plan.placed {
             let at = after.candidates.iter().find(|c| &c.instance.arn == arn).unwrap();
             prop_assert!(at.connected && at.instance.status == InstanceStatus::Active);

@@ -1,0 +1,28 @@
+# What one does with a checkout, each in one word; the work is in tests/scripts/.
+# On a Debian 12 with Rust and root, nothing else has to be there before.
+
+.PHONY: help run test bench lint build clean
+
+help: ## This list
+	@echo "make TARGET"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 10
+
+run: ## Start a control plane, an agent and a demo task on this host; Ctrl-C ends it
+	@tests/scripts/run.sh
+
+test: ## Build and run all tests against a real engine (ARGS="..." goes to the test runner)
+	@tests/scripts/test.sh $(ARGS)
+
+bench: ## Measure launches and stops against the engine's own floor
+	@tests/scripts/bench.sh $(ARGS)
+
+lint: ## Format, clippy, documentation, dependencies, scripts
+	@tests/scripts/lint.sh
+
+build: ## The two programs, optimised, in target/release
+	@tests/scripts/prepare.sh build
+	cargo build --release --locked -p berth-agent -p berth-controlplane
+
+clean: ## Stop what was started here and remove all that was made in this checkout
+	@tests/scripts/engine.sh stop
+	@rm -rf .run .venv target

@@ -1,0 +1,208 @@
+//! The machine of a container: Pending → Created → Running → Stopped, moved by observations alone.
+
+use serde::{Deserialize, Serialize};
+
+use super::attempt::{Attempt, AttemptKind};
+use super::event::{Exit, Health};
+use super::reason::Failure;
+use crate::ids::{AttemptId, ContainerName, EngineId};
+use crate::units::Timestamp;
+
+/// What is known of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ContainerStatus {
+    /// The engine has none yet.
+    Pending,
+    /// The engine has it; it never ran.
+    Created,
+    /// Its main process runs.
+    Running,
+    /// It will never run again.
+    Stopped,
+}
+
+/// What can be seen of a container, or decided for one that does not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContainerInput {
+    /// The engine has it, never started.
+    SeenCreated,
+    /// Its main process runs.
+    SeenRunning,
+    /// Its main process is gone.
+    SeenExited,
+    /// The engine does not know it.
+    SeenMissing,
+    /// It was removed so that it can be made anew.
+    Discarded,
+    /// It does not run and is not wanted any more, or cannot be had.
+    GaveUp,
+}
+
+impl ContainerStatus {
+    /// All of them, in order.
+    pub const ALL: [Self; 4] = [Self::Pending, Self::Created, Self::Running, Self::Stopped];
+
+    /// The table: where `input` leads from here. `None` where it changes nothing.
+    #[must_use]
+    pub const fn on(self, input: ContainerInput) -> Option<Self> {
+        use ContainerInput as I;
+        match (self, input) {
+            (Self::Pending, I::SeenCreated) => Some(Self::Created),
+            (Self::Pending | Self::Created, I::SeenRunning) => Some(Self::Running),
+            (Self::Pending | Self::Created | Self::Running, I::SeenExited)
+            | (Self::Created | Self::Running, I::SeenMissing)
+            | (Self::Pending | Self::Created, I::GaveUp) => Some(Self::Stopped),
+            (Self::Created, I::Discarded) => Some(Self::Pending),
+            _ => None,
+        }
+    }
+
+    /// As ECS's users see it: there is no CREATED.
+    #[must_use]
+    pub const fn as_seen(self) -> Self {
+        match self {
+            Self::Created => Self::Pending,
+            other => other,
+        }
+    }
+
+    /// In capitals, as ECS writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Created => "CREATED",
+            Self::Running => "RUNNING",
+            Self::Stopped => "STOPPED",
+        }
+    }
+}
+
+/// A container of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// Its name.
+    pub name: ContainerName,
+    /// What is known of it.
+    pub status: ContainerStatus,
+    /// The engine's id.
+    #[serde(default)]
+    pub id: Option<EngineId>,
+    /// What is in flight.
+    #[serde(default)]
+    pub attempt: Option<Attempt>,
+    /// How often the present step has failed.
+    #[serde(default)]
+    pub tries: u32,
+    /// When to try again.
+    #[serde(default)]
+    pub retry_at: Option<Timestamp>,
+    /// Whether the engine was ever asked to make it: it may exist even without an id.
+    #[serde(default)]
+    pub touched: bool,
+    /// Whether a start may have worked without our knowing: the engine is asked before the next.
+    #[serde(default)]
+    pub unsure: bool,
+    /// Whether it is to be removed and made anew.
+    #[serde(default)]
+    pub discard: bool,
+    /// Whether it was seen running after it had stopped.
+    #[serde(default)]
+    pub revived: bool,
+    /// How it ended.
+    #[serde(default)]
+    pub exit: Option<Exit>,
+    /// What went wrong with it.
+    #[serde(default)]
+    pub failure: Option<Failure>,
+    /// Its health, where it has a check.
+    #[serde(default)]
+    pub health: Option<Health>,
+    /// When it was seen to exist first.
+    #[serde(default)]
+    pub created_at: Option<Timestamp>,
+    /// When it started.
+    #[serde(default)]
+    pub started_at: Option<Timestamp>,
+    /// When it stopped.
+    #[serde(default)]
+    pub finished_at: Option<Timestamp>,
+    /// Whether it was removed from the engine for good.
+    #[serde(default)]
+    pub removed: bool,
+}
+
+impl Container {
+    /// A container that the engine knows nothing of.
+    #[must_use]
+    pub fn new(name: ContainerName) -> Self {
+        Self {
+            name,
+            status: ContainerStatus::Pending,
+            id: None,
+            attempt: None,
+            tries: 0,
+            retry_at: None,
+            touched: false,
+            unsure: false,
+            discard: false,
+            revived: false,
+            exit: None,
+            failure: None,
+            health: None,
+            created_at: None,
+            started_at: None,
+            finished_at: None,
+            removed: false,
+        }
+    }
+
+    /// Moves along the table; tells whether anything changed.
+    pub(super) fn apply(&mut self, input: ContainerInput, now: Timestamp) -> bool {
+        let Some(next) = self.status.on(input) else {
+            return false;
+        };
+        self.status = next;
+        self.tries = 0;
+        self.retry_at = None;
+        match next {
+            ContainerStatus::Stopped => {
+                self.finished_at.get_or_insert(now);
+                self.discard = false;
+                self.unsure = false;
+            }
+            ContainerStatus::Pending => {
+                self.id = None;
+                self.discard = false;
+            }
+            ContainerStatus::Created | ContainerStatus::Running => {
+                self.created_at.get_or_insert(now);
+            }
+        }
+        true
+    }
+
+    /// Puts an attempt in flight.
+    pub(super) fn begin(&mut self, id: AttemptId, kind: AttemptKind, now: Timestamp) {
+        self.attempt = Some(Attempt {
+            id,
+            kind,
+            since: now,
+        });
+        self.retry_at = None;
+        if kind == AttemptKind::Create {
+            self.touched = true;
+        }
+    }
+
+    /// Whether a new attempt may begin: none is in flight and no pause is on.
+    pub(super) fn is_free(&self) -> bool {
+        self.attempt.is_none() && self.retry_at.is_none()
+    }
+
+    /// Whether it is gone for good.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.status == ContainerStatus::Stopped
+    }
+}

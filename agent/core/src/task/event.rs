@@ -1,0 +1,144 @@
+//! What comes in: wishes of the control plane, answers to acts, and observations of the world.
+
+use serde::{Deserialize, Serialize};
+
+use super::reason::{Failure, StopCause};
+use crate::ids::{AttemptId, ContainerName, EngineId};
+use crate::resources::Shortfall;
+use crate::units::{PortRange, Protocol, Timestamp};
+
+/// Something that a task is told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The task is to be stopped. The first cause stands.
+    Stop(StopCause),
+    /// The ledger granted what the task needs.
+    Granted,
+    /// The ledger has nothing yet: what is missing.
+    Waiting(Vec<Shortfall>),
+    /// The host can never hold the task: what is missing even when it is empty.
+    Never(Vec<Shortfall>),
+    /// What is true of a container now.
+    Observed {
+        /// The container.
+        container: ContainerName,
+        /// What is true of it.
+        fact: Fact,
+    },
+    /// An act came to its end.
+    Done {
+        /// The attempt that it was.
+        attempt: AttemptId,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// The agent started again: what is true of every container of the task that the engine
+    /// knows. Containers that are not listed do not exist.
+    Restored(Vec<(ContainerName, Fact)>),
+    /// The report that the task stopped is durable with the control plane.
+    Acknowledged,
+    /// The time that [`super::Task::next_deadline`] named has come.
+    Deadline,
+}
+
+/// How an act ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// A resource is ready.
+    Acquired(Acquired),
+    /// A resource is gone.
+    Released,
+    /// What is true of the container after the act.
+    Fact(Fact),
+    /// The container was removed from the engine.
+    Removed,
+    /// It did not work.
+    Failed(Failure),
+}
+
+/// What acquiring a resource yielded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Acquired {
+    /// Nothing but the resource itself.
+    Plain,
+    /// The cgroup that containers go under, if task limits are on.
+    Cgroup {
+        /// What the engine is given as the containers' parent.
+        parent: Option<String>,
+    },
+    /// The host ports that were chosen, for mappings that left them open.
+    Ports(Vec<PortBinding>),
+    /// The image.
+    Image {
+        /// The digest that the registry gave it.
+        digest: Option<String>,
+    },
+}
+
+/// A container's port and its place on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortBinding {
+    /// The container.
+    pub container: ContainerName,
+    /// The ports inside.
+    pub container_ports: PortRange,
+    /// The ports on the host, as many.
+    pub host_ports: PortRange,
+    /// The protocol.
+    pub protocol: Protocol,
+}
+
+/// What is true of a container, as the engine says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fact {
+    /// It exists and was never started.
+    Created {
+        /// The engine's id.
+        id: EngineId,
+    },
+    /// Its main process runs.
+    Running {
+        /// The engine's id.
+        id: EngineId,
+        /// When it started.
+        started_at: Timestamp,
+        /// Its health, where it has a health check.
+        health: Option<Health>,
+    },
+    /// Its main process is gone, and the engine has let go of its ports.
+    Exited {
+        /// The engine's id.
+        id: EngineId,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// The engine knows no such container.
+    Missing,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The exit code, 128 + signal for a process that was killed.
+    pub code: i32,
+    /// Whether the kernel killed a process of it for want of memory.
+    pub oom_killed: bool,
+    /// What the engine says went wrong, if anything.
+    pub error: Option<String>,
+    /// When it started, if it did.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+}
+
+/// The health of a container that has a health check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Health {
+    /// Not known yet.
+    Unknown,
+    /// The last check passed.
+    Healthy,
+    /// As many checks failed in a row as the definition allows.
+    Unhealthy,
+}

@@ -1,0 +1,402 @@
+//! Takes an event into the state: what is known afterwards. Decides nothing.
+
+use super::attempt::{AttemptKind, pause};
+use super::container::{Container, ContainerInput, ContainerStatus};
+use super::event::{Acquired, Event, Fact, Outcome};
+use super::reason::{ErrorClass, Failure, FailureKind, StopCause, StopCode};
+use super::resource::{ResourceInput, ResourceKey, ResourceStatus};
+use super::{Admission, Task, TaskStatus};
+use crate::ids::{AttemptId, ContainerName};
+use crate::resources::describe;
+use crate::units::Timestamp;
+
+/// How often a resource is tried before the task fails for it, or goes without releasing it.
+const MAX_RESOURCE_TRIES: u32 = 5;
+/// How often other ports are chosen for a container before it fails.
+const MAX_PORT_TRIES: u32 = 5;
+/// How often an image that vanished between pull and create is pulled again.
+const MAX_IMAGE_TRIES: u32 = 3;
+
+impl Task {
+    pub(super) fn observe(&mut self, now: Timestamp, event: Event) {
+        match event {
+            Event::Stop(cause) => self.stop(cause),
+            Event::Granted => {
+                if matches!(self.state.admission, Admission::Waiting(_)) {
+                    self.state.admission = Admission::Granted;
+                }
+            }
+            Event::Waiting(missing) => {
+                if matches!(self.state.admission, Admission::Waiting(_)) {
+                    self.state.admission = Admission::Waiting(missing);
+                }
+            }
+            Event::Never(missing) => {
+                if matches!(self.state.admission, Admission::Waiting(_)) {
+                    self.stop(StopCause::new(
+                        StopCode::TaskFailedToStart,
+                        format!("ResourceInitializationError: this container instance can never hold the task: {}", describe(&missing)),
+                    ));
+                    self.state.admission = Admission::Waiting(missing);
+                }
+            }
+            Event::Observed { container, fact } => {
+                if let Some(index) = self.index(&container) {
+                    self.take_fact(index, fact, now);
+                }
+            }
+            Event::Done { attempt, outcome } => self.take_outcome(attempt, outcome, now),
+            Event::Restored(facts) => self.restore(&facts, now),
+            Event::Acknowledged => {
+                if self.state.status == TaskStatus::Stopped {
+                    self.state.acknowledged = true;
+                }
+            }
+            Event::Deadline => {}
+        }
+        self.end_pauses(now);
+    }
+
+    /// The first cause stands.
+    pub(super) fn stop(&mut self, cause: StopCause) {
+        if self.state.stop.is_none() {
+            self.state.stop = Some(cause);
+        }
+    }
+
+    fn index(&self, name: &ContainerName) -> Option<usize> {
+        self.state.containers.iter().position(|c| &c.name == name)
+    }
+
+    fn end_pauses(&mut self, now: Timestamp) {
+        let containers = self.state.containers.iter_mut().map(|c| &mut c.retry_at);
+        let resources = self.state.resources.iter_mut().map(|r| &mut r.retry_at);
+        for pause in containers.chain(resources) {
+            if pause.is_some_and(|at| at <= now) {
+                *pause = None;
+            }
+        }
+    }
+
+    fn take_fact(&mut self, index: usize, fact: Fact, now: Timestamp) {
+        let container = &mut self.state.containers[index];
+        let id = match &fact {
+            Fact::Created { id } | Fact::Running { id, .. } | Fact::Exited { id, .. } => Some(id),
+            Fact::Missing => None,
+        };
+        if let (Some(id), Some(known)) = (id, &container.id)
+            && id != known
+        {
+            return; // Another life of the container, removed since.
+        }
+        container.unsure = false;
+        match fact {
+            Fact::Created { id } => {
+                if container.apply(ContainerInput::SeenCreated, now) {
+                    container.id = Some(id);
+                }
+            }
+            Fact::Running {
+                id,
+                started_at,
+                health,
+            } => {
+                if container.apply(ContainerInput::SeenRunning, now) {
+                    container.id = Some(id);
+                    container.started_at = Some(started_at);
+                    container.failure = None;
+                } else if container.is_stopped() && container.started_at != Some(started_at) {
+                    // Not a late look at the life that ended: somebody started it again.
+                    container.revived = true;
+                }
+                if container.status == ContainerStatus::Running {
+                    container.health = health.or(container.health);
+                }
+            }
+            Fact::Exited { id, exit } => {
+                container.revived = false;
+                if container.apply(ContainerInput::SeenExited, now) {
+                    container.id = Some(id);
+                    container.started_at = exit.started_at.or(container.started_at);
+                    container.finished_at = exit.finished_at.or(Some(now));
+                    container
+                        .failure
+                        .take_if(|failure| failure.kind == FailureKind::EngineAway);
+                    container.exit = Some(exit);
+                }
+            }
+            Fact::Missing => {
+                container.revived = false;
+                if container.apply(ContainerInput::SeenMissing, now) {
+                    container.removed = true;
+                    container.failure.get_or_insert_with(|| {
+                        Failure::refused(
+                            ErrorClass::ContainerVanished,
+                            "No container matching saved ID found",
+                        )
+                    });
+                }
+            }
+        }
+    }
+
+    fn take_outcome(&mut self, attempt: AttemptId, outcome: Outcome, now: Timestamp) {
+        let is_it = |a: &Option<super::Attempt>| a.is_some_and(|a| a.id == attempt);
+        if let Some(index) = self.state.resources.iter().position(|r| is_it(&r.attempt)) {
+            self.state.resources[index].attempt = None;
+            self.take_resource_outcome(index, outcome, now);
+        } else if let Some(index) = self.state.containers.iter().position(|c| is_it(&c.attempt)) {
+            let Some(ended) = self.state.containers[index].attempt.take() else {
+                return;
+            };
+            self.take_container_outcome(index, ended.kind, outcome, now);
+        }
+        // Otherwise the attempt was given up, or belongs to an earlier life of the agent.
+    }
+
+    fn take_resource_outcome(&mut self, index: usize, outcome: Outcome, now: Timestamp) {
+        let resource = &mut self.state.resources[index];
+        match outcome {
+            Outcome::Acquired(acquired) => {
+                resource.apply(ResourceInput::Succeeded);
+                resource.tries = 0;
+                match acquired {
+                    Acquired::Plain => {}
+                    Acquired::Cgroup { parent } => resource.yielded.cgroup_parent = parent,
+                    Acquired::Ports(ports) => resource.yielded.ports = ports,
+                    Acquired::Image { digest } => resource.yielded.digest = digest,
+                }
+                if matches!(resource.key, ResourceKey::Image(_)) {
+                    self.state.pull_stopped_at = Some(now);
+                }
+            }
+            Outcome::Failed(failure) => self.resource_failed(index, failure, now),
+            _ => {
+                resource.apply(ResourceInput::Succeeded);
+                resource.tries = 0;
+            }
+        }
+    }
+
+    fn resource_failed(&mut self, index: usize, failure: Failure, now: Timestamp) {
+        let resource = &mut self.state.resources[index];
+        let was = resource.status;
+        resource.tries = resource.tries.saturating_add(1);
+        resource.retry_at = Some(now.after(pause(resource.tries)));
+        if was == ResourceStatus::Releasing {
+            if resource.tries < MAX_RESOURCE_TRIES {
+                resource.apply(ResourceInput::Failed);
+            } else {
+                tracing::warn!(task = %self.spec.arn, resource = ?resource.key, %failure, "left behind a resource that cannot be released");
+                resource.apply(ResourceInput::Succeeded);
+            }
+            return;
+        }
+        resource.apply(ResourceInput::Failed);
+        let key = resource.key.clone();
+        let final_try = resource.tries >= MAX_RESOURCE_TRIES;
+        match (&key, failure.kind) {
+            (_, FailureKind::EngineAway) => {
+                // Nothing is wrong with the task: it waits, and says for what.
+                if let ResourceKey::Image(image) = &key {
+                    self.note_engine_away(image, &failure);
+                }
+            }
+            (ResourceKey::Image(image), _) => {
+                let image = image.clone();
+                self.image_failed(&image, &failure, now);
+            }
+            (_, FailureKind::Refused) => self.fail_task(&failure),
+            _ if final_try => self.fail_task(&failure),
+            _ => {}
+        }
+    }
+
+    fn note_engine_away(&mut self, image: &str, failure: &Failure) {
+        for (spec, container) in self.spec.containers.iter().zip(&mut self.state.containers) {
+            if spec.image == image && container.status == ContainerStatus::Pending {
+                container.failure = Some(failure.clone());
+            }
+        }
+    }
+
+    /// An image that cannot be had stops the containers made from it.
+    fn image_failed(&mut self, image: &str, failure: &Failure, now: Timestamp) {
+        for index in 0..self.state.containers.len() {
+            if self.spec.containers[index].image == image
+                && self.state.containers[index].status == ContainerStatus::Pending
+            {
+                self.fail_container(index, failure.clone(), now);
+            }
+        }
+        if self.state.stop.is_some() {
+            return;
+        }
+        // Only containers that may be missing were made from it: nobody needs it any more.
+        if let Some(resource) = self
+            .state
+            .resources
+            .iter_mut()
+            .find(|r| matches!(&r.key, ResourceKey::Image(i) if i == image))
+        {
+            resource.apply(ResourceInput::Drop);
+            resource.retry_at = None;
+        }
+    }
+
+    /// A resource of the whole task cannot be had.
+    fn fail_task(&mut self, failure: &Failure) {
+        self.stop(StopCause::new(
+            StopCode::TaskFailedToStart,
+            failure.to_string(),
+        ));
+    }
+
+    /// A container that does not run cannot be had.
+    pub(super) fn fail_container(&mut self, index: usize, failure: Failure, now: Timestamp) {
+        let container = &mut self.state.containers[index];
+        container.failure = Some(failure);
+        container.apply(ContainerInput::GaveUp, now);
+    }
+
+    fn take_container_outcome(
+        &mut self,
+        index: usize,
+        kind: AttemptKind,
+        outcome: Outcome,
+        now: Timestamp,
+    ) {
+        match outcome {
+            Outcome::Fact(fact) => {
+                let container = &mut self.state.containers[index];
+                if kind == AttemptKind::Stop && !matches!(fact, Fact::Exited { .. } | Fact::Missing)
+                {
+                    // It was told to stop and is still there.
+                    container.tries = container.tries.saturating_add(1);
+                    container.retry_at = Some(now.after(pause(container.tries)));
+                }
+                if kind == AttemptKind::Create {
+                    container.failure = None;
+                }
+                self.take_fact(index, fact, now);
+            }
+            Outcome::Removed => {
+                let container = &mut self.state.containers[index];
+                if container.is_stopped() {
+                    container.removed = true;
+                } else {
+                    container.apply(ContainerInput::Discarded, now);
+                }
+            }
+            Outcome::Failed(failure) => self.container_failed(index, kind, failure, now),
+            Outcome::Acquired(_) | Outcome::Released => {}
+        }
+    }
+
+    fn container_failed(
+        &mut self,
+        index: usize,
+        kind: AttemptKind,
+        failure: Failure,
+        now: Timestamp,
+    ) {
+        let chosen_ports = self.has_chosen_ports(index);
+        let container = &mut self.state.containers[index];
+        container.tries = container.tries.saturating_add(1);
+        container.retry_at = Some(now.after(pause(container.tries)));
+        let tries = container.tries;
+        match (kind, failure.kind) {
+            (AttemptKind::Create, FailureKind::EngineAway) => container.failure = Some(failure),
+            (AttemptKind::Create, FailureKind::NoSuchImage) if tries <= MAX_IMAGE_TRIES => {
+                let image = &self.spec.containers[index].image;
+                if let Some(resource) = self
+                    .state
+                    .resources
+                    .iter_mut()
+                    .find(|r| matches!(&r.key, ResourceKey::Image(i) if i == image))
+                {
+                    resource.apply(ResourceInput::Lost);
+                }
+            }
+            (AttemptKind::Start, FailureKind::EngineAway) => {
+                container.unsure = true;
+                container.failure = Some(failure);
+            }
+            (AttemptKind::Start, FailureKind::PortTaken)
+                if tries <= MAX_PORT_TRIES && chosen_ports =>
+            {
+                self.choose_other_ports(index);
+            }
+            (AttemptKind::Start, FailureKind::TimedOut) => {
+                // It could be running: it is looked at, and stopped if it is.
+                container.unsure = true;
+                container.failure = Some(failure.clone());
+                self.stop_for(index, &failure);
+            }
+            (AttemptKind::Create | AttemptKind::Start, _) => {
+                self.fail_container(index, failure, now)
+            }
+            (
+                AttemptKind::Inspect
+                | AttemptKind::Stop
+                | AttemptKind::Remove
+                | AttemptKind::Acquire
+                | AttemptKind::Release,
+                _,
+            ) => {
+                tracing::warn!(task = %self.spec.arn, container = %self.state.containers[index].name, ?kind, tries, %failure, "will be tried again");
+            }
+        }
+    }
+
+    /// A failure of a container that may be running: the whole task goes if the container matters.
+    fn stop_for(&mut self, index: usize, failure: &Failure) {
+        if self.spec.containers[index].essential {
+            let code = match self.state.status {
+                TaskStatus::Pending => StopCode::TaskFailedToStart,
+                TaskStatus::Running | TaskStatus::Stopped => StopCode::EssentialContainerExited,
+            };
+            self.stop(StopCause::new(code, failure.to_string()));
+        }
+    }
+
+    fn has_chosen_ports(&self, index: usize) -> bool {
+        self.resource(&ResourceKey::Ports(
+            self.state.containers[index].name.clone(),
+        ))
+        .is_some()
+    }
+
+    fn choose_other_ports(&mut self, index: usize) {
+        let key = ResourceKey::Ports(self.state.containers[index].name.clone());
+        self.state.containers[index].discard = true;
+        self.state.containers[index].retry_at = None;
+        if let Some(resource) = self.state.resources.iter_mut().find(|r| r.key == key) {
+            resource.apply(ResourceInput::Lost);
+        }
+    }
+
+    fn restore(&mut self, facts: &[(ContainerName, Fact)], now: Timestamp) {
+        for resource in &mut self.state.resources {
+            if resource.attempt.take().is_some() {
+                resource.apply(ResourceInput::Restart);
+            }
+            resource.retry_at = None;
+        }
+        for index in 0..self.state.containers.len() {
+            let name = self.state.containers[index].name.clone();
+            let container: &mut Container = &mut self.state.containers[index];
+            container.attempt = None;
+            container.retry_at = None;
+            let fact = facts
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map_or(Fact::Missing, |(_, fact)| fact.clone());
+            if fact == Fact::Missing && container.discard {
+                container.apply(ContainerInput::Discarded, now);
+            } else {
+                self.take_fact(index, fact, now);
+            }
+        }
+    }
+}

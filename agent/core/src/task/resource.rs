@@ -1,0 +1,174 @@
+//! The machine of a resource: None → Acquiring → Ready → Releasing → Gone.
+//!
+//! Release is safe without acquire: what was never acquired is gone at once.
+
+use serde::{Deserialize, Serialize};
+
+use super::attempt::{Attempt, AttemptKind};
+use super::event::PortBinding;
+use crate::ids::{AttemptId, ContainerName};
+use crate::units::Timestamp;
+
+/// Names a resource of a task.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ResourceKey {
+    /// The task's cgroup, with every bound but the CPU quota.
+    Cgroup,
+    /// The CPU quota of the task's cgroup, put in force once the containers have started.
+    CpuBound,
+    /// The host ports that the agent chooses for a container.
+    Ports(ContainerName),
+    /// An image, by the reference of the definition.
+    Image(String),
+}
+
+impl ResourceKey {
+    /// Whether something has to be done to let go of it. An image stays for the next task, and the
+    /// CPU quota goes with the cgroup.
+    #[must_use]
+    pub const fn needs_release(&self) -> bool {
+        matches!(self, Self::Cgroup | Self::Ports(_))
+    }
+}
+
+/// Where a resource is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ResourceStatus {
+    /// Not acquired.
+    None,
+    /// Being acquired.
+    Acquiring,
+    /// There.
+    Ready,
+    /// Being released.
+    Releasing,
+    /// Released, or never acquired and not needed any more.
+    Gone,
+}
+
+/// What a resource yielded when it became ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Yield {
+    /// Of the cgroup: what the engine is given as the containers' parent.
+    #[serde(default)]
+    pub cgroup_parent: Option<String>,
+    /// Of the ports: the ports chosen.
+    #[serde(default)]
+    pub ports: Vec<PortBinding>,
+    /// Of an image: its digest.
+    #[serde(default)]
+    pub digest: Option<String>,
+}
+
+/// A resource of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resource {
+    /// Which one.
+    pub key: ResourceKey,
+    /// Where it is on its way.
+    pub status: ResourceStatus,
+    /// What is in flight.
+    #[serde(default)]
+    pub attempt: Option<Attempt>,
+    /// How often the thing in flight, or to be tried again, has failed so far.
+    #[serde(default)]
+    pub tries: u32,
+    /// When to try again.
+    #[serde(default)]
+    pub retry_at: Option<Timestamp>,
+    /// What it yielded.
+    #[serde(default)]
+    pub yielded: Yield,
+}
+
+/// What can happen to a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResourceInput {
+    /// Somebody needs it.
+    Need,
+    /// Nobody needs it any more.
+    Drop,
+    /// The attempt in flight worked.
+    Succeeded,
+    /// The attempt in flight failed.
+    Failed,
+    /// The agent started again; whatever was in flight is to be done anew.
+    Restart,
+    /// What was acquired proved useless and has to be acquired anew.
+    Lost,
+}
+
+impl ResourceStatus {
+    /// All of them, in order.
+    pub const ALL: [Self; 5] = [
+        Self::None,
+        Self::Acquiring,
+        Self::Ready,
+        Self::Releasing,
+        Self::Gone,
+    ];
+
+    /// The table: where `input` leads from here. `None` where it changes nothing.
+    #[must_use]
+    pub const fn on(self, input: ResourceInput) -> Option<Self> {
+        use ResourceInput as I;
+        match (self, input) {
+            (Self::None, I::Need) => Some(Self::Acquiring),
+            (Self::None, I::Drop) => Some(Self::Gone),
+            (Self::Acquiring, I::Succeeded) => Some(Self::Ready),
+            (Self::Acquiring, I::Failed | I::Restart) | (Self::Ready, I::Lost) => Some(Self::None),
+            // What is being acquired is released at once: releasing is safe whatever came of it.
+            (Self::Acquiring | Self::Ready, I::Drop) => Some(Self::Releasing),
+            (Self::Releasing, I::Succeeded) => Some(Self::Gone),
+            (Self::Releasing, I::Failed | I::Restart) => Some(Self::Ready),
+            _ => None,
+        }
+    }
+}
+
+impl Resource {
+    /// A resource that nobody has acquired yet.
+    #[must_use]
+    pub fn new(key: ResourceKey) -> Self {
+        Self {
+            key,
+            status: ResourceStatus::None,
+            attempt: None,
+            tries: 0,
+            retry_at: None,
+            yielded: Yield::default(),
+        }
+    }
+
+    /// Moves along the table; tells whether anything changed.
+    pub(super) fn apply(&mut self, input: ResourceInput) -> bool {
+        match self.status.on(input) {
+            Some(next) => {
+                self.status = next;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Puts an attempt in flight.
+    pub(super) fn begin(&mut self, id: AttemptId, kind: AttemptKind, now: Timestamp) {
+        self.attempt = Some(Attempt {
+            id,
+            kind,
+            since: now,
+        });
+        self.retry_at = None;
+    }
+
+    /// Whether a new attempt may begin: none is in flight and no pause is on.
+    pub(super) fn is_free(&self) -> bool {
+        self.attempt.is_none() && self.retry_at.is_none()
+    }
+
+    /// Whether it is there.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.status == ResourceStatus::Ready
+    }
+}

@@ -1,0 +1,224 @@
+//! What comes out: a step in three phases. What it changed is persisted together with its report;
+//! only then are its acts to be had.
+
+use serde::{Deserialize, Serialize};
+
+use super::container::Container;
+use super::event::{Health, PortBinding};
+use super::reason::{ErrorClass, StopCause, cut_reason};
+use super::resource::ResourceKey;
+use super::{ContainerStatus, Task, TaskStatus};
+use crate::ids::{AttemptId, ContainerName, EngineId};
+use crate::spec::ContainerSpec;
+use crate::units::{Millis, Timestamp};
+
+/// The outcome of one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "a step has to be persisted, and its acts performed"]
+pub struct Step {
+    /// Whether the task's state changed and has to be persisted before anything else.
+    pub changed: bool,
+    /// What the control plane is to be told, persisted in the same transaction.
+    pub report: Option<Report>,
+    pub(super) acts: Vec<Act>,
+}
+
+impl Step {
+    /// Says that state and report are durable (or that nothing changed), and yields what is to be
+    /// done now.
+    #[must_use]
+    pub fn persisted(self) -> Vec<Act> {
+        self.acts
+    }
+}
+
+/// Something to be done in the world. Every act with an attempt ends as one
+/// [`super::Event::Done`] of that attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Act {
+    /// Acquire a resource. One that is held already is held anew.
+    Acquire {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The resource.
+        resource: ResourceKey,
+    },
+    /// Release a resource. One that is not held is released already.
+    Release {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The resource.
+        resource: ResourceKey,
+    },
+    /// Make a container.
+    Create {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The container.
+        container: ContainerName,
+        /// Its host ports, chosen and fixed ones.
+        bindings: Vec<PortBinding>,
+        /// The cgroup that it goes under.
+        cgroup_parent: Option<String>,
+    },
+    /// Start a container that never ran.
+    Start {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The container.
+        container: ContainerName,
+        /// The engine's id.
+        id: EngineId,
+    },
+    /// Ask the engine what is true of a container.
+    Inspect {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The container.
+        container: ContainerName,
+        /// The engine's id.
+        id: EngineId,
+    },
+    /// Stop a container.
+    Stop {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The container.
+        container: ContainerName,
+        /// The engine's id.
+        id: EngineId,
+        /// Time between the stop signal and SIGKILL.
+        grace: Millis,
+        /// How often stopping it has failed before; above zero, it is killed.
+        failed_before: u32,
+    },
+    /// Remove a container from the engine.
+    Remove {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The container.
+        container: ContainerName,
+        /// The engine's id; by its name when none is known.
+        id: Option<EngineId>,
+    },
+    /// Give up what is in flight under this attempt; its answer does not matter any more.
+    Abandon {
+        /// The attempt.
+        attempt: AttemptId,
+    },
+    /// Return what the ledger granted, or leave its waiting line.
+    ReturnGrant,
+    /// Forget the task: nothing of it is left.
+    Forget,
+}
+
+/// What the control plane is told of a task: always the whole of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Its status.
+    pub status: TaskStatus,
+    /// Why it stopped or is stopping.
+    pub stop: Option<StopCause>,
+    /// What it waits for.
+    pub waiting_for: String,
+    /// Its containers.
+    pub containers: Vec<ContainerReport>,
+    /// When pulling began.
+    pub pull_started_at: Option<Timestamp>,
+    /// When pulling ended.
+    pub pull_stopped_at: Option<Timestamp>,
+    /// When all of it ran.
+    pub started_at: Option<Timestamp>,
+    /// When its first essential container ended.
+    pub execution_stopped_at: Option<Timestamp>,
+    /// When it was gone.
+    pub stopped_at: Option<Timestamp>,
+}
+
+/// What the control plane is told of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerReport {
+    /// Its name.
+    pub name: ContainerName,
+    /// Its status, as ECS's users see it.
+    pub status: ContainerStatus,
+    /// The engine's id.
+    pub id: Option<EngineId>,
+    /// Its exit code.
+    pub exit_code: Option<i32>,
+    /// Why it stopped.
+    pub reason: Option<String>,
+    /// Where its ports are on the host.
+    pub bindings: Vec<PortBinding>,
+    /// Digest of its image.
+    pub digest: Option<String>,
+    /// Its health.
+    pub health: Option<Health>,
+}
+
+impl Report {
+    /// What is to be told of the task as it stands.
+    #[must_use]
+    pub fn of(task: &Task) -> Self {
+        let state = task.state();
+        let containers = task
+            .spec()
+            .containers
+            .iter()
+            .zip(&state.containers)
+            .map(|(spec, container)| ContainerReport {
+                name: container.name.clone(),
+                status: container.status.as_seen(),
+                id: container.id.clone(),
+                exit_code: container.exit.as_ref().map(|exit| exit.code),
+                reason: reason_of(spec, container).map(|reason| cut_reason(&reason)),
+                bindings: if container.started_at.is_some() {
+                    task.bindings(&container.name)
+                } else {
+                    Vec::new()
+                },
+                digest: task.digest(&spec.image),
+                health: container.health,
+            })
+            .collect();
+        Self {
+            status: state.status,
+            stop: state.stop.clone().map(|stop| StopCause {
+                reason: cut_reason(&stop.reason),
+                ..stop
+            }),
+            waiting_for: if state.status == TaskStatus::Pending {
+                task.waiting_for()
+            } else {
+                String::new()
+            },
+            containers,
+            pull_started_at: state.pull_started_at,
+            pull_stopped_at: state.pull_stopped_at,
+            started_at: state.started_at,
+            execution_stopped_at: state.execution_stopped_at,
+            stopped_at: state.stopped_at,
+        }
+    }
+}
+
+/// Why a container stopped, in ECS's words; `None` when its exit code says it all.
+fn reason_of(spec: &ContainerSpec, container: &Container) -> Option<String> {
+    if let Some(failure) = &container.failure {
+        return Some(failure.to_string());
+    }
+    let exit = container.exit.as_ref()?;
+    if exit.oom_killed {
+        let limit = spec.memory.map_or_else(
+            || "the task's limit".to_owned(),
+            |memory| format!("limit {memory}"),
+        );
+        return Some(format!(
+            "{}: Container killed due to memory usage ({limit})",
+            ErrorClass::OutOfMemory.as_str()
+        ));
+    }
+    exit.error
+        .as_ref()
+        .map(|error| format!("{}: {error}", ErrorClass::DockerState.as_str()))
+}

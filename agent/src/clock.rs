@@ -1,0 +1,20 @@
+//! The one place that reads the clock.
+
+use std::time::{Duration, SystemTime};
+
+use berth_core::units::Timestamp;
+
+/// The time now.
+#[must_use]
+pub fn now() -> Timestamp {
+    let since_epoch = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// How long it is until `at`; zero when it has passed.
+#[must_use]
+pub fn until(at: Timestamp) -> Duration {
+    at.since(now()).as_duration()
+}

@@ -1,0 +1,344 @@
+//! Builds the agent from its configuration: the only file that names both ports and adapters, and
+//! the place where start order and stop order are written down.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_core::task::Settings;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::cgroup::cgroupfs::{Cgroupfs, CgroupfsConfig};
+use crate::cgroup::driver::{DriverKind, driver};
+use crate::cgroup::off::Off;
+use crate::cgroup::systemd::{Systemd, SystemdConfig};
+use crate::cgroup::{Cgroups, mounted};
+use crate::config::{Config, TaskLimits};
+use crate::endpoint::introspection::{self, Introspection};
+use crate::engine::{self, Engine, Parts, Timeouts, World};
+use crate::host;
+use crate::image::{Images, PullSettings};
+use crate::network::ports::PortChooser;
+use crate::runtime::docker::{Docker, DockerConfig};
+use crate::runtime::{EngineInfo, Runtime, RuntimeError};
+use crate::session::{Backend, Endpoint, Registration, Session};
+use crate::store::memory::MemoryStore;
+use crate::store::redb::RedbStore;
+use crate::store::{Identity, Saved, Store, StoreError, Write};
+use crate::supervise::Tracker;
+
+/// Longest that the agent takes to stop. Containers run on.
+const STOP: Duration = Duration::from_secs(5);
+const ENGINE_PAUSE: Duration = Duration::from_millis(100);
+const ENGINE_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Why the agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The configuration, or what the host remembers, makes no sense: restarting will not help.
+    #[error("{0}")]
+    Terminal(String),
+    /// Something failed that may work another time.
+    #[error("{0}")]
+    Failed(String),
+}
+
+fn failed(error: impl std::fmt::Display) -> DaemonError {
+    DaemonError::Failed(error.to_string())
+}
+
+/// Runs the agent until `stop` is cancelled.
+///
+/// # Errors
+/// [`DaemonError`], with what to do.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonError> {
+    let backend = backend(&config)?;
+    let data_dir = prepare_data_dir(&config.data_dir)?;
+    let agent = data_dir.display().to_string();
+    let store = open_store(&config, &data_dir).await?;
+    let docker = DockerConfig {
+        host: config.docker_host.clone(),
+        namespace: Some(agent.clone()),
+        ..DockerConfig::default()
+    };
+    let runtime: Arc<dyn Runtime> =
+        Arc::new(Docker::new(docker).map_err(|e| DaemonError::Terminal(e.to_string()))?);
+
+    let saved = store.load().await.map_err(failed)?;
+    let Some((info, world)) = stop.run_until_cancelled(meet_engine(&*runtime)).await else {
+        return Ok(());
+    };
+    let cgroups = choose_cgroups(&config, &info)?;
+    let total = host::capacity(&config).map_err(|e| DaemonError::Terminal(e.to_string()))?;
+    let (saved, identity) = identify(&config, &*store, saved, &world).await?;
+    let registration = registration(&config, &info, &*cgroups, &total);
+
+    let tracker = Tracker::new();
+    let parts = Parts {
+        images: Images::new(Arc::clone(&runtime), pull_settings(&config)),
+        runtime,
+        cgroups,
+        ports: PortChooser::new(config.dynamic_ports),
+        store: Arc::clone(&store),
+        settings: Settings {
+            stop_timeout: config.stop_timeout,
+            retention: config.cleanup_wait,
+        },
+        timeouts: Timeouts {
+            create: config.create_timeout,
+            start: config.start_timeout,
+        },
+        pids_limit: config.pids_limit,
+        agent,
+        total,
+    };
+    let engine = Engine::start(parts, saved, world, tracker.child())
+        .await
+        .map_err(failed)?;
+    let session = Arc::new(Session::new(
+        backend,
+        registration,
+        engine.clone(),
+        store,
+        identity,
+    ));
+    serve_introspection(&config, &tracker, engine, &session).await;
+
+    let result = tokio::select! {
+        // Whatever was on its way is in the outbox, and goes out after the next start.
+        () = stop.cancelled() => Ok(()),
+        ended = session.run() => ended.map_err(|e| DaemonError::Terminal(e.to_string())),
+    };
+    tracing::info!("stopping; containers run on");
+    if !tracker.shutdown(STOP).await {
+        tracing::warn!(
+            "some work did not end within {} s and was left",
+            STOP.as_secs()
+        );
+    }
+    result
+}
+
+/// Checks what can be checked without touching anything.
+///
+/// # Errors
+/// [`DaemonError::Terminal`].
+pub fn check(config: &Config) -> Result<(), DaemonError> {
+    backend(config)?;
+    Docker::new(DockerConfig {
+        host: config.docker_host.clone(),
+        ..DockerConfig::default()
+    })
+    .map_err(|e| DaemonError::Terminal(e.to_string()))?;
+    host::capacity(config).map_err(|e| DaemonError::Terminal(e.to_string()))?;
+    Ok(())
+}
+
+fn backend(config: &Config) -> Result<Backend, DaemonError> {
+    let endpoint = config
+        .backend
+        .as_deref()
+        .ok_or(crate::session::InvalidEndpoint::Missing);
+    let endpoint = endpoint
+        .and_then(Endpoint::parse)
+        .map_err(|e| DaemonError::Terminal(e.to_string()))?;
+    Ok(Backend {
+        endpoint,
+        join_token: config.join_token.clone(),
+        ca_fingerprint: config.ca_fingerprint.clone(),
+        server_name: config.server_name.clone(),
+        data_dir: config.data_dir.clone(),
+    })
+}
+
+/// Makes the data directory and tells its real path, which names this agent among those that share
+/// a container engine: the same after a restart, and after the directory was emptied.
+fn prepare_data_dir(path: &Path) -> Result<PathBuf, DaemonError> {
+    let wrong = |e| DaemonError::Failed(format!("ECS_DATADIR={}: {e}", path.display()));
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(wrong)?;
+    path.canonicalize().map_err(wrong)
+}
+
+async fn open_store(config: &Config, data_dir: &Path) -> Result<Arc<dyn Store>, DaemonError> {
+    if !config.checkpoint {
+        tracing::warn!(
+            "ECS_CHECKPOINT=false: a restart knows no more than the labels of running containers"
+        );
+        return Ok(Arc::new(MemoryStore::default()));
+    }
+    let data_dir = data_dir.to_owned();
+    let opened = tokio::task::spawn_blocking(move || RedbStore::open(&data_dir))
+        .await
+        .map_err(failed)?;
+    Ok(Arc::new(opened.map_err(|e| match e {
+        StoreError::InUse { .. } => DaemonError::Terminal(e.to_string()),
+        other => failed(other),
+    })?))
+}
+
+/// Waits until the container engine answers, and has a look at what it holds of ours.
+async fn meet_engine(runtime: &dyn Runtime) -> (EngineInfo, World) {
+    let mut pause = ENGINE_PAUSE;
+    let mut told = false;
+    loop {
+        match both(runtime).await {
+            Ok(met) => return met,
+            Err(error) if told => tracing::debug!(%error, "still waiting for the container engine"),
+            Err(error) => {
+                tracing::warn!(%error, "waiting for the container engine; start it, or set DOCKER_HOST");
+                told = true;
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(ENGINE_PAUSE_MAX);
+    }
+}
+
+async fn both(runtime: &dyn Runtime) -> Result<(EngineInfo, World), RuntimeError> {
+    let (info, world) = tokio::join!(runtime.info(), engine::look(runtime));
+    Ok((info?, world?))
+}
+
+fn choose_cgroups(config: &Config, info: &EngineInfo) -> Result<Arc<dyn Cgroups>, DaemonError> {
+    if config.task_limits == TaskLimits::Off {
+        return Ok(Arc::new(Off));
+    }
+    let (mount, root, period) = (
+        config.cgroup_path.clone(),
+        config.cgroup_root.clone(),
+        config.cgroup_cpu_period,
+    );
+    match driver(
+        info.cgroup_version,
+        info.cgroup_systemd,
+        mounted(&config.cgroup_path),
+    ) {
+        Ok(DriverKind::Cgroupfs(version)) => Ok(Arc::new(Cgroupfs::new(
+            CgroupfsConfig {
+                mount,
+                root,
+                period,
+            },
+            version,
+        ))),
+        Ok(DriverKind::Systemd(version)) => Ok(Arc::new(Systemd::new(
+            SystemdConfig {
+                prefix: format!("{root}tasks"),
+                period,
+            },
+            version,
+        ))),
+        Err(error) if config.task_limits == TaskLimits::WherePossible => {
+            tracing::warn!(%error, "tasks have no limits of their own here");
+            Ok(Arc::new(Off))
+        }
+        Err(error) => Err(DaemonError::Terminal(format!(
+            "ECS_ENABLE_TASK_CPU_MEM_LIMIT=true: {error}"
+        ))),
+    }
+}
+
+const fn pull_settings(config: &Config) -> PullSettings {
+    PullSettings {
+        behavior: config.pull_behavior,
+        inactivity: config.pull_inactivity_timeout,
+        total: config.pull_timeout,
+    }
+}
+
+/// Finds out who this agent is. The host's key is durable before the first registration, so that
+/// a crash in between finds the same instance again.
+async fn identify(
+    config: &Config,
+    store: &dyn Store,
+    mut saved: Saved,
+    world: &World,
+) -> Result<(Saved, Identity), DaemonError> {
+    let identity = match saved.identity.take() {
+        Some(identity) if identity.cluster != config.cluster.as_str() => {
+            return Err(DaemonError::Terminal(format!(
+                "this host belongs to cluster {}, but ECS_CLUSTER={}; set it back, or empty {} to join anew",
+                identity.cluster,
+                config.cluster,
+                config.data_dir.display()
+            )));
+        }
+        Some(identity) => identity,
+        None => {
+            let identity = Identity {
+                host_key: uuid::Uuid::new_v4().to_string(),
+                cluster: config.cluster.to_string(),
+                instance: world.instance.clone(),
+                outbox_epoch: uuid::Uuid::new_v4().to_string(),
+                manifest_sequence: 0,
+            };
+            store
+                .commit(vec![Write::Identity(identity.clone())])
+                .await
+                .map_err(failed)?;
+            identity
+        }
+    };
+    saved.identity = Some(identity.clone());
+    Ok((saved, identity))
+}
+
+fn registration(
+    config: &Config,
+    info: &EngineInfo,
+    cgroups: &dyn Cgroups,
+    total: &berth_core::resources::Resources,
+) -> Registration {
+    Registration {
+        cluster: config.cluster.to_string(),
+        total: total.clone(),
+        attributes: host::attributes(config, info, cgroups.enabled()),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        agent_hash: option_env!("BERTH_BUILD_HASH")
+            .unwrap_or_default()
+            .to_owned(),
+        engine_version: format!("DockerVersion: {}", info.version),
+        hostname: host::hostname(),
+    }
+}
+
+/// The introspection API is a convenience: tasks do not suffer when its port is taken.
+async fn serve_introspection(
+    config: &Config,
+    tracker: &Tracker,
+    engine: Engine,
+    session: &Session,
+) {
+    let Some(address) = config.introspection else {
+        return;
+    };
+    let listener = match TcpListener::bind(address).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%address, %error, "no introspection API; free the port or set BERTH_INTROSPECTION_ADDRESS");
+            return;
+        }
+    };
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, "introspection API");
+    }
+    let state = Introspection {
+        engine,
+        cluster: config.cluster.to_string(),
+        instance: session.instance(),
+        session: session.status(),
+    };
+    let stop = tracker.token().clone();
+    tracker.spawn("introspection", async move {
+        if let Err(error) = introspection::serve(listener, state, stop).await {
+            tracing::error!(%error, "the introspection API ended");
+        }
+    });
+}

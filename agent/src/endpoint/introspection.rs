@@ -1,0 +1,279 @@
+//! The introspection API on port 51678, in ECS's shapes: what this agent is and what it runs.
+//! Beyond ECS's, each task says what it waits for, and `/v1/health` says whether all is well.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use berth_core::ids::ContainerInstanceArn;
+use berth_core::task::{Container, Task};
+use berth_core::units::Timestamp;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::engine::Engine;
+use crate::session::SessionStatus;
+
+/// What the answers are made from.
+#[derive(Clone)]
+pub struct Introspection {
+    /// Tasks.
+    pub engine: Engine,
+    /// The cluster's name.
+    pub cluster: String,
+    /// Which instance this is.
+    pub instance: watch::Receiver<Option<ContainerInstanceArn>>,
+    /// Where the session stands.
+    pub session: watch::Receiver<SessionStatus>,
+}
+
+/// Serves until the token is cancelled.
+///
+/// # Errors
+/// The listener's.
+pub async fn serve(
+    listener: TcpListener,
+    state: Introspection,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/v1/metadata", get(metadata))
+        .route("/v1/tasks", get(tasks))
+        .route("/v1/health", get(health))
+        .route(
+            "/license",
+            get(|| async { include_str!("../../../LICENSE") }),
+        )
+        .fallback(get(commands))
+        .with_state(Arc::new(state));
+    axum::serve(listener, router)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Commands {
+    available_commands: [&'static str; 4],
+}
+
+async fn commands() -> Json<Commands> {
+    Json(Commands {
+        available_commands: ["/v1/metadata", "/v1/tasks", "/v1/health", "/license"],
+    })
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Metadata {
+    cluster: String,
+    container_instance_arn: Option<String>,
+    version: String,
+}
+
+async fn metadata(State(state): State<Arc<Introspection>>) -> Json<Metadata> {
+    Json(Metadata {
+        cluster: state.cluster.clone(),
+        container_instance_arn: state.instance.borrow().as_ref().map(ToString::to_string),
+        version: format!("Berth Agent - v{}", env!("CARGO_PKG_VERSION")),
+    })
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Health {
+    healthy: bool,
+    session: String,
+    engine: bool,
+    waiting_tasks: usize,
+}
+
+async fn health(State(state): State<Arc<Introspection>>) -> Response {
+    let session = state.session.borrow().clone();
+    let engine = *state.engine.healthy().borrow();
+    let healthy = engine && session == SessionStatus::Connected;
+    let session = match session {
+        SessionStatus::Connecting => "connecting".to_owned(),
+        SessionStatus::Disconnected(why) => format!("disconnected: {why}"),
+        SessionStatus::Connected => "connected".to_owned(),
+        SessionStatus::Deregistered => "deregistered".to_owned(),
+    };
+    let waiting_tasks = state.engine.usage().borrow().waiting.len();
+    let status = if healthy {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        status,
+        Json(Health {
+            healthy,
+            session,
+            engine,
+            waiting_tasks,
+        }),
+    )
+        .into_response()
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct TaskList {
+    tasks: Vec<TaskView>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct TaskView {
+    arn: String,
+    desired_status: &'static str,
+    known_status: &'static str,
+    family: String,
+    version: String,
+    /// What it waits for; ours beyond ECS's.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    waiting_for: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stopped_reason: Option<String>,
+    containers: Vec<ContainerView>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ContainerView {
+    docker_id: String,
+    docker_name: String,
+    name: String,
+    image: String,
+    known_status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting_for: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started_at: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ports: Vec<PortView>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct PortView {
+    container_port: String,
+    host_port: String,
+    protocol: &'static str,
+}
+
+impl TaskView {
+    fn of(task: &Task) -> Self {
+        let state = task.state();
+        let waits: HashMap<_, _> = task.container_waits(clock::now()).into_iter().collect();
+        let containers = state
+            .containers
+            .iter()
+            .zip(&task.spec().containers)
+            .map(|(container, spec)| ContainerView {
+                docker_id: container
+                    .id
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
+                docker_name: crate::engine::engine_name(task.spec(), &container.name),
+                name: container.name.to_string(),
+                image: spec.image.clone(),
+                known_status: container.status.as_str(),
+                waiting_for: waits.get(&container.name).cloned(),
+                exit_code: container.exit.as_ref().map(|exit| exit.code),
+                created_at: container.created_at.and_then(rfc3339),
+                started_at: container.started_at.and_then(rfc3339),
+                ports: ports(task, container),
+            })
+            .collect();
+        Self {
+            arn: task.spec().arn.to_string(),
+            desired_status: if task.is_stopping() {
+                "STOPPED"
+            } else {
+                "RUNNING"
+            },
+            known_status: state.status.as_str(),
+            family: task.spec().family.to_string(),
+            version: task.spec().revision.to_string(),
+            waiting_for: task.waiting_for(),
+            stopped_reason: state.stop.as_ref().map(|stop| stop.reason.clone()),
+            containers,
+        }
+    }
+}
+
+fn ports(task: &Task, container: &Container) -> Vec<PortView> {
+    task.bindings(&container.name)
+        .into_iter()
+        .map(|binding| PortView {
+            container_port: binding.container_ports.to_string(),
+            host_port: binding.host_ports.to_string(),
+            protocol: binding.protocol.as_str(),
+        })
+        .collect()
+}
+
+fn rfc3339(at: Timestamp) -> Option<String> {
+    Some(
+        jiff::Timestamp::from_millisecond(i64::try_from(at.0).ok()?)
+            .ok()?
+            .to_string(),
+    )
+}
+
+/// All tasks, or one by `?taskarn=` or `?dockerid=` (a prefix of 12 digits or fewer will do).
+async fn tasks(
+    State(state): State<Arc<Introspection>>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    let all = state.engine.tasks();
+    match (query.get("taskarn"), query.get("dockerid")) {
+        (Some(_), Some(_)) => (
+            StatusCode::BAD_REQUEST,
+            "Request contains both taskarn and dockerid; give one",
+        )
+            .into_response(),
+        (Some(arn), None) => one(all.iter().filter(|task| task.spec().arn.as_str() == arn)),
+        (None, Some(id)) => one(all.iter().filter(|task| has_container(task, id))),
+        (None, None) => Json(TaskList {
+            tasks: all.iter().map(|task| TaskView::of(task)).collect(),
+        })
+        .into_response(),
+    }
+}
+
+fn has_container(task: &Task, id: &str) -> bool {
+    let short = id.len() <= 12;
+    task.state()
+        .containers
+        .iter()
+        .filter_map(|c| c.id.as_ref())
+        .any(|full| {
+            full.as_str() == id || (short && !id.is_empty() && full.as_str().starts_with(id))
+        })
+}
+
+fn one<'a>(mut found: impl Iterator<Item = &'a Arc<Task>>) -> Response {
+    match (found.next(), found.next()) {
+        (None, _) => (StatusCode::NOT_FOUND, "no such task").into_response(),
+        (Some(task), None) => Json(TaskView::of(task)).into_response(),
+        (Some(_), Some(_)) => (
+            StatusCode::BAD_REQUEST,
+            "the id is the beginning of several",
+        )
+            .into_response(),
+    }
+}

@@ -1,0 +1,60 @@
+//! What a container carries in its labels, so that a lost state can be rebuilt from the engine alone.
+
+use std::collections::BTreeMap;
+
+use berth_core::ids::{ContainerInstanceArn, ContainerName};
+use berth_core::spec::TaskSpec;
+use berth_core::task::PortBinding;
+use serde::{Deserialize, Serialize};
+
+use crate::runtime::labels;
+
+/// The label [`labels::SPEC`], as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Keepsake {
+    /// The whole task.
+    pub(super) spec: TaskSpec,
+    /// The host ports that were chosen for this container.
+    #[serde(default)]
+    pub(super) bindings: Vec<PortBinding>,
+}
+
+/// All labels of the agent for a container.
+pub(super) fn labels_of(
+    spec: &TaskSpec,
+    container: &ContainerName,
+    bindings: &[PortBinding],
+    agent: &str,
+    instance: Option<&ContainerInstanceArn>,
+) -> BTreeMap<String, String> {
+    let keepsake = Keepsake {
+        spec: spec.clone(),
+        bindings: bindings.to_vec(),
+    };
+    let mut all = BTreeMap::from([
+        (labels::CLUSTER.to_owned(), spec.arn.cluster().to_owned()),
+        (labels::TASK_ARN.to_owned(), spec.arn.to_string()),
+        (labels::CONTAINER_NAME.to_owned(), container.to_string()),
+        (labels::FAMILY.to_owned(), spec.family.to_string()),
+        (labels::REVISION.to_owned(), spec.revision.to_string()),
+        (labels::AGENT.to_owned(), agent.to_owned()),
+    ]);
+    if let Ok(json) = serde_json::to_string(&keepsake) {
+        all.insert(labels::SPEC.to_owned(), json);
+    }
+    if let Some(instance) = instance {
+        all.insert(labels::INSTANCE.to_owned(), instance.to_string());
+    }
+    all
+}
+
+/// The engine's name for a container: unique for task and container, and the same at every try.
+#[must_use]
+pub fn engine_name(spec: &TaskSpec, container: &ContainerName) -> String {
+    format!(
+        "ecs-{}-{}-{container}-{}",
+        spec.family,
+        spec.revision,
+        spec.arn.id()
+    )
+}

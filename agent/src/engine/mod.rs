@@ -1,0 +1,450 @@
+//! The shell round the core: takes tasks in, gives each an actor, and keeps them all in touch with
+//! the ledger, the engine's events and the store.
+//!
+//! | part | its one job |
+//! | --- | --- |
+//! | `actor` | one for each task: persist, then act, feed back |
+//! | `perform` | one act, one call, one outcome |
+//! | `admission` | the ledger, and who is told when it changes |
+//! | `registry`, `hints` | who is there, and what each has to look at |
+//! | `reconcile` | the engine's events |
+//! | `restore`, `keepsake` | after a start; what containers carry for it |
+
+mod actor;
+mod admission;
+mod hints;
+mod keepsake;
+mod perform;
+mod reconcile;
+mod registry;
+mod restore;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use berth_core::ids::{ContainerInstanceArn, TaskArn};
+use berth_core::ledger::Verdict;
+use berth_core::resources::Resources;
+use berth_core::spec::TaskSpec;
+use berth_core::task::{Act, Event, Report, Settings, StopCause, StopCode, Task, TaskStatus};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::actor::{Actor, MAILBOX, Message, writes_of};
+use self::admission::Admission;
+use self::registry::{Handle, Registry};
+use crate::cgroup::Cgroups;
+use crate::clock;
+use crate::image::Images;
+use crate::network::ports::PortChooser;
+use crate::runtime::Runtime;
+use crate::store::{Saved, Store, StoreError, Write};
+use crate::supervise::Tracker;
+
+pub use self::admission::Usage;
+pub use self::keepsake::engine_name;
+pub use self::perform::Timeouts;
+pub use self::restore::{World, look};
+
+/// What the engine works with.
+pub struct Parts {
+    /// The container engine.
+    pub runtime: Arc<dyn Runtime>,
+    /// The cgroups of tasks.
+    pub cgroups: Arc<dyn Cgroups>,
+    /// Images.
+    pub images: Images,
+    /// Host ports.
+    pub ports: PortChooser,
+    /// State.
+    pub store: Arc<dyn Store>,
+    /// What holds for every task.
+    pub settings: Settings,
+    /// How long the container engine may take.
+    pub timeouts: Timeouts,
+    /// Most processes in a task.
+    pub pids_limit: Option<u32>,
+    /// Names this agent among those that share an engine.
+    pub agent: String,
+    /// What the host can hold.
+    pub total: Resources,
+}
+
+/// What all actors share.
+struct Shared {
+    runtime: Arc<dyn Runtime>,
+    cgroups: Arc<dyn Cgroups>,
+    images: Images,
+    ports: PortChooser,
+    store: Arc<dyn Store>,
+    settings: Settings,
+    timeouts: Timeouts,
+    pids_limit: Option<u32>,
+    agent: String,
+    instance: Mutex<Option<ContainerInstanceArn>>,
+    admission: Admission,
+    registry: Registry,
+    engine_healthy: watch::Sender<bool>,
+    tracker: Tracker,
+}
+
+impl Shared {
+    fn instance(&self) -> Option<ContainerInstanceArn> {
+        self.instance
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// What the control plane wants of a task.
+#[derive(Debug, Clone)]
+pub struct Assignment {
+    /// The task.
+    pub task: TaskArn,
+    /// What to run; absent when the task is known and only to be stopped.
+    pub spec: Option<Arc<TaskSpec>>,
+    /// Why it is to stop; absent while it is to run.
+    pub stop: Option<StopCause>,
+    /// What the control plane last heard of it.
+    pub last_heard: TaskStatus,
+}
+
+/// The engine: runs the tasks of the host. Cloning shares it.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+impl Engine {
+    /// Starts with what was persisted and what the container engine has: one commit, then every
+    /// task goes on where it was.
+    ///
+    /// # Errors
+    /// When the state cannot be written.
+    pub async fn start(
+        parts: Parts,
+        saved: Saved,
+        world: World,
+        tracker: Tracker,
+    ) -> Result<Self, StoreError> {
+        let shared = Arc::new(Shared {
+            runtime: parts.runtime,
+            cgroups: parts.cgroups,
+            images: parts.images,
+            ports: parts.ports,
+            store: parts.store,
+            settings: parts.settings,
+            timeouts: parts.timeouts,
+            pids_limit: parts.pids_limit,
+            agent: parts.agent,
+            instance: Mutex::new(saved.identity.as_ref().and_then(|i| i.instance.clone())),
+            admission: Admission::new(parts.total),
+            registry: Registry::default(),
+            engine_healthy: watch::Sender::new(true),
+            tracker,
+        });
+        let engine = Self {
+            shared: Arc::clone(&shared),
+        };
+        let cursor = world.cursor;
+        let mut known: BTreeSet<TaskArn> = saved
+            .tasks
+            .iter()
+            .map(|(spec, _)| spec.arn.clone())
+            .collect();
+        let mut writes = Vec::new();
+        let mut started = Vec::new();
+        for (mut task, events) in restore::reunite(&shared, saved, world) {
+            let need = task.spec().need();
+            let arn = task.spec().arn.clone();
+            let holds = task.holds_grant();
+            let waits = matches!(
+                task.state().admission,
+                berth_core::task::Admission::Waiting(_)
+            );
+            let (verdict, receiver) = if waits {
+                shared.admission.request(&arn, &need)
+            } else if holds {
+                (Verdict::Granted, shared.admission.adopt(&arn, &need))
+            } else {
+                (Verdict::Granted, watch::channel(Verdict::Granted).1)
+            };
+            let mut acts = Vec::new();
+            let mut reports = Vec::new();
+            let first = waits.then(|| event_of(verdict));
+            for event in events.into_iter().chain(first) {
+                let step = task.handle(clock::now(), event);
+                reports.extend(step.report.clone());
+                acts.extend(step.persisted());
+            }
+            if known.remove(&arn) {
+                writes.push(Write::State {
+                    task: arn.clone(),
+                    state: task.state().clone(),
+                });
+            } else {
+                writes.push(Write::NewTask {
+                    spec: Arc::clone(task.spec()),
+                    state: task.state().clone(),
+                });
+            }
+            writes.extend(reports.into_iter().map(|report| Write::Report {
+                task: arn.clone(),
+                report: Box::new(report),
+            }));
+            started.push((task, receiver, acts));
+        }
+        if !writes.is_empty() {
+            shared.store.commit(writes).await?;
+        }
+        let restored = started.len();
+        for (task, receiver, acts) in started {
+            engine.spawn(task, receiver, acts);
+        }
+        if restored > 0 {
+            tracing::info!(tasks = restored, "restored");
+        }
+        let follower = Arc::clone(&shared);
+        shared
+            .tracker
+            .spawn_droppable("engine events", reconcile::follow(follower, cursor));
+        let sweeper = engine.clone();
+        shared
+            .tracker
+            .spawn_droppable("sweep", async move { sweeper.sweep().await });
+        Ok(engine)
+    }
+
+    /// Says which instance this is, once it is registered.
+    pub fn set_instance(&self, instance: ContainerInstanceArn) {
+        *self
+            .shared
+            .instance
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(instance);
+    }
+
+    /// Takes what the control plane wants; durable when it returns. Stops come before starts. What
+    /// is known already changes nothing.
+    ///
+    /// # Errors
+    /// When the state cannot be written: nothing was taken that was not known before.
+    pub async fn accept(&self, assignments: Vec<Assignment>) -> Result<(), StoreError> {
+        let (stops, starts): (Vec<_>, Vec<_>) =
+            assignments.into_iter().partition(|a| a.stop.is_some());
+        let mut fresh = Vec::new();
+        let mut known = Vec::new();
+        for Assignment {
+            task,
+            spec,
+            stop,
+            last_heard,
+        } in stops.into_iter().chain(starts)
+        {
+            if let Some(handle) = self.shared.registry.get(&task) {
+                known.extend(stop.map(|cause| (handle, Event::Stop(cause))));
+            } else if let (Some(spec), true) = (spec, last_heard != TaskStatus::Stopped) {
+                fresh.push((spec, stop.or_else(|| lost(last_heard))));
+            }
+        }
+        self.admit(fresh).await?;
+        self.tell(known).await;
+        Ok(())
+    }
+
+    /// Tells the control plane that a task was refused: it is STOPPED, and why.
+    ///
+    /// # Errors
+    /// When the state cannot be written.
+    pub async fn refuse(&self, task: TaskArn, reason: String) -> Result<(), StoreError> {
+        if self.shared.registry.get(&task).is_some() {
+            return Ok(()); // It was understood once: what runs is not hurt by a message that is not.
+        }
+        tracing::warn!(%task, reason, "refused a task");
+        let report = Report {
+            status: TaskStatus::Stopped,
+            stop: Some(StopCause::new(StopCode::TaskFailedToStart, reason)),
+            waiting_for: String::new(),
+            containers: Vec::new(),
+            pull_started_at: None,
+            pull_stopped_at: None,
+            started_at: None,
+            execution_stopped_at: None,
+            stopped_at: Some(clock::now()),
+        };
+        self.shared
+            .store
+            .commit(vec![Write::Report {
+                task,
+                report: Box::new(report),
+            }])
+            .await
+    }
+
+    /// Takes in tasks that are new here, in one transaction.
+    async fn admit(
+        &self,
+        fresh: Vec<(Arc<TaskSpec>, Option<StopCause>)>,
+    ) -> Result<(), StoreError> {
+        let now = clock::now();
+        let mut writes = Vec::new();
+        let mut started = Vec::new();
+        for (spec, stop) in fresh {
+            let mut task = Task::new(Arc::clone(&spec), self.shared.settings, now);
+            let (event, receiver) = match stop {
+                Some(cause) => (Event::Stop(cause), watch::channel(Verdict::Granted).1),
+                None => {
+                    let (verdict, receiver) =
+                        self.shared.admission.request(&spec.arn, &spec.need());
+                    (event_of(verdict), receiver)
+                }
+            };
+            let step = task.handle(now, event);
+            writes.push(Write::NewTask {
+                spec: Arc::clone(&spec),
+                state: task.state().clone(),
+            });
+            writes.extend(writes_of(&task, step.report.clone()).into_iter().skip(1));
+            started.push((task, receiver, step.persisted()));
+        }
+        if started.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.shared.store.commit(writes).await {
+            for (task, ..) in &started {
+                self.shared.admission.release(&task.spec().arn);
+            }
+            return Err(error);
+        }
+        for (task, receiver, acts) in started {
+            self.spawn(task, receiver, acts);
+        }
+        Ok(())
+    }
+
+    /// Tells actors something, and waits until what follows from it is durable.
+    async fn tell(&self, events: Vec<(Handle, Event)>) {
+        let mut waits = Vec::new();
+        for (handle, event) in events {
+            let (persisted, wait) = oneshot::channel();
+            if handle
+                .mailbox
+                .send(Message {
+                    event,
+                    persisted: Some(persisted),
+                })
+                .await
+                .is_ok()
+            {
+                waits.push(wait);
+            }
+        }
+        for wait in waits {
+            // An actor that ended meanwhile has nothing left to persist.
+            let _ = wait.await;
+        }
+    }
+
+    /// Stops a task, if it is here.
+    pub async fn stop(&self, task: &TaskArn, cause: StopCause) {
+        if let Some(handle) = self.shared.registry.get(task) {
+            self.tell(vec![(handle, Event::Stop(cause))]).await;
+        }
+    }
+
+    /// Takes note that the control plane has the end of these tasks.
+    pub async fn acknowledged(&self, tasks: &[TaskArn]) {
+        let events = tasks
+            .iter()
+            .filter_map(|task| Some((self.shared.registry.get(task)?, Event::Acknowledged)))
+            .collect();
+        self.tell(events).await;
+    }
+
+    /// All tasks as they stand.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<Arc<Task>> {
+        self.shared.registry.views()
+    }
+
+    /// What is granted, left and waited for.
+    #[must_use]
+    pub fn usage(&self) -> watch::Receiver<Usage> {
+        self.shared.admission.usage()
+    }
+
+    /// Whether the container engine answers.
+    #[must_use]
+    pub fn healthy(&self) -> watch::Receiver<bool> {
+        self.shared.engine_healthy.subscribe()
+    }
+
+    fn spawn(&self, task: Task, verdict: watch::Receiver<Verdict>, acts: Vec<Act>) {
+        let (sender, mailbox) = mpsc::channel(MAILBOX);
+        let hints = Arc::<hints::Hints>::default();
+        let (view, seen) = watch::channel(Arc::new(task.clone()));
+        let handle = Handle {
+            mailbox: sender.clone(),
+            hints: Arc::clone(&hints),
+            view: seen,
+        };
+        self.shared.registry.insert(task.spec().arn.clone(), handle);
+        let actor = Actor {
+            task,
+            shared: Arc::clone(&self.shared),
+            mailbox,
+            sender,
+            hints,
+            verdict,
+            view,
+            in_flight: HashMap::new(),
+        };
+        self.shared.tracker.spawn("task", actor.run(acts));
+    }
+
+    /// Removes cgroups of ours that belong to no task.
+    async fn sweep(&self) {
+        let left_over = match self.shared.cgroups.list().await {
+            Ok(ids) => ids,
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot look for cgroups that were left over"
+                );
+                return;
+            }
+        };
+        let known: BTreeSet<String> = self
+            .tasks()
+            .iter()
+            .map(|task| task.spec().arn.id().to_owned())
+            .collect();
+        for id in left_over.into_iter().filter(|id| !known.contains(id)) {
+            match self.shared.cgroups.remove_id(&id).await {
+                Ok(()) => tracing::info!(task = id, "removed a cgroup that was left over"),
+                Err(error) => tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a cgroup that was left over"
+                ),
+            }
+        }
+    }
+}
+
+fn event_of(verdict: Verdict) -> Event {
+    match verdict {
+        Verdict::Granted => Event::Granted,
+        Verdict::Waiting(missing) => Event::Waiting(missing),
+        Verdict::Never(missing) => Event::Never(missing),
+    }
+}
+
+/// A task that ran before and of which nothing is left must not be started a second time.
+fn lost(last_heard: TaskStatus) -> Option<StopCause> {
+    (last_heard == TaskStatus::Running).then(|| {
+        StopCause::new(
+            StopCode::EssentialContainerExited,
+            "ContainerVanishedError: the container instance lost its record of the task, and none of its containers was found",
+        )
+    })
+}

@@ -1,0 +1,314 @@
+//! Performs acts: one act, one call with a deadline, one outcome. Decides nothing.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use berth_core::ids::{ContainerName, EngineId};
+use berth_core::spec::TaskSpec;
+use berth_core::task::{
+    Acquired, Act, ErrorClass, Fact, Failure, FailureKind, Outcome, PortBinding, ResourceKey,
+};
+use berth_core::units::Millis;
+
+use super::Shared;
+use super::keepsake::{engine_name, labels_of};
+use crate::cgroup::Bounds;
+use crate::image::ImageError;
+use crate::runtime::{CreateRequest, RuntimeError};
+
+/// Longest time for calls that do not wait for anything of the user's.
+const QUICK: Millis = Millis::from_secs(30);
+/// What the engine may need beyond a container's grace to stop it.
+const STOP_SLACK: Millis = Millis::from_secs(30);
+/// Longest time to remove a container.
+const REMOVE: Millis = Millis::from_secs(300);
+
+/// How long the engine may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// To make a container.
+    pub create: Millis,
+    /// To start one.
+    pub start: Millis,
+}
+
+/// Performs an act that has an attempt.
+pub(super) async fn perform(shared: &Shared, spec: &Arc<TaskSpec>, act: Act) -> Outcome {
+    match act {
+        Act::Acquire { resource, .. } => acquire(shared, spec, resource).await,
+        Act::Release { resource, .. } => release(shared, spec, &resource).await,
+        Act::Create {
+            container,
+            bindings,
+            cgroup_parent,
+            ..
+        } => create(shared, spec, &container, bindings, cgroup_parent).await,
+        Act::Start { container, id, .. } => start(shared, spec, &container, &id).await,
+        Act::Inspect { id, .. } => inspect(shared, &id).await,
+        Act::Stop {
+            id,
+            grace,
+            failed_before,
+            ..
+        } => stop(shared, spec, &id, grace, failed_before).await,
+        Act::Remove { container, id, .. } => remove(shared, spec, &container, id).await,
+        // These have no attempt and never come here.
+        Act::Abandon { .. } | Act::ReturnGrant | Act::Forget => Outcome::Released,
+    }
+}
+
+async fn within<T>(
+    limit: Millis,
+    to: &str,
+    call: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::time::timeout(limit.as_duration(), call)
+        .await
+        .unwrap_or_else(|_| Err(Failure::timed_out(to, limit)))
+}
+
+fn failure(class: ErrorClass, error: RuntimeError) -> Failure {
+    let kind = match &error {
+        RuntimeError::Unavailable(_) => FailureKind::EngineAway,
+        RuntimeError::PortTaken(_) => FailureKind::PortTaken,
+        RuntimeError::NoSuchImage(_) => FailureKind::NoSuchImage,
+        RuntimeError::NoSuchContainer(_) | RuntimeError::Refused(_) => FailureKind::Refused,
+    };
+    Failure {
+        kind,
+        class,
+        detail: error.to_string(),
+    }
+}
+
+fn into_outcome<T>(result: Result<T, Failure>, ok: impl FnOnce(T) -> Outcome) -> Outcome {
+    result.map_or_else(Outcome::Failed, ok)
+}
+
+async fn acquire(shared: &Shared, spec: &TaskSpec, resource: ResourceKey) -> Outcome {
+    match resource {
+        ResourceKey::Cgroup => {
+            let make = async {
+                shared
+                    .cgroups
+                    .create(&spec.arn, bounds(shared, spec))
+                    .await
+                    .map_err(|e| cgroup_failure(&e))
+            };
+            into_outcome(within(QUICK, "CREATED", make).await, |parent| {
+                Outcome::Acquired(Acquired::Cgroup { parent })
+            })
+        }
+        ResourceKey::CpuBound => {
+            let cpu = spec.cpu.unwrap_or_default();
+            let bound = async {
+                shared
+                    .cgroups
+                    .bound(&spec.arn, cpu)
+                    .await
+                    .map_err(|e| cgroup_failure(&e))
+            };
+            into_outcome(within(QUICK, "RUNNING", bound).await, |()| {
+                Outcome::Acquired(Acquired::Plain)
+            })
+        }
+        ResourceKey::Image(image) => match shared.images.ensure(&image).await {
+            Ok(facts) => Outcome::Acquired(Acquired::Image {
+                digest: facts.digest,
+            }),
+            Err(error) => {
+                let kind = match error {
+                    ImageError::EngineAway(_) => FailureKind::EngineAway,
+                    ImageError::CannotPull(_) => FailureKind::Refused,
+                };
+                Outcome::Failed(Failure {
+                    kind,
+                    class: ErrorClass::CannotPullContainer,
+                    detail: error.to_string(),
+                })
+            }
+        },
+        ResourceKey::Ports(container) => {
+            let mappings = spec.container(&container).map_or(&[][..], |c| &c.ports);
+            match shared.ports.choose(&spec.arn, &container, mappings) {
+                Ok(ports) => Outcome::Acquired(Acquired::Ports(ports)),
+                Err(error) => Outcome::Failed(Failure {
+                    kind: FailureKind::TimedOut, // Others may give ports back soon.
+                    class: ErrorClass::ResourceInitialization,
+                    detail: error.to_string(),
+                }),
+            }
+        }
+    }
+}
+
+fn bounds(shared: &Shared, spec: &TaskSpec) -> Bounds {
+    let shares = spec
+        .containers
+        .iter()
+        .fold(0_u64, |sum, c| sum + u64::from(c.cpu.0.max(2)));
+    Bounds {
+        cpu: spec.cpu,
+        cpu_shares: shares.min(262_144),
+        memory: spec.memory,
+        pids: shared.pids_limit,
+    }
+}
+
+fn cgroup_failure(error: &crate::cgroup::CgroupError) -> Failure {
+    tracing::warn!(error = error as &dyn std::error::Error, "a task's cgroup");
+    Failure {
+        kind: FailureKind::TimedOut, // Worth another try: the kernel answers EBUSY while something ends.
+        class: ErrorClass::Cgroup,
+        detail: format!("Agent could not create task's platform resources: {error}"),
+    }
+}
+
+async fn release(shared: &Shared, spec: &TaskSpec, resource: &ResourceKey) -> Outcome {
+    match resource {
+        ResourceKey::Cgroup => {
+            let remove = async {
+                shared
+                    .cgroups
+                    .remove(&spec.arn)
+                    .await
+                    .map_err(|e| cgroup_failure(&e))
+            };
+            into_outcome(within(QUICK, "STOPPED", remove).await, |()| {
+                Outcome::Released
+            })
+        }
+        ResourceKey::Ports(container) => {
+            shared.ports.give_back(&spec.arn, container);
+            Outcome::Released
+        }
+        ResourceKey::CpuBound | ResourceKey::Image(_) => Outcome::Released,
+    }
+}
+
+async fn create(
+    shared: &Shared,
+    spec: &Arc<TaskSpec>,
+    container: &ContainerName,
+    bindings: Vec<PortBinding>,
+    cgroup_parent: Option<String>,
+) -> Outcome {
+    let Some(index) = spec.containers.iter().position(|c| &c.name == container) else {
+        return Outcome::Fact(Fact::Missing);
+    };
+    let instance = shared.instance();
+    let request = CreateRequest {
+        name: engine_name(spec, container),
+        task: Arc::clone(spec),
+        container: index,
+        labels: labels_of(spec, container, &bindings, &shared.agent, instance.as_ref()),
+        bindings,
+        cgroup_parent,
+        environment: Vec::new(),
+    };
+    let call = async {
+        shared
+            .runtime
+            .create(request)
+            .await
+            .map_err(|e| failure(ErrorClass::CannotCreateContainer, e))
+    };
+    into_outcome(
+        within(shared.timeouts.create, "CREATED", call).await,
+        |id| Outcome::Fact(Fact::Created { id }),
+    )
+}
+
+async fn start(
+    shared: &Shared,
+    spec: &TaskSpec,
+    container: &ContainerName,
+    id: &EngineId,
+) -> Outcome {
+    shared.ports.hand_over(&spec.arn, container);
+    let call = async {
+        match shared.runtime.start(id).await {
+            Ok(()) => {}
+            Err(RuntimeError::NoSuchContainer(_)) => return Ok(Fact::Missing),
+            Err(e) => return Err(failure(ErrorClass::CannotStartContainer, e)),
+        }
+        shared.runtime.inspect(id).await.map_err(|e| Failure {
+            // It was started: whatever keeps us from looking, look again.
+            kind: FailureKind::EngineAway,
+            class: ErrorClass::CannotInspectContainer,
+            detail: e.to_string(),
+        })
+    };
+    into_outcome(
+        within(shared.timeouts.start, "RUNNING", call).await,
+        Outcome::Fact,
+    )
+}
+
+pub(super) async fn inspect(shared: &Shared, id: &EngineId) -> Outcome {
+    let call = async {
+        shared
+            .runtime
+            .inspect(id)
+            .await
+            .map_err(|e| failure(ErrorClass::CannotInspectContainer, e))
+    };
+    into_outcome(within(QUICK, "known", call).await, Outcome::Fact)
+}
+
+async fn stop(
+    shared: &Shared,
+    spec: &TaskSpec,
+    id: &EngineId,
+    grace: Millis,
+    failed_before: u32,
+) -> Outcome {
+    let refused = |e| failure(ErrorClass::CannotStopContainer, e);
+    let call = async {
+        if failed_before == 0 {
+            shared.runtime.stop(id, grace).await.map_err(refused)?;
+        } else {
+            shared.runtime.kill(id).await.map_err(refused)?;
+        }
+        shared.runtime.inspect(id).await.map_err(refused)
+    };
+    let limit = if failed_before == 0 {
+        Millis(grace.0.saturating_add(STOP_SLACK.0))
+    } else {
+        QUICK
+    };
+    let outcome = into_outcome(within(limit, "STOPPED", call).await, Outcome::Fact);
+    if failed_before > 1
+        && spec.containers.len() == 1
+        && !matches!(outcome, Outcome::Fact(Fact::Exited { .. } | Fact::Missing))
+    {
+        // The engine cannot; the kernel can. Only where the cgroup holds nobody else.
+        if let Err(error) = shared.cgroups.kill(&spec.arn).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "a container that does not stop"
+            );
+        }
+    }
+    outcome
+}
+
+async fn remove(
+    shared: &Shared,
+    spec: &TaskSpec,
+    container: &ContainerName,
+    id: Option<EngineId>,
+) -> Outcome {
+    // A container whose creation was never confirmed goes by its name.
+    let Some(id) = id.or_else(|| EngineId::new(engine_name(spec, container)).ok()) else {
+        return Outcome::Removed;
+    };
+    let call = async {
+        shared
+            .runtime
+            .remove(&id)
+            .await
+            .map_err(|e| failure(ErrorClass::CannotStopContainer, e))
+    };
+    into_outcome(within(REMOVE, "REMOVED", call).await, |()| Outcome::Removed)
+}

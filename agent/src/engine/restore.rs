@@ -1,0 +1,115 @@
+//! After a start: what was persisted and what the engine has are brought together. Tasks that are
+//! known are restored, tasks that are not are rebuilt from the labels of their containers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use berth_core::ids::{ContainerInstanceArn, ContainerName, TaskArn};
+use berth_core::task::{Event, Fact, ResourceKey, Task};
+use futures_util::StreamExt;
+
+use super::Shared;
+use super::keepsake::Keepsake;
+use crate::clock;
+use crate::runtime::{Listed, RuntimeError};
+use crate::store::Saved;
+
+/// Looks at the engine that may be under way at once.
+const LOOKS: usize = 8;
+
+/// What the engine has of one task.
+#[derive(Debug, Default)]
+struct Found {
+    facts: Vec<(ContainerName, Fact)>,
+    keepsakes: Vec<String>,
+}
+
+/// What the engine has of all our tasks.
+#[derive(Debug, Default)]
+pub struct World {
+    tasks: BTreeMap<TaskArn, Found>,
+    /// The instance that made the containers, where their labels tell.
+    pub instance: Option<ContainerInstanceArn>,
+    /// The moment before the look, as a cursor for events.
+    pub(super) cursor: i64,
+}
+
+/// Asks the engine for everything that is ours.
+///
+/// # Errors
+/// The engine's, when it does not answer.
+pub async fn look(runtime: &dyn crate::runtime::Runtime) -> Result<World, RuntimeError> {
+    let cursor = i64::try_from(runtime.now().0)
+        .unwrap_or(i64::MAX)
+        .saturating_mul(1_000_000);
+    let listed = runtime.list().await?;
+    let looks = futures_util::stream::iter(listed).map(|listed| async move {
+        let fact = match &listed.fact {
+            Some(fact) => Ok(fact.clone()),
+            None => runtime.inspect(&listed.id).await,
+        };
+        (listed, fact)
+    });
+    let mut looks = looks.buffer_unordered(LOOKS);
+    let mut world = World {
+        cursor,
+        ..World::default()
+    };
+    while let Some((listed, fact)) = looks.next().await {
+        let Listed {
+            task,
+            container,
+            instance,
+            spec,
+            ..
+        } = listed;
+        world.instance = world.instance.or(instance);
+        let found = world.tasks.entry(task).or_default();
+        found.facts.push((container, fact?));
+        found.keepsakes.extend(spec);
+    }
+    Ok(world)
+}
+
+/// Brings what was persisted and what was found together.
+pub(super) fn reunite(shared: &Shared, saved: Saved, mut world: World) -> Vec<(Task, Vec<Event>)> {
+    let now = clock::now();
+    let mut tasks = Vec::new();
+    for (spec, state) in saved.tasks {
+        let found = world.tasks.remove(&spec.arn).unwrap_or_default();
+        tasks.push((
+            Task::restored(spec, shared.settings, state),
+            vec![Event::Restored(found.facts)],
+        ));
+    }
+    for (arn, found) in world.tasks {
+        let keepsakes: Vec<Keepsake> = found
+            .keepsakes
+            .iter()
+            .filter_map(|json| serde_json::from_str(json).ok())
+            .collect();
+        let Some(spec) = keepsakes
+            .first()
+            .map(|k| k.spec.clone())
+            .filter(|spec| spec.arn == arn)
+        else {
+            tracing::warn!(task = %arn, "containers of an unknown task carry no readable specification; they are left alone");
+            continue;
+        };
+        tracing::info!(task = %arn, "rebuilt from the labels of its containers");
+        let bindings: Vec<_> = keepsakes.into_iter().flat_map(|k| k.bindings).collect();
+        let task = Task::adopted(Arc::new(spec), shared.settings, &bindings, now);
+        tasks.push((task, vec![Event::Restored(found.facts)]));
+    }
+    for (task, _) in &tasks {
+        for resource in &task.state().resources {
+            if matches!(resource.key, ResourceKey::Ports(_)) {
+                shared
+                    .ports
+                    .adopt(&task.spec().arn, &resource.yielded.ports);
+            }
+        }
+    }
+    tasks.sort_by_key(|(task, _)| task.state().created_at);
+    tasks
+}

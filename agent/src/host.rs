@@ -1,0 +1,189 @@
+//! The host: what it can hold, and what the agent offers on it. What is said at registration.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use berth_core::resources::Resources;
+use berth_core::units::{CPU_UNITS_PER_CPU, CpuUnits, Mebibytes};
+
+use crate::config::Config;
+use crate::runtime::EngineInfo;
+
+/// What keeps the host from being reported.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// A file of the kernel does not say what it should.
+    #[error("cannot read {what} from {path}")]
+    Unreadable {
+        /// What was wanted.
+        what: &'static str,
+        /// The file.
+        path: String,
+    },
+    /// More is reserved than there is.
+    #[error("ECS_RESERVED_MEMORY={reserved}: this host has only {total} MiB of memory")]
+    ReservedTooMuch {
+        /// What is to be reserved.
+        reserved: u32,
+        /// What there is.
+        total: u32,
+    },
+}
+
+/// What the host can hold: 1024 CPU units for each logical CPU; its memory, or the limit of the
+/// cgroup that it lives in where that is less, without what is reserved; ports without the
+/// reserved ones.
+///
+/// # Errors
+/// [`HostError`].
+pub fn capacity(config: &Config) -> Result<Resources, HostError> {
+    let total = memory(Path::new("/proc/meminfo"), &config.cgroup_path)?;
+    let left = total
+        .0
+        .checked_sub(config.reserved_memory.0)
+        .ok_or(HostError::ReservedTooMuch {
+            reserved: config.reserved_memory.0,
+            total: total.0,
+        })?;
+    Ok(Resources {
+        cpu: CpuUnits(logical_cpus().saturating_mul(CPU_UNITS_PER_CPU)),
+        memory: Mebibytes(left),
+        ports: config.reserved_ports.clone(),
+        enis: 0,
+        gpus: 0,
+    })
+}
+
+fn logical_cpus() -> u32 {
+    let count = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN);
+    count
+        .ok()
+        .flatten()
+        .and_then(|n| u32::try_from(n).ok())
+        .unwrap_or(1)
+        .max(1)
+}
+
+fn memory(meminfo: &Path, cgroups: &Path) -> Result<Mebibytes, HostError> {
+    let unreadable = || HostError::Unreadable {
+        what: "MemTotal",
+        path: meminfo.display().to_string(),
+    };
+    let text = fs::read_to_string(meminfo).map_err(|_| unreadable())?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .ok_or_else(unreadable)?;
+    let kib: u64 = line
+        .trim()
+        .trim_end_matches("kB")
+        .trim()
+        .parse()
+        .map_err(|_| unreadable())?;
+    let limit = ["memory.max", "memory/memory.limit_in_bytes"]
+        .into_iter()
+        .find_map(|file| {
+            fs::read_to_string(cgroups.join(file))
+                .ok()?
+                .trim()
+                .parse::<u64>()
+                .ok()
+        });
+    let bytes = limit.map_or(kib * 1024, |limit| limit.min(kib * 1024));
+    Ok(Mebibytes(
+        u32::try_from(bytes / (1024 * 1024)).unwrap_or(u32::MAX),
+    ))
+}
+
+/// The host's name, for people.
+#[must_use]
+pub fn hostname() -> String {
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_default()
+}
+
+/// Attributes and capabilities, under ECS's names. Placement offers the host no task that asks for
+/// one that is missing.
+#[must_use]
+pub fn attributes(
+    config: &Config,
+    engine: &EngineInfo,
+    task_limits: bool,
+) -> BTreeMap<String, String> {
+    const LEGACY: &str = "com.amazonaws.ecs.capability";
+    let mut names: Vec<String> = [
+        "container-ordering",
+        "full-sync",
+        "network.container-port-range",
+    ]
+    .map(|name| format!("ecs.capability.{name}"))
+    .to_vec();
+    let (major, minor) = engine.api;
+    if major == 1 {
+        names.extend((17..=minor).map(|n| format!("{LEGACY}.docker-remote-api.1.{n}")));
+    }
+    if !config.disable_privileged {
+        names.push(format!("{LEGACY}.privileged-container"));
+    }
+    if task_limits {
+        names.extend(
+            ["task-cpu-mem-limit", "increased-task-cpu-limit"]
+                .map(|name| format!("ecs.capability.{name}")),
+        );
+    }
+    if !config.disable_health_check {
+        names.push("ecs.capability.container-health-check".to_owned());
+    }
+    // Drivers that need no configuration of their own work as the engine's default.
+    let usable =
+        |driver: &&String| driver.as_str() == "none" || engine.log_drivers.contains(driver);
+    names.extend(
+        config
+            .log_drivers
+            .iter()
+            .filter(usable)
+            .map(|driver| format!("{LEGACY}.logging-driver.{driver}")),
+    );
+
+    let mut attributes: BTreeMap<String, String> = names
+        .into_iter()
+        .map(|name| (name, String::new()))
+        .collect();
+    attributes.insert("ecs.os-type".to_owned(), "linux".to_owned());
+    attributes.insert("ecs.os-family".to_owned(), "LINUX".to_owned());
+    let architecture = match std::env::consts::ARCH {
+        "aarch64" => "arm64",
+        other => other,
+    };
+    attributes.insert("ecs.cpu-architecture".to_owned(), architecture.to_owned());
+    attributes.extend(config.attributes.clone());
+    attributes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_the_lesser_of_the_hosts_and_its_cgroups() {
+        let dir = tempfile::tempdir().unwrap();
+        let meminfo = dir.path().join("meminfo");
+        fs::write(&meminfo, "MemTotal:       4194304 kB\nMemFree: 1 kB\n").unwrap();
+        assert_eq!(memory(&meminfo, dir.path()).unwrap(), Mebibytes(4096));
+        fs::write(dir.path().join("memory.max"), "max\n").unwrap();
+        assert_eq!(memory(&meminfo, dir.path()).unwrap(), Mebibytes(4096));
+        fs::write(dir.path().join("memory.max"), "1073741824\n").unwrap();
+        assert_eq!(memory(&meminfo, dir.path()).unwrap(), Mebibytes(1024));
+        fs::remove_file(dir.path().join("memory.max")).unwrap();
+        fs::create_dir(dir.path().join("memory")).unwrap();
+        fs::write(
+            dir.path().join("memory/memory.limit_in_bytes"),
+            "9223372036854771712\n",
+        )
+        .unwrap();
+        assert_eq!(memory(&meminfo, dir.path()).unwrap(), Mebibytes(4096));
+    }
+}

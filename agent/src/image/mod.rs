@@ -1,0 +1,247 @@
+//! Images: makes sure that one is here, by the operator's choice of when to pull.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use berth_core::units::Millis;
+use tokio::sync::{Semaphore, watch};
+
+use crate::config::PullBehavior;
+use crate::runtime::{ImageFacts, Runtime, RuntimeError};
+
+/// Pulls that may run at once; more would only share the disk.
+const CONCURRENT_PULLS: usize = 4;
+/// Tries of one pull, with growing pauses between them.
+const TRIES: u32 = 3;
+const FIRST_PAUSE: Duration = Duration::from_millis(1100);
+
+/// Why an image is not to be had. The text is for users.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ImageError {
+    /// The engine does not answer.
+    #[error("the container engine does not answer: {0}")]
+    EngineAway(String),
+    /// It could not be pulled.
+    #[error("{0}")]
+    CannotPull(String),
+}
+
+/// How images are had.
+#[derive(Debug, Clone, Copy)]
+pub struct PullSettings {
+    /// When to pull.
+    pub behavior: PullBehavior,
+    /// Longest silence.
+    pub inactivity: Millis,
+    /// Longest pull.
+    pub total: Millis,
+}
+
+type Answer = Option<Result<ImageFacts, ImageError>>;
+
+/// Makes sure that images are here; one pull for each, however many wait for it.
+pub struct Images {
+    runtime: Arc<dyn Runtime>,
+    settings: PullSettings,
+    pulls: Semaphore,
+    under_way: Mutex<HashMap<String, watch::Receiver<Answer>>>,
+    pulled: Mutex<HashSet<String>>,
+}
+
+impl Images {
+    /// Images of that engine.
+    #[must_use]
+    pub fn new(runtime: Arc<dyn Runtime>, settings: PullSettings) -> Self {
+        Self {
+            runtime,
+            settings,
+            pulls: Semaphore::new(CONCURRENT_PULLS),
+            under_way: Mutex::default(),
+            pulled: Mutex::default(),
+        }
+    }
+
+    /// Makes sure that the image is here.
+    ///
+    /// # Errors
+    /// [`ImageError`] in the words that users see.
+    pub async fn ensure(&self, reference: &str) -> Result<ImageFacts, ImageError> {
+        match self.settings.behavior {
+            PullBehavior::PreferCached => match self.local(reference).await? {
+                Some(facts) => Ok(facts),
+                None => self.pull(reference).await,
+            },
+            PullBehavior::Once => {
+                let known = self
+                    .pulled
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .contains(reference);
+                match self.local(reference).await? {
+                    Some(facts) if known => Ok(facts),
+                    local => self.pull_or(reference, local).await,
+                }
+            }
+            PullBehavior::Default => {
+                let local = self.local(reference).await?;
+                self.pull_or(reference, local).await
+            }
+            PullBehavior::Always => self.pull(reference).await,
+        }
+    }
+
+    async fn local(&self, reference: &str) -> Result<Option<ImageFacts>, ImageError> {
+        self.runtime
+            .image(reference)
+            .await
+            .map_err(|e| ImageError::EngineAway(e.to_string()))
+    }
+
+    /// Pulls, with an image that is here already to fall back on: then one try is enough.
+    async fn pull_or(
+        &self,
+        reference: &str,
+        local: Option<ImageFacts>,
+    ) -> Result<ImageFacts, ImageError> {
+        let Some(local) = local else {
+            return self.pull(reference).await;
+        };
+        match self.pull_once(reference).await {
+            Ok(facts) => Ok(facts),
+            Err(error) => {
+                tracing::info!(image = reference, %error, "not pulled; using the image that is here");
+                Ok(local)
+            }
+        }
+    }
+
+    /// Pulls, or waits for a pull of the same image that is under way.
+    async fn pull(&self, reference: &str) -> Result<ImageFacts, ImageError> {
+        loop {
+            let (answer, mut waiting) = {
+                let mut under_way = self
+                    .under_way
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                match under_way.get(reference) {
+                    Some(waiting) => (None, waiting.clone()),
+                    None => {
+                        let (answer, waiting) = watch::channel(None);
+                        under_way.insert(reference.to_owned(), waiting.clone());
+                        (Some(answer), waiting)
+                    }
+                }
+            };
+            if let Some(answer) = answer {
+                // Dropped in mid-pull (its task was stopped), the guard lets the next one try.
+                let _guard = UnderWay {
+                    images: self,
+                    reference,
+                };
+                let result = self.pull_with_retries(reference).await;
+                answer.send_replace(Some(result.clone()));
+                return result;
+            }
+            if let Ok(answer) = waiting.wait_for(Option::is_some).await
+                && let Some(result) = answer.clone()
+            {
+                return result;
+            }
+        }
+    }
+
+    async fn pull_with_retries(&self, reference: &str) -> Result<ImageFacts, ImageError> {
+        let mut pause = FIRST_PAUSE;
+        let mut tries = 1;
+        loop {
+            match self.pull_once(reference).await {
+                Err(ImageError::CannotPull(reason)) if tries < TRIES && is_passing(&reason) => {
+                    tracing::info!(
+                        image = reference,
+                        reason,
+                        "the pull failed and will be tried again"
+                    );
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                    tries += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn pull_once(&self, reference: &str) -> Result<ImageFacts, ImageError> {
+        let permit = self
+            .pulls
+            .acquire()
+            .await
+            .map_err(|_| ImageError::CannotPull("the agent is stopping".to_owned()))?;
+        let pull = self.runtime.pull(reference, None, self.settings.inactivity);
+        let result = tokio::time::timeout(self.settings.total.as_duration(), pull).await;
+        drop(permit);
+        match result {
+            Ok(Ok(facts)) => {
+                self.pulled
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(reference.to_owned());
+                Ok(facts)
+            }
+            Ok(Err(RuntimeError::Unavailable(detail))) => Err(ImageError::EngineAway(detail)),
+            Ok(Err(error)) => Err(ImageError::CannotPull(with_hint(
+                reference,
+                &error.to_string(),
+            ))),
+            Err(_) => Err(ImageError::CannotPull(format!(
+                "{reference}: not pulled within {}",
+                self.settings.total
+            ))),
+        }
+    }
+}
+
+struct UnderWay<'a> {
+    images: &'a Images,
+    reference: &'a str,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.images
+            .under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(self.reference);
+    }
+}
+
+/// Whether trying again soon may help.
+fn is_passing(reason: &str) -> bool {
+    let final_answers = [
+        "not found",
+        "manifest unknown",
+        "denied",
+        "unauthorized",
+        "invalid reference",
+        "does not exist",
+        "no such host",
+    ];
+    !final_answers.iter().any(|answer| reason.contains(answer))
+}
+
+fn with_hint(reference: &str, reason: &str) -> String {
+    let hint = if reason.contains("no such host")
+        || reason.contains("dial tcp")
+        || reason.contains("connection refused")
+    {
+        "the registry cannot be reached from this host"
+    } else if reason.contains("denied") || reason.contains("unauthorized") {
+        "the image does not exist, or its registry wants a login"
+    } else if reason.contains("not found") || reason.contains("manifest unknown") {
+        "check the image's name and tag"
+    } else {
+        return format!("{reference}: {reason}");
+    };
+    format!("{reference}: {reason} ({hint})")
+}

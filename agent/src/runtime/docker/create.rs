@@ -1,0 +1,371 @@
+//! From a container's specification to what the engine is asked for.
+
+use std::collections::{BTreeMap, HashMap};
+
+use berth_core::spec::{ContainerSpec, EnvVar, HealthCheck, NetworkMode};
+use berth_core::task::PortBinding;
+use berth_core::units::{CpuUnits, Mebibytes, Millis};
+use bollard::models::{
+    ContainerCreateBody, HealthConfig, HostConfig, PortBinding as HostPort, PortMap,
+    ResourcesUlimits,
+};
+
+use super::convert::{Inspected, owner};
+use crate::runtime::{CreateRequest, RuntimeError, labels};
+
+/// The kernel's smallest and largest CPU weight in the scale of shares.
+const SHARES: (i64, i64) = (2, 262_144);
+/// The least memory that the engine accepts as a bound.
+const LEAST_MEMORY: Mebibytes = Mebibytes(6);
+
+/// The body of the request.
+///
+/// # Errors
+/// [`RuntimeError::Refused`] for what this engine cannot do.
+pub(super) fn body(
+    request: &CreateRequest,
+    namespace: Option<&str>,
+) -> Result<ContainerCreateBody, RuntimeError> {
+    let spec = request.spec();
+    let ports = ports(request);
+    Ok(ContainerCreateBody {
+        image: Some(spec.image.clone()),
+        // The engine's rule is ECS's: an entry point without a command drops the image's command,
+        // a command alone keeps the image's entry point. An empty list says nothing.
+        entrypoint: words(spec.entry_point.as_ref()),
+        cmd: words(spec.command.as_ref()),
+        env: Some(environment(&request.environment, &spec.environment)),
+        user: spec.user.clone(),
+        working_dir: spec.working_directory.clone(),
+        hostname: spec.hostname.clone(),
+        labels: Some(merged_labels(request, namespace)),
+        open_stdin: Some(spec.interactive),
+        tty: Some(spec.pseudo_terminal),
+        healthcheck: spec.health_check.as_ref().map(health_check),
+        exposed_ports: ports.as_ref().map(|ports| ports.keys().cloned().collect()),
+        host_config: Some(host_config(request, ports)?),
+        ..ContainerCreateBody::default()
+    })
+}
+
+fn host_config(
+    request: &CreateRequest,
+    ports: Option<PortMap>,
+) -> Result<HostConfig, RuntimeError> {
+    let spec = request.spec();
+    Ok(HostConfig {
+        network_mode: Some(network_mode(request.task.network_mode, spec)?.to_owned()),
+        port_bindings: ports,
+        cgroup_parent: request.cgroup_parent.clone(),
+        cpu_shares: Some(shares(spec.cpu)),
+        memory: spec.memory.map(bytes),
+        memory_reservation: spec.memory_reservation.map(bytes),
+        readonly_rootfs: Some(spec.readonly_root_filesystem),
+        privileged: Some(spec.privileged),
+        ulimits: some(spec.ulimits.iter().map(|limit| ResourcesUlimits {
+            name: Some(limit.name.clone()),
+            soft: Some(limit.soft),
+            hard: Some(limit.hard),
+        })),
+        extra_hosts: some(
+            spec.extra_hosts
+                .iter()
+                .map(|(name, address)| format!("{name}:{address}")),
+        ),
+        dns: some(spec.dns_servers.iter().cloned()),
+        dns_search: some(spec.dns_search_domains.iter().cloned()),
+        ..HostConfig::default()
+    })
+}
+
+fn network_mode(mode: NetworkMode, spec: &ContainerSpec) -> Result<&'static str, RuntimeError> {
+    match mode {
+        NetworkMode::Bridge | NetworkMode::Host | NetworkMode::None => Ok(mode.as_str()),
+        NetworkMode::Awsvpc => Err(RuntimeError::Refused(format!(
+            "container {}: network mode awsvpc is not offered on this instance; use bridge, host or none",
+            spec.name
+        ))),
+    }
+}
+
+fn some<T>(items: impl Iterator<Item = T>) -> Option<Vec<T>> {
+    let items: Vec<T> = items.collect();
+    (!items.is_empty()).then_some(items)
+}
+
+fn words(list: Option<&Vec<String>>) -> Option<Vec<String>> {
+    list.filter(|words| !words.is_empty()).cloned()
+}
+
+/// The weight that the kernel is given: 0 and 1 mean the least.
+fn shares(cpu: CpuUnits) -> i64 {
+    i64::from(cpu.0).clamp(SHARES.0, SHARES.1)
+}
+
+fn bytes(memory: Mebibytes) -> i64 {
+    i64::try_from(memory.max(LEAST_MEMORY).bytes()).unwrap_or(i64::MAX)
+}
+
+fn nanoseconds(span: Millis) -> i64 {
+    i64::try_from(span.0.saturating_mul(1_000_000)).unwrap_or(i64::MAX)
+}
+
+fn health_check(check: &HealthCheck) -> HealthConfig {
+    HealthConfig {
+        test: Some(check.command.clone()),
+        interval: Some(nanoseconds(check.interval)),
+        timeout: Some(nanoseconds(check.timeout)),
+        retries: Some(i64::from(check.retries)),
+        start_period: Some(nanoseconds(check.start_period)),
+        ..HealthConfig::default()
+    }
+}
+
+/// Each name once: the user's value over the agent's, a later one over an earlier one.
+fn environment(agent: &[(String, String)], user: &[EnvVar]) -> Vec<String> {
+    let agent = agent
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()));
+    let user = user
+        .iter()
+        .map(|var| (var.name.as_str(), var.value.as_str()));
+    let mut merged: Vec<(&str, &str)> = Vec::new();
+    for (name, value) in agent.chain(user) {
+        match merged.iter_mut().find(|(known, _)| *known == name) {
+            Some(entry) => entry.1 = value,
+            None => merged.push((name, value)),
+        }
+    }
+    merged
+        .into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
+}
+
+fn merged_labels(request: &CreateRequest, namespace: Option<&str>) -> HashMap<String, String> {
+    let user = request.spec().docker_labels.iter();
+    let agent = request.labels.iter();
+    let mut merged: HashMap<String, String> = user
+        .chain(agent)
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
+    // Whose container it is must not hang on the caller's care: events and listings go by these.
+    merged.insert(labels::TASK_ARN.to_owned(), request.task.arn.to_string());
+    merged.insert(
+        labels::CONTAINER_NAME.to_owned(),
+        request.spec().name.to_string(),
+    );
+    if let Some(namespace) = namespace {
+        merged.insert(labels::AGENT.to_owned(), namespace.to_owned());
+    }
+    merged
+}
+
+/// The port bindings, where the network mode has any: ranges pair by pair.
+fn ports(request: &CreateRequest) -> Option<PortMap> {
+    if request.task.network_mode != NetworkMode::Bridge {
+        return None;
+    }
+    let mut map: BTreeMap<String, Vec<HostPort>> = BTreeMap::new();
+    let ours = |binding: &&PortBinding| binding.container == request.spec().name;
+    for binding in request.bindings.iter().filter(ours) {
+        for (inside, outside) in binding
+            .container_ports
+            .ports()
+            .zip(binding.host_ports.ports())
+        {
+            map.entry(format!("{inside}/{}", binding.protocol))
+                .or_default()
+                .push(HostPort {
+                    host_ip: None,
+                    host_port: Some(outside.to_string()),
+                });
+        }
+    }
+    (!map.is_empty()).then(|| {
+        map.into_iter()
+            .map(|(port, hosts)| (port, Some(hosts)))
+            .collect()
+    })
+}
+
+/// Whether the container that has the wanted name already is the one that an earlier request of
+/// the same kind made.
+///
+/// # Errors
+/// [`RuntimeError::Refused`] naming the container that is in the way.
+pub(super) fn adopt(request: &CreateRequest, found: &Inspected) -> Result<(), RuntimeError> {
+    let name = &request.name;
+    let in_the_way = found.name.trim_start_matches('/');
+    match owner(&found.config.labels) {
+        Some((task, container)) if task == request.task.arn && container == request.spec().name => {
+            if found.state.was_started() {
+                return Err(RuntimeError::Refused(format!(
+                    "container {name} of this task was started before ({}); it is not made again",
+                    found.state.status
+                )));
+            }
+            Ok(())
+        }
+        Some((task, container)) => Err(RuntimeError::Refused(format!(
+            "the name {name} belongs to container {container} of task {task} ({in_the_way}, {})",
+            found.id
+        ))),
+        None => Err(RuntimeError::Refused(format!(
+            "the name {name} belongs to a container of somebody else ({in_the_way}, {})",
+            found.id
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use berth_core::ids::{ContainerName, Family, TaskArn};
+    use berth_core::spec::{TaskFields, TaskSpec};
+    use berth_core::units::{PortRange, Protocol};
+
+    use super::*;
+
+    const ARN: &str =
+        "arn:aws:ecs:eu-west-1:123456789012:task/blue/0123456789abcdef0123456789abcdef";
+
+    fn request(mode: NetworkMode, change: impl FnOnce(&mut ContainerSpec)) -> CreateRequest {
+        let mut spec =
+            ContainerSpec::minimal(ContainerName::new("web").unwrap(), "nginx", Mebibytes(4));
+        change(&mut spec);
+        let task = TaskSpec::try_from(TaskFields {
+            arn: TaskArn::new(ARN).unwrap(),
+            family: Family::new("f").unwrap(),
+            revision: 1,
+            network_mode: mode,
+            cpu: None,
+            memory: None,
+            containers: vec![spec],
+        })
+        .unwrap();
+        CreateRequest {
+            name: "n".to_owned(),
+            task: Arc::new(task),
+            container: 0,
+            bindings: Vec::new(),
+            cgroup_parent: Some("/ecs/x".to_owned()),
+            labels: BTreeMap::from([("both".to_owned(), "agent".to_owned())]),
+            environment: vec![
+                ("A".to_owned(), "agent".to_owned()),
+                ("B".to_owned(), "agent".to_owned()),
+            ],
+        }
+    }
+
+    fn var(name: &str, value: &str) -> EnvVar {
+        EnvVar {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_users_environment_and_the_agents_labels_win() {
+        let request = request(NetworkMode::Bridge, |spec| {
+            spec.environment = vec![var("B", "user"), var("C", "1"), var("C", "2")];
+            spec.docker_labels = BTreeMap::from([("both".to_owned(), "user".to_owned())]);
+        });
+        let body = body(&request, Some("ns")).unwrap();
+        assert_eq!(body.env.unwrap(), ["A=agent", "B=user", "C=2"]);
+        let made = body.labels.unwrap();
+        assert_eq!(made["both"], "agent");
+        assert_eq!(made[labels::AGENT], "ns");
+        assert_eq!(made[labels::TASK_ARN], ARN);
+    }
+
+    #[test]
+    fn limits_keep_to_what_kernel_and_engine_accept() {
+        let body = body(
+            &request(NetworkMode::Host, |spec| spec.cpu = CpuUnits(1)),
+            None,
+        )
+        .unwrap();
+        let host = body.host_config.unwrap();
+        assert_eq!(
+            (host.cpu_shares, host.memory, host.memory_swap),
+            (Some(2), Some(6 << 20), None)
+        );
+        assert_eq!(host.network_mode.as_deref(), Some("host"));
+        assert_eq!(shares(CpuUnits(1_000_000)), 262_144);
+    }
+
+    #[test]
+    fn empty_lists_say_nothing() {
+        let body = body(
+            &request(NetworkMode::None, |spec| {
+                spec.entry_point = Some(Vec::new());
+                spec.command = Some(vec!["run".to_owned()]);
+            }),
+            None,
+        )
+        .unwrap();
+        assert_eq!((body.entrypoint, body.cmd.unwrap().len()), (None, 1));
+    }
+
+    #[test]
+    fn ranges_are_bound_pair_by_pair_and_only_on_the_bridge() {
+        let binding = |container: &str| PortBinding {
+            container: ContainerName::new(container).unwrap(),
+            container_ports: PortRange::new(80, 81).unwrap(),
+            host_ports: PortRange::new(8080, 8081).unwrap(),
+            protocol: Protocol::Udp,
+        };
+        let mut request = request(NetworkMode::Bridge, |_| ());
+        request.bindings = vec![binding("web"), binding("other")];
+        let made = body(&request, None).unwrap();
+        let bound = made.host_config.unwrap().port_bindings.unwrap();
+        assert_eq!(bound.len(), 2);
+        assert_eq!(
+            bound["81/udp"].as_ref().unwrap()[0].host_port.as_deref(),
+            Some("8081")
+        );
+        assert_eq!(made.exposed_ports.unwrap().len(), 2);
+    }
+
+    #[test]
+    fn awsvpc_is_refused_by_name() {
+        let refused = body(&request(NetworkMode::Awsvpc, |_| ()), None)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains("awsvpc") && refused.contains("web"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn a_container_of_the_same_name_is_adopted_only_when_it_is_ours_and_new() {
+        let found = |task: &str, started: &str| -> Inspected {
+            serde_json::from_value(serde_json::json!({
+                "Id": "c0ffee", "Name": "/n", "State": {"Status": "created", "StartedAt": started},
+                "Config": {"Labels": {labels::TASK_ARN: task, labels::CONTAINER_NAME: "web"}},
+            }))
+            .unwrap()
+        };
+        let request = request(NetworkMode::Bridge, |_| ());
+        let never = "0001-01-01T00:00:00Z";
+        assert!(adopt(&request, &found(ARN, never)).is_ok());
+        let started = adopt(&request, &found(ARN, "2026-01-02T03:04:05Z"))
+            .unwrap_err()
+            .to_string();
+        assert!(started.contains("started before"), "{started}");
+        let other = ARN.replace(
+            "0123456789abcdef0123456789abcdef",
+            "ffffffffffffffffffffffffffffffff",
+        );
+        let refused = adopt(&request, &found(&other, never))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains(&other) && refused.contains("c0ffee"),
+            "{refused}"
+        );
+    }
+}

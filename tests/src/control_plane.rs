@@ -1,0 +1,101 @@
+//! The real control plane as a child process, with a data folder of its own.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::process::ExitStatus;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::ecs::Ecs;
+use crate::expect::PATIENCE;
+use crate::program::Program;
+
+/// A control plane on loopback. Ends with its value, and so does its data.
+#[derive(Debug)]
+pub struct ControlPlane {
+    data: TempDir,
+    program: Program,
+    /// Where the JSON API listens.
+    pub api: SocketAddr,
+    /// Where agents connect.
+    pub agents: SocketAddr,
+}
+
+impl ControlPlane {
+    /// Starts one with an empty store on ports that the kernel chooses.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub async fn start() -> Result<Self> {
+        let data = tempfile::Builder::new().prefix("berth-controlplane-").tempdir()?;
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (program, api, agents) = launch(&data, any, any).await?;
+        Ok(Self { data, program, api, agents })
+    }
+
+    /// A client for its API.
+    #[must_use]
+    pub fn ecs(&self) -> Ecs {
+        Ecs::new(self.api)
+    }
+
+    /// `kill -9`. Its store stays.
+    ///
+    /// # Errors
+    /// When the process cannot be waited for.
+    pub async fn kill(&mut self) -> Result<()> {
+        self.program.kill().await
+    }
+
+    /// SIGTERM, then waits for the end.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn terminate(&mut self) -> Result<ExitStatus> {
+        self.program.terminate(PATIENCE).await
+    }
+
+    /// Starts it again with the same store and the same ports, after [`kill`](Self::kill) or
+    /// [`terminate`](Self::terminate).
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub async fn start_again(&mut self) -> Result<()> {
+        (self.program, self.api, self.agents) = launch(&self.data, self.api, self.agents).await?;
+        Ok(())
+    }
+
+    /// What it has said so far.
+    #[must_use]
+    pub fn output(&self) -> String {
+        self.program.output()
+    }
+}
+
+async fn launch(
+    data: &TempDir,
+    api: SocketAddr,
+    agents: SocketAddr,
+) -> Result<(Program, SocketAddr, SocketAddr)> {
+    let args: [OsString; 7] = [
+        "serve".into(),
+        "--data-dir".into(),
+        data.path().into(),
+        "--listen".into(),
+        api.to_string().into(),
+        "--agent-listen".into(),
+        agents.to_string().into(),
+    ];
+    let mut program = Program::start("berth-controlplane", &args, &BTreeMap::new())?;
+    let line = program.line("listening ", PATIENCE).await?;
+    let address = |key: &str| {
+        line.split_whitespace()
+            .find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+            .and_then(|address| address.parse().ok())
+            .with_context(|| format!("the control plane said {line:?}, without {key}=ADDRESS"))
+    };
+    let (api, agents) = (address("api")?, address("agents")?);
+    Ok((program, api, agents))
+}
