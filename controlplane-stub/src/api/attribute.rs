@@ -15,6 +15,8 @@ use crate::store::{Key, Record, Txn};
 
 /// The most attributes of one request, and the most custom ones of an instance.
 const MAX_ATTRIBUTES: usize = 10;
+/// The most bytes of a value that an agent registers.
+const MAX_REGISTERED_VALUE: usize = 512;
 
 /// An attribute of a request.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -27,11 +29,25 @@ pub(super) struct Attribute {
 }
 
 impl Attribute {
+    /// Its name and value as an agent registers them: what it tells of its host may hold
+    /// characters that operators may not use, such as parentheses.
+    ///
+    /// # Errors
+    /// `InvalidParameterException` for a name that ECS does not take, or an endless value.
+    pub(super) fn registered(&self) -> ApiResult<(String, String)> {
+        let value = self.value.clone().unwrap_or_default();
+        if value.len() > MAX_REGISTERED_VALUE || value.chars().any(char::is_control) {
+            return Err(ApiError::invalid_parameter(format!("The value of attribute '{}' is not valid.", self.name)));
+        }
+        let name = Self { value: None, ..self.clone() }.checked()?.0;
+        Ok((name, value))
+    }
+
     /// Its name and value; an empty value is an attribute without one.
     ///
     /// # Errors
     /// `InvalidParameterException` for a name or value that ECS does not take.
-    pub(super) fn checked(&self) -> ApiResult<(String, String)> {
+    fn checked(&self) -> ApiResult<(String, String)> {
         if !is_name(&self.name) {
             return Err(ApiError::invalid_parameter(format!(
                 "Attribute name '{}' is not valid: 1 to 128 letters, digits, hyphens, underscores, slashes, backslashes and periods.",

@@ -277,3 +277,6 @@ fn statistics(running: usize, pending: usize) -> Vec<Value> {
         .map(|(name, value)| json!({"name": name, "value": value.to_string()}))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

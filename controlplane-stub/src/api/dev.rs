@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::context;
 use super::error::{ApiError, ApiResult};
+use super::setting::Settings;
 use crate::simulated::{Simulated, SimulatedError};
 use crate::state::ApiState;
 
@@ -30,6 +31,7 @@ struct Target {
 /// What is refused, with a status of its own.
 pub(super) async fn handle(
     state: &ApiState,
+    settings: &Settings,
     simulated: &Simulated,
     peer: SocketAddr,
     head: &Parts,
@@ -43,6 +45,7 @@ pub(super) async fn handle(
     match (head.method.clone(), head.uri.path()) {
         (Method::POST, "/dev/reset") => {
             state.controller.reset().await?;
+            settings.clear();
             Ok(json!({}))
         }
         (Method::POST, "/dev/simulated-agent") => {

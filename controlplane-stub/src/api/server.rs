@@ -1,7 +1,6 @@
 //! Connections of the HTTP side: a deadline for headers and bodies, an end when told to.
 
 use std::convert::Infallible;
-use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -19,15 +18,12 @@ use crate::supervise::Tracker;
 /// How long a connection may take to send the head of its next request.
 const HEADER_DEADLINE: Duration = Duration::from_secs(60);
 /// How long requests in flight may take once the server is told to stop.
-const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
 /// How long to wait when no connection can be accepted, as without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves ECS's API on `listener` until `shutdown` is cancelled; requests in flight are finished.
-///
-/// # Errors
-/// An error of the listener that a later attempt cannot mend.
-pub async fn serve(listener: TcpListener, state: ApiState, shutdown: CancellationToken) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, state: ApiState, shutdown: CancellationToken) {
     let tracker = Tracker::new();
     let settings = Settings::default();
     loop {
@@ -50,7 +46,6 @@ pub async fn serve(listener: TcpListener, state: ApiState, shutdown: Cancellatio
     if let Err(unfinished) = tracker.stop(SHUTDOWN_DEADLINE).await {
         tracing::warn!(%unfinished, "connections of the API were cut");
     }
-    Ok(())
 }
 
 async fn connection(stream: TcpStream, peer: SocketAddr, state: ApiState, settings: Settings, stop: CancellationToken) {

@@ -32,6 +32,11 @@ const KNOWN: [(&str, &str); 12] = [
 pub(super) struct Settings(Arc<Mutex<BTreeMap<String, String>>>);
 
 impl Settings {
+    /// Forgets everything that was set.
+    pub(super) fn clear(&self) {
+        self.lock().clear();
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

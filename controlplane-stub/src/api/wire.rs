@@ -85,7 +85,7 @@ where
     let path = head.uri.path();
     if let Some(simulated) = state.simulated.as_ref().filter(|_| path.starts_with(dev::PREFIX)) {
         let body = read_body(body).await?;
-        return dev::handle(state, simulated, peer, &head, &body).await;
+        return dev::handle(state, settings, simulated, peer, &head, &body).await;
     }
     if path != "/" {
         return Err(ApiError { status: 404, ..ApiError::unknown_operation("There is nothing here: send operations to /.") });
@@ -173,3 +173,6 @@ where
     }
     Ok(bytes.into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,7 +55,7 @@ pub(in crate::api) async fn register(context: &Context, request: Register) -> Ap
     let tags = tag::read(&request.tags)?;
     let mut attributes = of_identity(request.instance_identity_document.as_deref());
     for given in &request.attributes {
-        let (name, value) = given.checked()?;
+        let (name, value) = given.registered()?;
         attributes.insert(name, value);
     }
     attributes.entry("ecs.availability-zone".to_owned()).or_insert_with(|| format!("{}a", context.arns.region));

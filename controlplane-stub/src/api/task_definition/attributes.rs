@@ -162,7 +162,7 @@ mod tests {
 
     fn names(body: &Value) -> Vec<String> {
         let definition = Definition::read(body.as_object().unwrap()).unwrap();
-        required(&definition).into_iter().map(|a| a.value.map_or(a.name.clone(), |v| format!("{}={v}", a.name))).collect()
+        required(&definition).into_iter().map(|a| a.value.as_ref().map_or_else(|| a.name.clone(), |v| format!("{}={v}", a.name))).collect()
     }
 
     #[test]

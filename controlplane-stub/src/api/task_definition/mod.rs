@@ -16,10 +16,12 @@ pub(super) use self::list::{list, list_families};
 use self::input::Definition;
 use super::context::{Context, epoch, failure, now};
 use super::error::{ApiError, ApiResult};
+use super::spec;
 use super::tag::{self, Tag};
 use crate::arn;
+use crate::controller::DEFAULT_CLUSTER;
 use crate::model::task_definition::DefinitionStatus;
-use crate::model::{TaskDefinition, TaskStatus};
+use crate::model::{Tags, TaskDefinition, TaskStatus};
 use crate::store::{Key, Record, Txn, View};
 
 /// The most revisions of a family.
@@ -42,6 +44,12 @@ pub(super) async fn register(context: &Context, mut body: Map<String, Value>) ->
     let required_attributes = attributes::required(&definition);
     let compatibilities = attributes::compatibilities(&definition);
     let family = definition.family;
+    // What is registered must be a task that can run: the last word is the specification's own.
+    let mut candidate = TaskDefinition::new(String::new(), family.clone(), 1, now());
+    candidate.body.clone_from(&body);
+    let placeholder =
+        context.arns.placeholder_task(DEFAULT_CLUSTER).map_err(|error| ApiError::server(error.to_string()))?;
+    spec::specify(&candidate, &json!({}), placeholder).map_err(|error| ApiError::client(error.message))?;
     let decide = |view: &dyn View| {
         let last = view.family(&family);
         let revision = last.as_ref().map_or(0, |last| last.value) + 1;
@@ -82,11 +90,9 @@ pub(super) struct Describe {
 pub(super) async fn describe(context: &Context, request: Describe) -> ApiResult<Value> {
     let found = find(&*context.view(), &request.task_definition)?;
     let found = found.ok_or_else(|| ApiError::client("Unable to describe task definition."))?;
-    let mut reply = json!({"taskDefinition": render(&found)});
-    if request.include.iter().any(|field| field == "TAGS") {
-        reply["tags"] = tag::render(&found.tags);
-    }
-    Ok(reply)
+    let with_tags = request.include.iter().any(|field| field == "TAGS");
+    let tags = tag::render(if with_tags { &found.tags } else { const { &Tags::new() } });
+    Ok(json!({"taskDefinition": render(&found), "tags": tags}))
 }
 
 /// DeregisterTaskDefinition.

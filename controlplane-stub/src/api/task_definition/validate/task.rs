@@ -68,7 +68,7 @@ pub(super) fn check_sizes(definition: &Definition) -> ApiResult<()> {
     if definition.cpu.is_some() && !cpu.is_some_and(|cpu| TASK_CPU.contains(&cpu)) {
         return refuse("Invalid 'cpu' setting for task.");
     }
-    if definition.memory.is_some() && !memory.is_some_and(|memory| memory > 0) {
+    if definition.memory.is_some() && memory.is_none_or(|memory| memory == 0) {
         return refuse("Invalid 'memory' setting for task.");
     }
     let containers = &definition.container_definitions;
