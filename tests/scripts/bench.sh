@@ -10,7 +10,7 @@ engine_was_down=no
 
 finish() {
     if "$SCRIPTS/engine.sh" status; then "$SCRIPTS/sweep.sh" || true; fi
-    if [ $engine_was_down = yes ]; then "$SCRIPTS/engine.sh" stop || true; fi
+    if [ "$engine_was_down" = yes ]; then "$SCRIPTS/engine.sh" stop || true; fi
 }
 
 mkdir -p "$RUN_DIR"

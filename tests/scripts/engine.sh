@@ -40,10 +40,17 @@ answers_or_died() {
     answers || [ -z "$(dockerd_pid)" ]
 }
 
+forget_dead() {
+    is_process "$(cat "$1" 2>/dev/null || true)" "$2" || rm -f "$1"
+}
+
 start_dockerd() {
     local log=$STATE/dockerd.log
     [ "$(id -u)" = 0 ] || die "dockerd can only be started by root: use sudo, or start your engine and run this again"
     : >"$log"
+    # dockerd refuses to start beside an old file as long as anything has that process id.
+    forget_dead /var/run/docker.pid dockerd
+    forget_dead /var/run/docker/containerd/containerd.pid containerd
     # Its own session, so that Ctrl-C in a terminal does not reach it; no descriptor of the lock.
     setsid dockerd --host "$DEFAULT_HOST" >>"$log" 2>&1 </dev/null 9>&- &
     echo $! >"$STATE/dockerd.pid"

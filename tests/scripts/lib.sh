@@ -32,7 +32,10 @@ step() {
     shift
     began=$(now_ms)
     printf '==> %s\n' "$name"
-    "$@" || return
+    # Where `set -e` holds, a failure ends the script here; where it does not, the code goes up.
+    "$@"
+    local code=$?
+    [ $code -eq 0 ] || return $code
     printf '    %s: %s\n' "$name" "$(seconds_since "$began")"
 }
 
@@ -46,18 +49,22 @@ await() {
     done
 }
 
+# gone PID: whether the process has ended (one that nobody waited for counts as ended).
+gone() {
+    [ ! -e "/proc/$1" ] || [ "$(sed 's/.*) \(.\).*/\1/' "/proc/$1/stat" 2>/dev/null)" = Z ]
+}
+
 # is_process PID NAME: whether that process lives and still is the program of that name
 # (a process id in a file may have been given to somebody else since; the kernel keeps 15 characters).
 is_process() {
-    [ -n "$1" ] && [ "$(cat "/proc/$1/comm" 2>/dev/null)" = "${2:0:15}" ]
+    [ -n "$1" ] && ! gone "$1" && [ "$(cat "/proc/$1/comm" 2>/dev/null)" = "${2:0:15}" ]
 }
 
 # end_process PID SECONDS: SIGTERM, and SIGKILL to one that has not gone by then.
 end_process() {
     kill -TERM "$1" 2>/dev/null || return 0
-    await "$2" test ! -e "/proc/$1" && return 0
-    # A child of this shell stays as a zombie until it is waited for.
-    [ "$(sed 's/.*) \(.\).*/\1/' "/proc/$1/stat" 2>/dev/null)" != Z ] || return 0
+    # The 0 is needed: in a trap a bare `return` gives the code from before the trap.
+    if await "$2" gone "$1"; then return 0; fi
     printf 'berth: process %s ignored SIGTERM for %s s and was killed\n' "$1" "$2" >&2
     kill -KILL "$1" 2>/dev/null || true
 }

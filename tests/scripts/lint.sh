@@ -50,6 +50,9 @@ shell_scripts() {
     fi
 }
 
+for part in fmt clippy; do
+    cargo $part --version >/dev/null 2>&1 || die "cargo $part is missing: rustup component add rustfmt clippy"
+done
 step "installing what is missing" tests/scripts/prepare.sh build
 step "installing the clients" tests/scripts/prepare.sh clients
 check format "run: cargo fmt --all" formatted

@@ -6,6 +6,7 @@
 #   BERTH_PROFILE=dev                   build without optimisation: sooner there, slower after
 #
 # State is kept in .run/, so that a second start finds what the first one knew.
+# shellcheck disable=SC2317 # functions are called by name, through step and traps
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -77,8 +78,8 @@ finish() {
     if [ -n "$agent" ]; then step "stopping the agent" end_process "$agent" 20; fi
     if [ -n "$control_plane" ]; then step "stopping the control plane" end_process "$control_plane" 20; fi
     rm -f "$RUN_DIR/agent.pid" "$RUN_DIR/controlplane.pid"
-    if [ $engine_was_down = yes ]; then step "stopping the engine" stop_engine; fi
-    exit $code
+    if [ "$engine_was_down" = yes ]; then step "stopping the engine" stop_engine; fi
+    exit "$code"
 }
 
 # === what a killed run left ===
@@ -124,7 +125,7 @@ build() {
 
 # ended_or SAID PID LOG: ends the wait when the text is in the log, or the process has gone.
 ended_or() {
-    grep -q "$1" "$RUN_DIR/$3.log" || [ ! -e "/proc/$2" ]
+    grep -q "$1" "$RUN_DIR/$3.log" || gone "$2"
 }
 
 # Each in a session of its own: Ctrl-C is for this script, which then ends them in order. None
@@ -134,7 +135,7 @@ start_control_plane() {
         --listen "127.0.0.1:$API_PORT" --agent-listen "127.0.0.1:$AGENTS_PORT" \
         >"$RUN_DIR/controlplane.log" 2>&1 </dev/null 9>&- &
     control_plane=$!
-    echo $control_plane >"$RUN_DIR/controlplane.pid"
+    echo "$control_plane" >"$RUN_DIR/controlplane.pid"
     await 20 ended_or '^listening ' "$control_plane" controlplane || true
     grep -q '^listening ' "$RUN_DIR/controlplane.log" && return
     log_tail controlplane
@@ -144,7 +145,7 @@ start_control_plane() {
 connected() {
     [ "$(field "length(containerInstances[?agentConnected])" describe-container-instances \
         --container-instances "$(field 'containerInstanceArns[0]' list-container-instances)")" = 1 ] ||
-        [ ! -e "/proc/$agent" ]
+        gone "$agent"
 }
 
 start_agent() {
@@ -152,21 +153,23 @@ start_agent() {
         ECS_IMAGE_PULL_BEHAVIOR=prefer-cached \
         setsid "$BIN/berth-agent" >"$RUN_DIR/agent.log" 2>&1 </dev/null 9>&- &
     agent=$!
-    echo $agent >"$RUN_DIR/agent.pid"
-    if await 30 connected && [ -e "/proc/$agent" ]; then return; fi
+    echo "$agent" >"$RUN_DIR/agent.pid"
+    if await 30 connected && ! gone "$agent"; then return; fi
     log_tail agent
     die "the agent did not join the cluster: its last lines are above, all of them in .run/agent.log"
 }
 
 register() {
-    ecs register-task-definition --family $FAMILY --network-mode bridge --cpu 256 --memory 128 \
+    ecs register-task-definition --family "$FAMILY" --network-mode bridge --cpu 256 --memory 128 \
         --container-definitions '[{"name": "web", "image": "berth-demo:latest", "memory": 64, "cpu": 128,
-            "portMappings": [{"containerPort": 8080, "hostPort": 0, "protocol": "tcp"}]}]' >/dev/null
+            "portMappings": [{"containerPort": 8080, "hostPort": 0, "protocol": "tcp"}]}]' >/dev/null ||
+        die "registering the task definition failed: the reason is above; see also .run/controlplane.log"
 }
 
 run_task() {
     local answer
-    answer=$(field '[tasks[0].taskArn, failures[0].reason]' run-task --task-definition $FAMILY)
+    answer=$(field '[tasks[0].taskArn, failures[0].reason]' run-task --task-definition "$FAMILY") ||
+        die "running a task failed: the reason is above; see also .run/controlplane.log"
     task=${answer%%$'\t'*}
     [ "$task" != None ] || {
         task=
@@ -181,7 +184,7 @@ settled() {
         last_status=$status
         printf '    the task is %s after %s\n' "$status" "$(seconds_since "$task_began")" >&3
     fi
-    [ "$status" = RUNNING ] || [ "$status" = STOPPED ] || [ ! -e "/proc/$agent" ]
+    [ "$status" = RUNNING ] || [ "$status" = STOPPED ] || gone "$agent"
 }
 
 wait_for_task() {
@@ -195,6 +198,18 @@ wait_for_task() {
     die "the demo task is ${last_status:-unknown}: $(field 'tasks[0].stoppedReason' describe-tasks --tasks "$task")"
 }
 
+instance() {
+    ecs describe-container-instances \
+        --container-instances "$(field 'containerInstanceArns[0]' list-container-instances)" |
+        "$VENV/bin/python" -c '
+import json, sys
+instance = json.load(sys.stdin)["containerInstances"][0]
+amounts = [{r["name"]: r.get("integerValue") for r in instance[k]} for k in ("remainingResources", "registeredResources")]
+print("  " + instance["containerInstanceArn"], instance["status"])
+for name, unit in (("CPU", "CPU units"), ("MEMORY", "MiB of memory")):
+    print(f"  {amounts[0][name]} of {amounts[1][name]} {unit} left")'
+}
+
 show() {
     local port answer
     port=$(field 'tasks[0].containers[0].networkBindings[0].hostPort' describe-tasks --tasks "$task")
@@ -205,14 +220,12 @@ show() {
 Berth is up.
 
 The instance and what is left of it:
-$(ecs describe-container-instances \
-        --container-instances "$(field 'containerInstanceArns[0]' list-container-instances)" --output text \
-        --query 'containerInstances[0].[["  instance", containerInstanceArn, status], ["  CPU units", join(` of `, [to_string(remainingResources[?name==`CPU`]|[0].integerValue), to_string(registeredResources[?name==`CPU`]|[0].integerValue)])], ["  memory MiB", join(` of `, [to_string(remainingResources[?name==`MEMORY`]|[0].integerValue), to_string(registeredResources[?name==`MEMORY`]|[0].integerValue)])]]')
+$(instance)
 
 The task:
   $task
   RUNNING at http://127.0.0.1:$port/, which answers:
-$(sed 's/^/    /' <<<"$answer")
+    ${answer//$'\n'/$'\n'    }
 
 Go on in another terminal:
   export AWS_ENDPOINT_URL_ECS=$AWS_ENDPOINT_URL_ECS AWS_DEFAULT_REGION=us-east-1
@@ -234,7 +247,8 @@ step "installing what is missing" "$SCRIPTS/prepare.sh"
 exec 9>"$RUN_DIR/run.lock"
 flock -n 9 || die "another make run is up in this checkout: end it with Ctrl-C there, or use a second checkout"
 trap finish EXIT
-trap 'exit 130' INT
+interrupted=130
+trap 'exit $interrupted' INT
 trap 'exit 0' TERM
 "$SCRIPTS/engine.sh" status || engine_was_down=yes
 step "engine" "$SCRIPTS/engine.sh" ensure
@@ -250,7 +264,8 @@ show
 echo "All of it took $(seconds_since "$began")."
 [ "${BERTH_RUN_ONCE:-}" != 1 ] || exit 0
 echo "Ctrl-C ends it."
+interrupted=0
 wait -n "$control_plane" "$agent" || true
-if [ -e "/proc/$control_plane" ]; then gone=agent; else gone=controlplane; fi
-log_tail $gone
-die "the $gone ended by itself: its last lines are above, all of them in .run/$gone.log"
+if gone "$control_plane"; then ended=controlplane; else ended=agent; fi
+log_tail "$ended"
+die "the $ended ended by itself: its last lines are above, all of them in .run/$ended.log"

@@ -15,9 +15,9 @@ finish() {
     local code=$?
     trap - EXIT
     if "$SCRIPTS/engine.sh" status; then "$SCRIPTS/sweep.sh" || true; fi
-    if [ $engine_was_down = yes ]; then "$SCRIPTS/engine.sh" stop || true; fi
+    if [ "$engine_was_down" = yes ]; then "$SCRIPTS/engine.sh" stop || true; fi
     if [ -s "$LOG" ]; then count; fi
-    exit $code
+    exit "$code"
 }
 
 # The sum over all runners' closing lines: nextest's "Summary", cargo test's "test result".

@@ -37,7 +37,7 @@ impl Agent {
             ("ECS_LOGLEVEL", "debug"),
             // Several agents share this host: each has its own port and its own place for cgroups.
             ("BERTH_INTROSPECTION_ADDRESS", "127.0.0.1:0"),
-            ("BERTH_CGROUP_ROOT", &format!("/{cluster}")),
+            ("BERTH_CGROUP_ROOT", cluster),
         ];
         let env: BTreeMap<String, String> =
             own.iter().chain(env).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
@@ -120,7 +120,7 @@ impl Agent {
     /// Where its cgroups are in the hierarchy of that controller (cgroup v1) or in the only one (v2).
     #[must_use]
     pub fn cgroup(&self, controller: &str) -> PathBuf {
-        let root = self.env.get("BERTH_CGROUP_ROOT").map_or("", String::as_str).trim_start_matches('/');
+        let root = self.env.get("BERTH_CGROUP_ROOT").map_or("", String::as_str);
         let v1 = Path::new("/sys/fs/cgroup").join(controller);
         if v1.is_dir() { v1.join(root) } else { Path::new("/sys/fs/cgroup").join(root) }
     }

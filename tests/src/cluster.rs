@@ -112,6 +112,14 @@ impl Cluster {
     /// When it is refused or cannot be placed.
     pub async fn run(&self, definition: Value) -> Result<String> {
         let definition = self.register(definition).await?;
+        self.run_definition(&definition).await
+    }
+
+    /// Runs one task of a definition that is registered; the ARN of the task.
+    ///
+    /// # Errors
+    /// When it is refused or cannot be placed.
+    pub async fn run_definition(&self, definition: &str) -> Result<String> {
         let input = json!({ "cluster": self.name, "taskDefinition": definition });
         let answer = self.ecs.call("RunTask", input).await?;
         if answer["failures"].as_array().is_some_and(|failures| !failures.is_empty()) {

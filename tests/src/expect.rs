@@ -20,7 +20,7 @@ where
     Answer: Future<Output = Result<Option<T>>>,
 {
     let began = Instant::now();
-    let mut pause = Duration::from_millis(5);
+    let mut pause = Duration::from_millis(1);
     let mut last = None;
     loop {
         match tokio::time::timeout(within, ask()).await {
