@@ -1,0 +1,76 @@
+//! Orders of events that once led a task astray, one by one.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+#[allow(dead_code, reason = "each test file uses its part of the world")]
+mod support;
+
+use berth_core::spec::{Condition, TaskFields};
+use berth_core::task::{
+    Act, ContainerStatus, Event, Fact, FailureKind, Outcome, ResourceKey, ResourceStatus, Settings,
+    StopCode, Task, TaskStatus,
+};
+use berth_core::units::Millis;
+
+use support::direct::{Direct, START, attempt, created, exited, running, words};
+use support::specs::{after, container, fields, name, port};
+
+/// One essential container.
+fn one() -> TaskFields {
+    fields(vec![container("app")])
+}
+
+/// One essential container with a port that the agent chooses.
+fn with_port() -> TaskFields {
+    let mut app = container("app");
+    app.ports = vec![port(80, None)];
+    fields(vec![app])
+}
+
+/// Up to where the only container is being started.
+fn starting(fields: TaskFields) -> (Direct, Act) {
+    let mut run = Direct::new(fields);
+    let mut acts = run.say(Event::Granted);
+    while let Some(act) = acts.pop() {
+        if matches!(act, Act::Start { .. }) {
+            return (run, act);
+        }
+        acts.extend(run.works(&act));
+    }
+    panic!("nothing was started")
+}
+
+/// Ends whatever pauses, until something is done.
+fn next_acts(run: &mut Direct, acts: Vec<Act>) -> Vec<Act> {
+    let mut acts = acts;
+    while acts.is_empty() && run.task.next_deadline().is_some() {
+        acts = run.deadline();
+    }
+    acts
+}
+
+#[test]
+fn what_never_ran_is_not_complete() {
+    let mut init = container("init");
+    init.essential = false;
+    let mut app = container("app");
+    app.depends_on = vec![after("init", Condition::Complete)];
+    let mut run = Direct::new(fields(vec![init, app]));
+    let acts = run.say(Event::Granted);
+    let pull = acts
+        .iter()
+        .find(|a| words(std::slice::from_ref(a)) == ["acquire image init"]);
+    run.fails(pull.unwrap(), FailureKind::Refused);
+    let stop = run.task.state().stop.clone().unwrap();
+    assert_eq!(stop.code, StopCode::TaskFailedToStart);
+    assert!(
+        stop.reason
+            .contains("container init was to become COMPLETE"),
+        "{stop:?}"
+    );
+}
