@@ -74,3 +74,13 @@ fn what_never_ran_is_not_complete() {
         "{stop:?}"
     );
 }
+
+#[test]
+fn a_late_created_event_does_not_settle_an_unsure_start() {
+    let (mut run, start) = starting(one());
+    // The engine went away in the middle of the start: the container may run, or have ended.
+    run.fails(&start, FailureKind::EngineAway);
+    run.see("app", created("app-1"));
+    let acts = next_acts(&mut run, Vec::new());
+    assert_eq!(words(&acts), ["inspect app"]);
+}

@@ -42,7 +42,7 @@ impl Task {
             }
             Event::Observed { container, fact } => {
                 if let Some(index) = self.index(&container) {
-                    self.take_fact(index, fact, now);
+                    self.hear(index, fact, now);
                 }
             }
             Event::Done { attempt, outcome } => self.take_outcome(attempt, outcome, now),
@@ -75,6 +75,15 @@ impl Task {
             if pause.is_some_and(|at| at <= now) {
                 *pause = None;
             }
+        }
+    }
+
+    /// Takes an event of the engine. It is a hint: it may be late, and come more than once.
+    fn hear(&mut self, index: usize, fact: Fact, now: Timestamp) {
+        match fact {
+            // It was made; whether a start has worked since then, that does not say.
+            Fact::Created { .. } if self.state.containers[index].unsure => {}
+            fact => self.take_fact(index, fact, now),
         }
     }
 
