@@ -84,3 +84,31 @@ fn a_late_created_event_does_not_settle_an_unsure_start() {
     let acts = next_acts(&mut run, Vec::new());
     assert_eq!(words(&acts), ["inspect app"]);
 }
+
+#[test]
+fn a_start_that_was_seen_to_work_did_not_fail() {
+    for kind in [
+        FailureKind::EngineAway,
+        FailureKind::TimedOut,
+        FailureKind::Refused,
+    ] {
+        let (mut run, start) = starting(one());
+        run.see("app", running("app-1", START));
+        run.fails(&start, kind);
+        assert_eq!(run.task.state().stop, None, "{kind:?}");
+        assert_eq!(run.task.state().status, TaskStatus::Running);
+        assert_eq!(run.task.waiting_for(), "");
+        assert_eq!(run.container("app").failure, None);
+        assert_eq!(run.task.next_deadline(), None);
+    }
+}
+
+#[test]
+fn an_end_that_was_seen_is_not_overwritten_by_a_late_failure() {
+    let (mut run, start) = starting(one());
+    let acts = run.see("app", exited("app-1", 3));
+    run.fails(&start, FailureKind::TimedOut);
+    run.all_work(acts);
+    assert_eq!(run.told().containers[0].exit_code, Some(3));
+    assert_eq!(run.told().containers[0].reason, None);
+}

@@ -311,6 +311,9 @@ impl Task {
     ) {
         let chosen_ports = self.has_chosen_ports(index);
         let container = &mut self.state.containers[index];
+        if kind == AttemptKind::Start && container.status > ContainerStatus::Created {
+            return; // It was seen to run since: only the answer got lost.
+        }
         container.tries = container.tries.saturating_add(1);
         container.retry_at = Some(now.after(pause(container.tries)));
         let tries = container.tries;
