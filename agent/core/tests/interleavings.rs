@@ -112,3 +112,16 @@ fn an_end_that_was_seen_is_not_overwritten_by_a_late_failure() {
     assert_eq!(run.told().containers[0].exit_code, Some(3));
     assert_eq!(run.told().containers[0].reason, None);
 }
+
+#[test]
+fn the_event_of_our_own_removal_is_no_loss() {
+    let (mut run, start) = starting(with_port());
+    let remove = run.fails(&start, FailureKind::PortTaken);
+    assert_eq!(words(&remove), ["remove app"]);
+    // The engine tells of the removal before it answers.
+    let mut acts = run.see("app", Fact::Missing);
+    acts.extend(run.works(&remove[0]));
+    run.all_work(acts);
+    assert_eq!(run.task.state().stop, None);
+    assert_eq!(run.task.state().status, TaskStatus::Running);
+}

@@ -83,6 +83,8 @@ impl Task {
         match fact {
             // It was made; whether a start has worked since then, that does not say.
             Fact::Created { .. } if self.state.containers[index].unsure => {}
+            // We are removing it ourselves: the answer to that decides.
+            Fact::Missing if self.state.containers[index].discard => {}
             fact => self.take_fact(index, fact, now),
         }
     }
