@@ -125,3 +125,35 @@ fn the_event_of_our_own_removal_is_no_loss() {
     assert_eq!(run.task.state().stop, None);
     assert_eq!(run.task.state().status, TaskStatus::Running);
 }
+
+#[test]
+fn what_is_heard_of_an_earlier_life_is_not_of_this_one() {
+    let (mut run, start) = starting(with_port());
+    let remove = run.fails(&start, FailureKind::PortTaken);
+    let acts = run.works(&remove[0]);
+    // The first life is over; now its events come.
+    run.see("app", created("app-1"));
+    assert_eq!(run.container("app").status, ContainerStatus::Pending);
+    run.all_work(acts);
+    assert_eq!(run.container("app").id, Some(support::direct::id("app-2")));
+    // That the first one is gone says nothing of the second: it is asked for.
+    let acts = run.see("app", Fact::Missing);
+    assert_eq!(words(&acts), ["inspect app"]);
+    run.done(attempt(&acts[0]), Outcome::Fact(running("app-2", START)));
+    assert_eq!(run.task.state().stop, None);
+}
+
+#[test]
+fn a_container_that_really_vanished_ends_the_task() {
+    let mut run = Direct::up(one());
+    let acts = run.see("app", Fact::Missing);
+    assert_eq!(words(&acts), ["inspect app"]);
+    let acts = run.done(attempt(&acts[0]), Outcome::Fact(Fact::Missing));
+    run.all_work(acts);
+    assert_eq!(run.told().status, TaskStatus::Stopped);
+    let reason = run.told().containers[0].reason.clone().unwrap();
+    assert_eq!(
+        reason,
+        "ContainerVanishedError: No container matching saved ID found"
+    );
+}

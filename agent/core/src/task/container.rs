@@ -100,7 +100,8 @@ pub struct Container {
     /// Whether the engine was ever asked to make it: it may exist even without an id.
     #[serde(default)]
     pub touched: bool,
-    /// Whether a start may have worked without our knowing: the engine is asked before the next.
+    /// Whether a start may have worked, or the container may be gone, without our knowing: the
+    /// engine is asked before anything else.
     #[serde(default)]
     pub unsure: bool,
     /// Whether it is to be removed and made anew.

@@ -78,13 +78,20 @@ impl Task {
         }
     }
 
-    /// Takes an event of the engine. It is a hint: it may be late, and come more than once.
+    /// Takes an event of the engine. It is a hint: it may be late, come more than once, and be
+    /// about an earlier life of the container.
     fn hear(&mut self, index: usize, fact: Fact, now: Timestamp) {
+        let container = &mut self.state.containers[index];
+        if container.id.is_none() {
+            return; // The answer to its creation, or a listing, says first which life is ours.
+        }
         match fact {
-            // It was made; whether a start has worked since then, that does not say.
-            Fact::Created { .. } if self.state.containers[index].unsure => {}
-            // We are removing it ourselves: the answer to that decides.
-            Fact::Missing if self.state.containers[index].discard => {}
+            // It was made, as is known. Whether a start has worked since then, that does not say.
+            Fact::Created { .. } => {}
+            Fact::Missing => {
+                // It names no life: we may be removing this one ourselves, and else it is asked for.
+                container.unsure |= !container.discard && !container.is_stopped();
+            }
             fact => self.take_fact(index, fact, now),
         }
     }

@@ -126,11 +126,14 @@ impl Task {
             self.stop_container(index, now, acts);
             return;
         }
-        if container.status >= ContainerStatus::Running || !container.is_free() {
+        if container.is_stopped() || !container.is_free() {
             return;
         }
         if container.unsure {
             self.inspect(index, now, acts);
+            return;
+        }
+        if container.status == ContainerStatus::Running {
             return;
         }
         let gate = start_gate(&self.spec, &self.state.containers, index, now);
@@ -322,7 +325,7 @@ impl Task {
         }
         match container.status {
             ContainerStatus::Stopped => {}
-            ContainerStatus::Created if container.unsure => {
+            ContainerStatus::Created | ContainerStatus::Running if container.unsure => {
                 if container.is_free() {
                     self.inspect(index, now, acts);
                 }
