@@ -157,3 +157,24 @@ fn a_container_that_really_vanished_ends_the_task() {
         "ContainerVanishedError: No container matching saved ID found"
     );
 }
+
+#[test]
+fn ports_are_not_chosen_for_ever() {
+    let (mut run, mut start) = starting(with_port());
+    for tried in 1..100 {
+        let acts = run.fails(&start, FailureKind::PortTaken);
+        if run.task.is_stopping() {
+            assert_eq!(tried, 6);
+            return;
+        }
+        let mut acts = next_acts(&mut run, acts);
+        start = loop {
+            let act = acts.pop().unwrap();
+            if matches!(act, Act::Start { .. }) {
+                break act;
+            }
+            acts.extend(run.works(&act));
+        };
+    }
+    panic!("ports are still being chosen");
+}

@@ -107,6 +107,9 @@ pub struct Container {
     /// Whether it is to be removed and made anew.
     #[serde(default)]
     pub discard: bool,
+    /// How often what it needs was acquired anew: an image that had vanished, ports that were taken.
+    #[serde(default)]
+    pub renewed: u32,
     /// Whether it was seen running after it had stopped.
     #[serde(default)]
     pub revived: bool,
@@ -147,6 +150,7 @@ impl Container {
             touched: false,
             unsure: false,
             discard: false,
+            renewed: 0,
             revived: false,
             exit: None,
             failure: None,

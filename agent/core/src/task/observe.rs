@@ -344,8 +344,9 @@ impl Task {
                 container.failure = Some(failure);
             }
             (AttemptKind::Start, FailureKind::PortTaken)
-                if tries <= MAX_PORT_TRIES && chosen_ports =>
+                if container.renewed < MAX_PORT_TRIES && chosen_ports =>
             {
+                container.renewed += 1;
                 self.choose_other_ports(index);
             }
             (AttemptKind::Start, FailureKind::TimedOut) => {
