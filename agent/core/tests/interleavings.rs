@@ -178,3 +178,31 @@ fn ports_are_not_chosen_for_ever() {
     }
     panic!("ports are still being chosen");
 }
+
+#[test]
+fn an_outage_uses_up_no_tries() {
+    let (mut run, mut start) = starting(with_port());
+    for _ in 0..10 {
+        let acts = run.fails(&start, FailureKind::EngineAway);
+        let inspect = next_acts(&mut run, acts);
+        let seen = Outcome::Fact(created("app-1"));
+        start = run.done(attempt(&inspect[0]), seen).pop().unwrap();
+    }
+    let acts = run.fails(&start, FailureKind::PortTaken);
+    assert_eq!(words(&next_acts(&mut run, acts)), ["remove app"]);
+    assert_eq!(run.task.state().stop, None);
+}
+
+#[test]
+fn an_image_that_an_outage_took_along_is_pulled_again() {
+    let mut run = Direct::new(one());
+    let acts = run.say(Event::Granted);
+    run.works(&acts[0]);
+    let mut create = run.works(&acts[1]);
+    for _ in 0..10 {
+        let acts = run.fails(&create[0], FailureKind::EngineAway);
+        create = next_acts(&mut run, acts);
+    }
+    let acts = run.fails(&create[0], FailureKind::NoSuchImage);
+    assert_eq!(words(&acts), ["acquire image app"]);
+}

@@ -328,7 +328,10 @@ impl Task {
         let tries = container.tries;
         match (kind, failure.kind) {
             (AttemptKind::Create, FailureKind::EngineAway) => container.failure = Some(failure),
-            (AttemptKind::Create, FailureKind::NoSuchImage) if tries <= MAX_IMAGE_TRIES => {
+            (AttemptKind::Create, FailureKind::NoSuchImage)
+                if container.renewed < MAX_IMAGE_TRIES =>
+            {
+                container.renewed += 1;
                 let image = &self.spec.containers[index].image;
                 if let Some(resource) = self
                     .state
