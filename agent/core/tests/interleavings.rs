@@ -206,3 +206,42 @@ fn an_image_that_an_outage_took_along_is_pulled_again() {
     let acts = run.fails(&create[0], FailureKind::NoSuchImage);
     assert_eq!(words(&acts), ["acquire image app"]);
 }
+
+#[test]
+fn what_may_be_held_is_released() {
+    // The call timed out, and the cgroup may be there.
+    let mut run = Direct::new(one());
+    let acts = run.say(Event::Granted);
+    run.fails(&acts[0], FailureKind::TimedOut);
+    let acts = run.stop();
+    assert!(
+        words(&acts).contains(&"release cgroup".to_owned()),
+        "{acts:?}"
+    );
+
+    // The agent died while it was being made.
+    let mut run = Direct::new(one());
+    run.say(Event::Granted);
+    run.task = Task::restored(
+        run.task.spec().clone(),
+        Settings::default(),
+        run.task.state().clone(),
+    );
+    run.stop();
+    let acts = run.say(Event::Restored(Vec::new()));
+    assert!(
+        words(&acts).contains(&"release cgroup".to_owned()),
+        "{acts:?}"
+    );
+
+    // Other ports were to be chosen; the first ones are still ours.
+    let (mut run, start) = starting(with_port());
+    run.stop();
+    let acts = run.fails(&start, FailureKind::PortTaken);
+    assert!(
+        words(&acts).contains(&"release ports of app".to_owned()),
+        "{acts:?}"
+    );
+    let acts = run.all_work(acts);
+    assert_eq!(acts.last(), Some(&Act::ReturnGrant));
+}

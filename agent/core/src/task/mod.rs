@@ -199,6 +199,8 @@ impl Task {
         let mut task = Self::new(spec, settings, now);
         task.state.admission = Admission::Granted;
         for resource in &mut task.state.resources {
+            // The containers were made under a cgroup.
+            resource.touched = resource.key == ResourceKey::Cgroup;
             if let ResourceKey::Ports(container) = &resource.key {
                 resource.yielded.ports = bindings
                     .iter()

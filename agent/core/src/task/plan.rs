@@ -367,6 +367,13 @@ impl Task {
     fn release_all(&mut self, now: Timestamp, acts: &mut Vec<Act>) {
         for index in 0..self.state.resources.len() {
             let resource = &mut self.state.resources[index];
+            if resource.status == ResourceStatus::None && resource.touched {
+                // An attempt that failed, or was cut short by a restart, may have had its effect,
+                // and what proved useless is still held.
+                resource.apply(ResourceInput::Need);
+                resource.apply(ResourceInput::Succeeded);
+                resource.retry_at = None;
+            }
             if resource.status == ResourceStatus::None {
                 resource.apply(ResourceInput::Drop);
             } else if resource.status == ResourceStatus::Ready && resource.is_free() {
