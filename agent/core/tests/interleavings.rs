@@ -245,3 +245,16 @@ fn what_may_be_held_is_released() {
     let acts = run.all_work(acts);
     assert_eq!(acts.last(), Some(&Act::ReturnGrant));
 }
+
+#[test]
+fn failures_to_acquire_do_not_count_against_releasing() {
+    let mut run = Direct::new(one());
+    let mut acts = run.say(Event::Granted);
+    for _ in 0..5 {
+        let failed = run.fails(&acts[0], FailureKind::TimedOut);
+        acts = next_acts(&mut run, failed);
+    }
+    assert_eq!(words(&acts)[1..], ["release cgroup"]);
+    run.fails(&acts[1], FailureKind::TimedOut);
+    assert_eq!(words(&run.deadline()), ["release cgroup"]);
+}

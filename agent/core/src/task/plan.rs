@@ -373,6 +373,7 @@ impl Task {
                 resource.apply(ResourceInput::Need);
                 resource.apply(ResourceInput::Succeeded);
                 resource.retry_at = None;
+                resource.tries = 0;
             }
             if resource.status == ResourceStatus::None {
                 resource.apply(ResourceInput::Drop);
