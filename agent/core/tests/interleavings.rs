@@ -258,3 +258,29 @@ fn failures_to_acquire_do_not_count_against_releasing() {
     run.fails(&acts[1], FailureKind::TimedOut);
     assert_eq!(words(&run.deadline()), ["release cgroup"]);
 }
+
+#[test]
+fn an_image_that_one_could_not_have_may_be_needed_again() {
+    // Two containers of one image; the second finds it gone and cannot have it again.
+    let mut first = container("first");
+    first.ports = vec![port(80, None)];
+    first.image = "shared".to_owned();
+    let mut second = container("second");
+    second.essential = false;
+    second.image = "shared".to_owned();
+    let mut run = Direct::new(fields(vec![first, second]));
+    let acts = run.say(Event::Granted);
+    let creates: Vec<Act> = acts.iter().flat_map(|act| run.works(act)).collect();
+    assert_eq!(words(&creates), ["create second", "create first"]);
+    let start = run.works(&creates[1]);
+    let pull = run.fails(&creates[0], FailureKind::NoSuchImage);
+    run.fails(&pull[0], FailureKind::Refused);
+    // The first one needs other ports, and so the image.
+    let acts = run.fails(&start[0], FailureKind::PortTaken);
+    let acts = next_acts(&mut run, acts);
+    let acts = run.works(&acts[0]);
+    assert!(
+        words(&acts).contains(&"acquire image shared".to_owned()),
+        "{acts:?}"
+    );
+}

@@ -247,17 +247,13 @@ impl Task {
                 self.fail_container(index, failure.clone(), now);
             }
         }
-        if self.state.stop.is_some() {
-            return;
-        }
-        // Only containers that may be missing were made from it: nobody needs it any more.
+        // Nobody needs it now; a container that has to be made anew may, and asks again.
         if let Some(resource) = self
             .state
             .resources
             .iter_mut()
             .find(|r| matches!(&r.key, ResourceKey::Image(i) if i == image))
         {
-            resource.apply(ResourceInput::Drop);
             resource.retry_at = None;
         }
     }
