@@ -284,3 +284,24 @@ fn an_image_that_one_could_not_have_may_be_needed_again() {
         "{acts:?}"
     );
 }
+
+#[test]
+fn nothing_begins_once_an_essential_container_has_ended() {
+    let first = container("first");
+    let mut second = container("second");
+    second.depends_on = vec![after("first", Condition::Start)];
+    let mut run = Direct::new(fields(vec![first, second]));
+    let mut acts = run.say(Event::Granted);
+    let mut start = None;
+    while let Some(act) = acts.pop() {
+        match act {
+            Act::Start { .. } => start = Some(act),
+            act => acts.extend(run.works(&act)),
+        }
+    }
+    // It ran and ended before its start returned.
+    let id = run.container("first").id.clone().unwrap();
+    let over = Outcome::Fact(exited(id.as_str(), 1));
+    let acts = run.done(attempt(&start.unwrap()), over);
+    assert_eq!(words(&acts), ["release cgroup"]);
+}

@@ -15,7 +15,11 @@ impl Task {
     pub(super) fn plan(&mut self, now: Timestamp) -> Vec<Act> {
         let mut acts = Vec::new();
         self.note_execution_end(now);
-        if self.state.stop.is_none() && self.state.admission == Admission::Granted {
+        if self.is_going_up() {
+            // First what follows from what was seen: an end that ends the task begins nothing.
+            self.judge(now);
+        }
+        if self.is_going_up() {
             self.plan_up(now, &mut acts);
             self.judge(now);
         }
@@ -23,6 +27,10 @@ impl Task {
             self.plan_down(now, &mut acts);
         }
         acts
+    }
+
+    fn is_going_up(&self) -> bool {
+        self.state.stop.is_none() && self.state.admission == Admission::Granted
     }
 
     fn next_attempt(&mut self) -> AttemptId {
