@@ -305,3 +305,17 @@ fn nothing_begins_once_an_essential_container_has_ended() {
     let acts = run.done(attempt(&start.unwrap()), over);
     assert_eq!(words(&acts), ["release cgroup"]);
 }
+
+#[test]
+fn a_container_started_by_others_can_be_stopped_even_if_we_never_knew_its_id() {
+    let mut run = Direct::new(one());
+    let acts = run.say(Event::Granted);
+    run.works(&acts[0]);
+    let create = run.works(&acts[1]);
+    // The answer never came, the container was made, and somebody started it.
+    let acts = run.fails(&create[0], FailureKind::TimedOut);
+    run.all_work(acts);
+    let listed = vec![(name("app"), running("app-1", START))];
+    let acts = run.say(Event::Restored(listed));
+    assert_eq!(words(&acts), ["stop app"]);
+}

@@ -126,6 +126,7 @@ impl Task {
                 } else if container.is_stopped() && container.started_at != Some(started_at) {
                     // Not a late look at the life that ended: somebody started it again.
                     container.revived = true;
+                    container.id.get_or_insert(id);
                 }
                 if container.status == ContainerStatus::Running {
                     container.health = health.or(container.health);
