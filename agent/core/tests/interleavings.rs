@@ -319,3 +319,15 @@ fn a_container_started_by_others_can_be_stopped_even_if_we_never_knew_its_id() {
     let acts = run.say(Event::Restored(listed));
     assert_eq!(words(&acts), ["stop app"]);
 }
+
+#[test]
+fn an_old_end_does_not_hide_a_new_life() {
+    let mut run = Direct::up(one());
+    run.see("app", exited("app-1", 0));
+    let stop = run.see("app", running("app-1", START.after(Millis(50))));
+    assert_eq!(words(&stop), ["stop app"]);
+    // The event of the first end comes once more, and the stop fails.
+    run.see("app", exited("app-1", 0));
+    let acts = run.fails(&stop[0], FailureKind::EngineAway);
+    assert_eq!(words(&next_acts(&mut run, acts)), ["stop app"]);
+}

@@ -92,6 +92,8 @@ impl Task {
                 // It names no life: we may be removing this one ourselves, and else it is asked for.
                 container.unsure |= !container.discard && !container.is_stopped();
             }
+            // The end that is known already: it may run again since.
+            Fact::Exited { exit, .. } if container.exit.as_ref() == Some(&exit) => {}
             fact => self.take_fact(index, fact, now),
         }
     }
