@@ -331,3 +331,16 @@ fn an_old_end_does_not_hide_a_new_life() {
     let acts = run.fails(&stop[0], FailureKind::EngineAway);
     assert_eq!(words(&next_acts(&mut run, acts)), ["stop app"]);
 }
+
+#[test]
+fn what_vanished_in_an_outage_vanished() {
+    let (mut run, start) = starting(one());
+    run.fails(&start, FailureKind::EngineAway);
+    let acts = run.say(Event::Restored(Vec::new()));
+    run.all_work(acts);
+    let stop = run.told().stop.clone().unwrap();
+    assert!(
+        stop.reason.starts_with("ContainerVanishedError"),
+        "{stop:?}"
+    );
+}

@@ -150,6 +150,9 @@ impl Task {
                 container.revived = false;
                 if container.apply(ContainerInput::SeenMissing, now) {
                     container.removed = true;
+                    container
+                        .failure
+                        .take_if(|failure| failure.kind == FailureKind::EngineAway);
                     container.failure.get_or_insert_with(|| {
                         Failure::refused(
                             ErrorClass::ContainerVanished,
