@@ -344,3 +344,15 @@ fn what_vanished_in_an_outage_vanished() {
         "{stop:?}"
     );
 }
+
+#[test]
+fn a_task_whose_forgetting_was_lost_is_forgotten_again() {
+    let mut run = Direct::up(one());
+    let acts = run.stop();
+    run.all_work(acts);
+    run.say(Event::Acknowledged);
+    let acts = run.deadline();
+    assert_eq!(words(&run.works(&acts[0])), ["forget"]);
+    let acts = run.say(Event::Restored(Vec::new()));
+    assert_eq!(words(&acts), ["forget"]);
+}

@@ -404,6 +404,8 @@ impl Task {
     }
 
     fn restore(&mut self, facts: &[(ContainerName, Fact)], now: Timestamp) {
+        // Whoever was to forget it may have died before: it is told again.
+        self.state.forgotten = false;
         for resource in &mut self.state.resources {
             if resource.attempt.take().is_some() {
                 resource.apply(ResourceInput::Restart);
