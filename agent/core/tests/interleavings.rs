@@ -356,3 +356,18 @@ fn a_task_whose_forgetting_was_lost_is_forgotten_again() {
     let acts = run.say(Event::Restored(Vec::new()));
     assert_eq!(words(&acts), ["forget"]);
 }
+
+#[test]
+fn what_tells_that_a_task_ended_is_removed_last() {
+    let mut side = container("side");
+    side.essential = false;
+    let mut run = Direct::up(fields(vec![container("app"), side]));
+    let acts = run.stop();
+    run.all_work(acts);
+    run.say(Event::Acknowledged);
+    // Should the records be lost now: the essential container's end is what forbids a restart.
+    let acts = run.deadline();
+    assert_eq!(words(&acts), ["remove side"]);
+    let acts = run.works(&acts[0]);
+    assert_eq!(words(&run.all_work(acts)), ["remove app", "forget"]);
+}

@@ -420,12 +420,23 @@ impl Task {
         if self.state.forgotten || self.cleanup_at().is_none_or(|at| at > now) {
             return;
         }
-        for index in 0..self.state.containers.len() {
-            let container = &mut self.state.containers[index];
-            if !container.touched && container.id.is_none() {
-                container.removed = true;
-            } else if !container.removed && container.is_free() {
-                self.remove(index, now, acts);
+        // Essential ones last: should the records be lost now, the task is rebuilt from what is
+        // left, and only the end of an essential container says that it is over.
+        for essential in [false, true] {
+            for index in 0..self.state.containers.len() {
+                let container = &mut self.state.containers[index];
+                if self.spec.containers[index].essential != essential {
+                    continue;
+                }
+                if !container.touched && container.id.is_none() {
+                    container.removed = true;
+                } else if !container.removed && container.is_free() {
+                    self.remove(index, now, acts);
+                }
+            }
+            let mut pairs = self.spec.containers.iter().zip(&self.state.containers);
+            if pairs.any(|(spec, c)| spec.essential == essential && !c.removed) {
+                break;
             }
         }
         if self.state.containers.iter().all(|c| c.removed) {
