@@ -371,3 +371,19 @@ fn what_tells_that_a_task_ended_is_removed_last() {
     let acts = run.works(&acts[0]);
     assert_eq!(words(&run.all_work(acts)), ["remove app", "forget"]);
 }
+
+#[test]
+fn the_wait_for_the_engine_ends_with_its_answer() {
+    let mut run = Direct::new(one());
+    let acts = run.say(Event::Granted);
+    run.fails(&acts[1], FailureKind::EngineAway);
+    assert_eq!(
+        run.task.waiting_for(),
+        "the container engine, which does not answer"
+    );
+    let pull = run.deadline();
+    run.works(&pull[0]);
+    assert_eq!(run.task.waiting_for(), "");
+    let image = run.task.resource(&ResourceKey::Image("app".to_owned()));
+    assert_eq!(image.map(|r| r.status), Some(ResourceStatus::Ready));
+}

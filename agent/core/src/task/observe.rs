@@ -190,8 +190,14 @@ impl Task {
                     Acquired::Ports(ports) => resource.yielded.ports = ports,
                     Acquired::Image { digest } => resource.yielded.digest = digest,
                 }
-                if matches!(resource.key, ResourceKey::Image(_)) {
+                if let ResourceKey::Image(image) = &resource.key {
                     self.state.pull_stopped_at = Some(now);
+                    // The engine answers again.
+                    for (spec, c) in self.spec.containers.iter().zip(&mut self.state.containers) {
+                        if &spec.image == image {
+                            c.failure.take_if(|f| f.kind == FailureKind::EngineAway);
+                        }
+                    }
                 }
             }
             Outcome::Failed(failure) => self.resource_failed(index, failure, now),
@@ -295,9 +301,10 @@ impl Task {
                     container.tries = container.tries.saturating_add(1);
                     container.retry_at = Some(now.after(pause(container.tries)));
                 }
-                if kind == AttemptKind::Create {
-                    container.failure = None;
-                }
+                // Whatever it says, the engine answers.
+                container
+                    .failure
+                    .take_if(|f| kind == AttemptKind::Create || f.kind == FailureKind::EngineAway);
                 self.take_fact(index, fact, now);
             }
             Outcome::Removed => {
