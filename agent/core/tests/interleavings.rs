@@ -307,6 +307,23 @@ fn nothing_begins_once_an_essential_container_has_ended() {
 }
 
 #[test]
+fn nothing_begins_once_an_essential_container_can_never_start() {
+    let mut init = container("init");
+    init.essential = false;
+    let mut side = container("side");
+    side.essential = false;
+    side.depends_on = vec![after("init", Condition::Complete)];
+    let mut app = container("app");
+    app.depends_on = vec![after("init", Condition::Success)];
+    let mut run = Direct::up(fields(vec![init, side, app]));
+    let id = run.container("init").id.clone().unwrap();
+    assert_eq!(
+        words(&run.see("init", exited(id.as_str(), 1))),
+        ["release cgroup"]
+    );
+}
+
+#[test]
 fn a_container_started_by_others_can_be_stopped_even_if_we_never_knew_its_id() {
     let mut run = Direct::new(one());
     let acts = run.say(Event::Granted);

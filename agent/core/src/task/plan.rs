@@ -17,11 +17,11 @@ impl Task {
         self.note_execution_end(now);
         if self.is_going_up() {
             // First what follows from what was seen: an end that ends the task begins nothing.
+            self.fail_the_hopeless(now);
             self.judge(now);
         }
         if self.is_going_up() {
             self.plan_up(now, &mut acts);
-            self.judge(now);
         }
         if self.state.stop.is_some() {
             self.plan_down(now, &mut acts);
@@ -47,14 +47,29 @@ impl Task {
                 self.acquire(index, now, acts);
             }
         }
-        // A container that can never start may decide the fate of another: until nothing moves.
+        for index in 0..self.state.containers.len() {
+            self.plan_container_up(index, now, acts);
+        }
+    }
+
+    /// Containers that can never start fail, and others with them: until nothing moves.
+    fn fail_the_hopeless(&mut self, now: Timestamp) {
         loop {
             let before = self.statuses();
             for index in 0..self.state.containers.len() {
-                self.plan_container_up(index, now, acts);
+                let container = &self.state.containers[index];
+                let waits = container.status < ContainerStatus::Running && !container.unsure;
+                if waits
+                    && container.is_free()
+                    && let Gate::Never(why) =
+                        start_gate(&self.spec, &self.state.containers, index, now)
+                {
+                    let failure = Failure::refused(ErrorClass::TaskDependency, why);
+                    self.fail_container(index, failure, now);
+                }
             }
             if self.statuses() == before {
-                break;
+                return;
             }
         }
     }
@@ -145,14 +160,6 @@ impl Task {
             return;
         }
         let gate = start_gate(&self.spec, &self.state.containers, index, now);
-        if let Gate::Never(why) = gate {
-            self.fail_container(
-                index,
-                Failure::refused(ErrorClass::TaskDependency, why),
-                now,
-            );
-            return;
-        }
         match container.status {
             ContainerStatus::Pending if self.can_be_created(index) => self.create(index, now, acts),
             ContainerStatus::Created if container.discard => self.remove(index, now, acts),
