@@ -404,3 +404,10 @@ fn the_wait_for_the_engine_ends_with_its_answer() {
     let image = run.task.resource(&ResourceKey::Image("app".to_owned()));
     assert_eq!(image.map(|r| r.status), Some(ResourceStatus::Ready));
 }
+#[test]
+fn the_end_of_execution_does_not_wait_for_another_event() {
+    let mut run = Direct::new(one());
+    run.stop();
+    assert_eq!(run.told().status, TaskStatus::Stopped);
+    assert_eq!(run.told().execution_stopped_at, Some(START));
+}

@@ -14,7 +14,6 @@ use crate::units::Timestamp;
 impl Task {
     pub(super) fn plan(&mut self, now: Timestamp) -> Vec<Act> {
         let mut acts = Vec::new();
-        self.note_execution_end(now);
         if self.is_going_up() {
             // First what follows from what was seen: an end that ends the task begins nothing.
             self.fail_the_hopeless(now);
@@ -303,6 +302,7 @@ impl Task {
                 break;
             }
         }
+        self.note_execution_end(now);
         if self
             .state
             .containers

@@ -283,7 +283,11 @@ impl World {
         // A pause that just ran out is nothing that the answer changed.
         let paused = before.next_deadline().is_some_and(|at| at <= self.host.now);
         self.check(!flight.abandoned || crashes || paused || ignored, || {
-            format!("{:?} was abandoned and changed something", flight.act)
+            let (was, is) = (before.state(), self.task.state());
+            format!(
+                "{:?} was abandoned and changed {was:?}\nto {is:?}",
+                flight.act
+            )
         });
     }
 
