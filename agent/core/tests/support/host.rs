@@ -28,6 +28,8 @@ pub(crate) struct Real {
     pub(crate) exit: Option<Exit>,
     pub(crate) health: Option<Health>,
     pub(crate) was_healthy: bool,
+    /// How its lives ended: more than one if somebody else started it again.
+    pub(crate) ends: Vec<i32>,
     /// Somebody else had a hand in it: what became of it proves nothing.
     pub(crate) meddled: bool,
     pub(crate) bindings: Vec<PortBinding>,
@@ -164,7 +166,7 @@ impl Host {
         bindings: &[PortBinding],
     ) -> Option<EngineId> {
         if let Some(at) = self.existing(name) {
-            if self.lives[at].life != Life::Created {
+            if self.lives[at].life != Life::Created && !self.lives[at].meddled {
                 self.violated(format!("{name} was to be made again after it ran"));
             }
             return Some(self.lives[at].id.clone());
@@ -198,6 +200,7 @@ impl Host {
             exit: None,
             health: None,
             was_healthy: false,
+            ends: Vec::new(),
             meddled: false,
             bindings: bindings.to_vec(),
         });
@@ -217,7 +220,9 @@ impl Host {
                 self.run(at);
             }
             Life::Exited | Life::Removed => {
-                self.violated(format!("{name} was started again after it ran"));
+                if !self.lives[at].meddled {
+                    self.violated(format!("{name} was started again after it ran"));
+                }
                 self.run(at);
             }
         }
@@ -243,12 +248,11 @@ impl Host {
         let spec = self.spec.container(name).expect("a container of the task");
         let holds = |dependency: &&berth_core::spec::Dependency| {
             self.lives.iter().any(|other| {
-                let code = other.exit.as_ref().map(|exit| exit.code);
                 other.name == dependency.container
                     && match dependency.condition {
                         Condition::Start => other.started_at.is_some(),
-                        Condition::Complete => code.is_some(),
-                        Condition::Success => code == Some(0),
+                        Condition::Complete => !other.ends.is_empty(),
+                        Condition::Success => other.ends.contains(&0),
                         Condition::Healthy => other.was_healthy,
                     }
             })
@@ -283,6 +287,7 @@ impl Host {
         self.now.0 += 1;
         let real = &mut self.lives[at];
         real.life = Life::Exited;
+        real.ends.push(code);
         real.exit = Some(Exit {
             code,
             oom_killed,

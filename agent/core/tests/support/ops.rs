@@ -350,8 +350,9 @@ impl World {
         } else {
             self.hints.remove(at)
         };
+        let crashes = self.crash.is_some();
         self.observe(&container, &fact);
-        if twice && self.crash.is_none() {
+        if twice && !crashes {
             let once = self.task.clone();
             self.observe(&container, &fact);
             let same = self.task == once;
