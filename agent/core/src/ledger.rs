@@ -81,9 +81,8 @@ impl Ledger {
     /// Takes note of a task that already runs, whatever the host can hold.
     pub fn adopt(&mut self, task: &TaskArn, need: &Resources) {
         self.line.retain(|w| &w.task != task);
-        if self.grants.insert(task.clone(), need.clone()).is_none() {
-            self.in_use = Resources::sum(self.grants.values());
-        }
+        self.grants.insert(task.clone(), need.clone());
+        self.in_use = Resources::sum(self.grants.values());
     }
 
     /// Takes back what a task was granted, or its place in the line. Returns the tasks that are
