@@ -40,3 +40,22 @@ fn a_second_adoption_is_counted_as_the_task_is_now() {
     ledger.adopt(&arn(1), &mib(30));
     assert_eq!(ledger.in_use(), &mib(30));
 }
+
+#[test]
+fn only_who_asks_is_granted_by_asking() {
+    let mib = |memory| Resources {
+        memory: Mebibytes(memory),
+        ..Resources::default()
+    };
+    let mut ledger = Ledger::new(total());
+    ledger.adopt(&arn(1), &mib(80));
+    assert!(matches!(
+        ledger.request(&arn(2), &mib(50)),
+        Verdict::Waiting(_)
+    ));
+    // The first one turns out to be smaller: now the second one fits, but nobody would tell it.
+    ledger.adopt(&arn(1), &mib(20));
+    assert_eq!(ledger.request(&arn(3), &mib(10)), Verdict::Granted);
+    assert_eq!(ledger.in_use(), &mib(30));
+    assert_eq!(ledger.release(&arn(3)), [arn(2)]);
+}
