@@ -59,3 +59,18 @@ fn only_who_asks_is_granted_by_asking() {
     assert_eq!(ledger.in_use(), &mib(30));
     assert_eq!(ledger.release(&arn(3)), [arn(2)]);
 }
+
+#[test]
+fn beside_an_adopted_surplus_the_whole_distance_is_told() {
+    let mib = |memory| Resources {
+        memory: Mebibytes(memory),
+        ..Resources::default()
+    };
+    let mut ledger = Ledger::new(total());
+    ledger.adopt(&arn(1), &mib(150));
+    let Verdict::Waiting(missing) = ledger.request(&arn(2), &mib(10)) else {
+        panic!("there is no room");
+    };
+    // 50 beyond what the host holds, and 10 more.
+    assert_eq!(describe(&missing), "memory, 60 MiB short");
+}
