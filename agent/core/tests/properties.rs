@@ -13,28 +13,11 @@ mod support;
 use berth_core::task::{Report, StopCode, TaskStatus};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::test_runner::FileFailurePersistence;
 
 use support::World;
 use support::host::Life;
 use support::ops::{self, Fate, Op};
-use support::specs::{any_task, patient, steady};
-
-/// So many cases, unless PROPTEST_CASES says otherwise.
-fn cases(count: u32) -> ProptestConfig {
-    const REGRESSIONS: &str = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/proptest-regressions/properties.txt"
-    );
-    let given = ProptestConfig::default();
-    let asked = std::env::var_os("PROPTEST_CASES").is_some();
-    ProptestConfig {
-        cases: if asked { given.cases } else { count },
-        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(REGRESSIONS))),
-        max_shrink_iters: 20_000,
-        ..given
-    }
-}
+use support::specs::{any_task, cases, patient, steady};
 
 /// Stops the task, lets everything work, and sees it go without a trace.
 fn goes_without_a_trace(world: &mut World) {
@@ -62,7 +45,7 @@ fn goes_without_a_trace(world: &mut World) {
 }
 
 proptest! {
-    #![proptest_config(cases(700))]
+    #![proptest_config(cases(700, "properties"))]
 
     /// The world checks every step: see `support`.
     #[test]
@@ -80,7 +63,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(300))]
+    #![proptest_config(cases(300, "properties"))]
 
     /// An engine that is away, an agent that dies, a host that is full: the task comes up.
     #[test]
@@ -126,7 +109,7 @@ fn outcome(world: &World) -> (TaskStatus, Option<StopCode>, Vec<Option<i32>>) {
 }
 
 proptest! {
-    #![proptest_config(cases(250))]
+    #![proptest_config(cases(250, "properties"))]
 
     /// The agent dies anywhere in a run: before it persists, before it acts, between two acts.
     #[test]
@@ -169,7 +152,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(200))]
+    #![proptest_config(cases(200, "properties"))]
 
     /// All records are lost while containers run: they are found, kept and ended in the end.
     #[test]
@@ -198,7 +181,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(100))]
+    #![proptest_config(cases(100, "properties"))]
 
     /// An engine that stays away: the task waits, says so, and is asked again ever more rarely.
     #[test]

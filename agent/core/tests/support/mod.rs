@@ -1,10 +1,12 @@
 //! A small deterministic world round one task: it does what the engine and its shell do, and
 //! checks at every step what must hold of any step.
 //!
-//! `host` is the truth, `ops` is what can happen, `specs` makes tasks. The shell keeps what was
+//! `host` is the truth, `ops` is what can happen and `acting` how, `specs` makes tasks, `direct`
+//! drives one by hand. The shell keeps what was
 //! persisted as text, performs acts with an outcome of the test's choosing, and passes on what
 //! happens to containers as hints that may come late, twice, out of order or never.
 
+pub(crate) mod acting;
 pub(crate) mod direct;
 pub(crate) mod host;
 pub(crate) mod ops;
@@ -49,7 +51,8 @@ pub(crate) struct World {
     pub(crate) spec: Arc<TaskSpec>,
     pub(crate) settings: Settings,
     pub(crate) task: Task,
-    pub(crate) persisted: String,
+    /// The state as it was kept last.
+    pub(crate) kept: TaskState,
     pub(crate) host: Host,
     pub(crate) ledger: Ledger,
     /// Whether another task takes up the host.
@@ -78,12 +81,12 @@ impl World {
         let settings = Settings::default();
         let host = Host::new(Arc::clone(&spec));
         let task = Task::new(Arc::clone(&spec), settings, host.now);
-        let persisted = serde_json::to_string(task.state()).unwrap();
+        let kept = task.state().clone();
         let mut world = Self {
             spec,
             settings,
             task,
-            persisted,
+            kept,
             host,
             ledger: Ledger::new(Resources::default()),
             crowded,
@@ -182,8 +185,9 @@ impl World {
         if crash == Some(Crash::BeforePersist) {
             return self.restart();
         }
-        let kept = serde_json::to_string(self.task.state()).unwrap();
-        self.persisted = kept;
+        if step.changed {
+            self.kept = self.task.state().clone();
+        }
         if let Some(report) = &step.report {
             self.check_report(report);
             self.reports.push(report.clone());
@@ -207,10 +211,10 @@ impl World {
     /// The agent dies and comes back: what it knows is what was kept and what a listing says.
     pub(crate) fn restart(&mut self) {
         self.go_down();
-        let state: TaskState = serde_json::from_str(&self.persisted).unwrap();
-        let again = serde_json::to_string(&state).unwrap();
-        self.check(again == self.persisted, || {
-            "it reads back otherwise".to_owned()
+        let text = serde_json::to_string(&self.kept).unwrap();
+        let state: TaskState = serde_json::from_str(&text).unwrap();
+        self.check(state == self.kept, || {
+            "what is read back is not what was kept".to_owned()
         });
         self.task = Task::restored(Arc::clone(&self.spec), self.settings, state);
         self.come_up();

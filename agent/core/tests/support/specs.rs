@@ -10,7 +10,22 @@ use berth_core::spec::{
 };
 use berth_core::units::{CpuUnits, Mebibytes, Millis, PortRange, Protocol};
 use proptest::collection::vec;
-use proptest::prelude::{Just, Strategy, any, prop_oneof};
+use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof};
+use proptest::test_runner::FileFailurePersistence;
+
+/// So many cases, unless PROPTEST_CASES says otherwise; what failed once is tried first.
+pub(crate) fn cases(count: u32, file: &str) -> ProptestConfig {
+    const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/proptest-regressions");
+    let given = ProptestConfig::default();
+    let asked = std::env::var_os("PROPTEST_CASES").is_some();
+    let file: &'static str = format!("{FOLDER}/{file}.txt").leak();
+    ProptestConfig {
+        cases: if asked { given.cases } else { count },
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(file))),
+        max_shrink_iters: 20_000,
+        ..given
+    }
+}
 
 pub(crate) fn arn(n: u32) -> TaskArn {
     TaskArn::new(format!("arn:aws:ecs:eu-west-1:1:task/blue/{n:032x}")).unwrap()
