@@ -17,7 +17,9 @@ use berth_core::task::{
 };
 use berth_core::units::Millis;
 
-use support::direct::{Direct, START, attempt, created, exited, running, words};
+use support::direct::{
+    Direct, START, attempt, created, exited, next_acts, running, starting, words,
+};
 use support::specs::{after, container, fields, name, port};
 
 /// One essential container.
@@ -30,28 +32,6 @@ fn with_port() -> TaskFields {
     let mut app = container("app");
     app.ports = vec![port(80, None)];
     fields(vec![app])
-}
-
-/// Up to where the only container is being started.
-fn starting(fields: TaskFields) -> (Direct, Act) {
-    let mut run = Direct::new(fields);
-    let mut acts = run.say(Event::Granted);
-    while let Some(act) = acts.pop() {
-        if matches!(act, Act::Start { .. }) {
-            return (run, act);
-        }
-        acts.extend(run.works(&act));
-    }
-    panic!("nothing was started")
-}
-
-/// Ends whatever pauses, until something is done.
-fn next_acts(run: &mut Direct, acts: Vec<Act>) -> Vec<Act> {
-    let mut acts = acts;
-    while acts.is_empty() && run.task.next_deadline().is_some() {
-        acts = run.deadline();
-    }
-    acts
 }
 
 #[test]

@@ -46,7 +46,7 @@ impl Host {
         let need = self
             .needs
             .entry(task.clone())
-            .or_insert(need.clone())
+            .or_insert_with(|| need.clone())
             .clone();
         match self.ledger.request(task, &need) {
             Verdict::Granted if held => assert_eq!(self.ledger.waiting(), before),
@@ -90,7 +90,7 @@ impl Host {
         let in_use = Resources::sum(self.granted.values());
         assert!(total().fits(&in_use, &need), "{need:?} beside {in_use:?}");
         assert!(
-            self.granted.insert(task.clone(), need.clone()).is_none(),
+            self.granted.insert(task.clone(), need).is_none(),
             "granted twice"
         );
         let at = self.line.iter().position(|(t, _)| t == task);
@@ -236,7 +236,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(cases(400, "ledger_properties"))]
+    #![proptest_config(cases(150, "ledger_properties"))]
 
     /// No grant beyond what is left, none twice, none untold; who fits alone comes to it.
     #[test]

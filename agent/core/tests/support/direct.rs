@@ -150,6 +150,28 @@ impl Direct {
     }
 }
 
+/// Up to where the only container is being started.
+pub(crate) fn starting(fields: TaskFields) -> (Direct, Act) {
+    let mut run = Direct::new(fields);
+    let mut acts = run.say(Event::Granted);
+    while let Some(act) = acts.pop() {
+        if matches!(act, Act::Start { .. }) {
+            return (run, act);
+        }
+        acts.extend(run.works(&act));
+    }
+    panic!("nothing was started")
+}
+
+/// Ends whatever pauses, until something is done.
+pub(crate) fn next_acts(run: &mut Direct, acts: Vec<Act>) -> Vec<Act> {
+    let mut acts = acts;
+    while acts.is_empty() && run.task.next_deadline().is_some() {
+        acts = run.deadline();
+    }
+    acts
+}
+
 pub(crate) fn id(text: &str) -> EngineId {
     EngineId::new(text).unwrap()
 }

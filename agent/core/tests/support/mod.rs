@@ -19,8 +19,7 @@ use berth_core::ledger::{Ledger, Verdict};
 use berth_core::resources::Resources;
 use berth_core::spec::TaskSpec;
 use berth_core::task::{
-    Act, Event, Fact, Outcome, Report, ResourceKey, ResourceStatus, Settings, Task, TaskState,
-    TaskStatus,
+    Act, Event, Fact, Outcome, Report, ResourceStatus, Settings, Task, TaskState, TaskStatus,
 };
 use berth_core::units::{CpuUnits, Mebibytes};
 
@@ -289,10 +288,11 @@ impl World {
                 self.check(acknowledged, || "forgotten unasked".to_owned());
             }
             act => {
-                let (attempt, node) = node(&act);
-                let twice = self.flights.iter().any(|f| {
-                    !f.abandoned && (self::node(&f.act).1 == node || f.attempt == attempt)
-                });
+                let (attempt, node) = ops::node(&act);
+                let twice = self
+                    .flights
+                    .iter()
+                    .any(|f| !f.abandoned && (ops::node(&f.act).1 == node || f.attempt == attempt));
                 self.check(!twice, || format!("{act:?} while another is in flight"));
                 self.flights.push(Flight {
                     attempt,
@@ -373,30 +373,5 @@ impl World {
                 format!("{} ended with {code:?}, told {told_code:?}", real.name)
             });
         }
-    }
-}
-
-/// The attempt of an act, and the node that it is at.
-fn node(act: &Act) -> (AttemptId, Result<ResourceKey, ContainerName>) {
-    match act {
-        Act::Acquire { attempt, resource } | Act::Release { attempt, resource } => {
-            (*attempt, Ok(resource.clone()))
-        }
-        Act::Create {
-            attempt, container, ..
-        }
-        | Act::Start {
-            attempt, container, ..
-        }
-        | Act::Inspect {
-            attempt, container, ..
-        }
-        | Act::Stop {
-            attempt, container, ..
-        }
-        | Act::Remove {
-            attempt, container, ..
-        } => (*attempt, Err(container.clone())),
-        Act::Abandon { .. } | Act::ReturnGrant | Act::Forget => panic!("{act:?} has no node"),
     }
 }

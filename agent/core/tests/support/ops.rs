@@ -1,5 +1,7 @@
 //! What can happen in the world, to choose from.
 
+use berth_core::ids::{AttemptId, ContainerName};
+use berth_core::task::{Act, ResourceKey};
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 
 use super::Crash;
@@ -125,4 +127,29 @@ pub(crate) struct Fate {
     pub(crate) code: i32,
     /// Whether it becomes healthy.
     pub(crate) healthy: bool,
+}
+
+/// The attempt of an act, and the node that it is at.
+pub(crate) fn node(act: &Act) -> (AttemptId, Result<ResourceKey, ContainerName>) {
+    match act {
+        Act::Acquire { attempt, resource } | Act::Release { attempt, resource } => {
+            (*attempt, Ok(resource.clone()))
+        }
+        Act::Create {
+            attempt, container, ..
+        }
+        | Act::Start {
+            attempt, container, ..
+        }
+        | Act::Inspect {
+            attempt, container, ..
+        }
+        | Act::Stop {
+            attempt, container, ..
+        }
+        | Act::Remove {
+            attempt, container, ..
+        } => (*attempt, Err(container.clone())),
+        Act::Abandon { .. } | Act::ReturnGrant | Act::Forget => panic!("{act:?} has no node"),
+    }
 }
