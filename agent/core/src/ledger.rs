@@ -71,19 +71,22 @@ impl Ledger {
                 bypassed: 0,
             });
         }
-        self.serve();
-        match self.missing(task) {
-            None => Verdict::Granted,
-            Some(missing) => Verdict::Waiting(missing),
+        let missing = self.missing(task).unwrap_or_default();
+        if !missing.is_empty() {
+            return Verdict::Waiting(missing);
         }
+        // Only who asks is granted here: nobody would tell the others.
+        if let Some(at) = self.line.iter().position(|w| &w.task == task) {
+            self.grant(at);
+        }
+        Verdict::Granted
     }
 
     /// Takes note of a task that already runs, whatever the host can hold.
     pub fn adopt(&mut self, task: &TaskArn, need: &Resources) {
         self.line.retain(|w| &w.task != task);
-        if self.grants.insert(task.clone(), need.clone()).is_none() {
-            self.in_use = Resources::sum(self.grants.values());
-        }
+        self.grants.insert(task.clone(), need.clone());
+        self.in_use = Resources::sum(self.grants.values());
     }
 
     /// Takes back what a task was granted, or its place in the line. Returns the tasks that are
@@ -145,15 +148,20 @@ impl Ledger {
                 at += 1;
                 continue;
             }
-            let served = self.line.remove(at);
-            for passed_over in &mut self.line[..at] {
-                passed_over.bypassed = passed_over.bypassed.saturating_add(1);
-            }
-            self.in_use.add(&served.need);
-            self.grants.insert(served.task.clone(), served.need);
-            granted.push(served.task);
+            granted.push(self.grant(at));
         }
         granted
+    }
+
+    /// Grants what the place `at` in the line needs; all before it are passed over.
+    fn grant(&mut self, at: usize) -> TaskArn {
+        let served = self.line.remove(at);
+        for passed_over in &mut self.line[..at] {
+            passed_over.bypassed = passed_over.bypassed.saturating_add(1);
+        }
+        self.in_use.add(&served.need);
+        self.grants.insert(served.task.clone(), served.need);
+        served.task
     }
 
     /// What is not to be had for the place `at` in the line: all grants, and what is set aside

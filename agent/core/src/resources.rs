@@ -144,9 +144,11 @@ impl Resources {
 }
 
 fn short(total: u32, in_use: u32, need: u32) -> Option<u32> {
-    let left = total.saturating_sub(in_use);
-    // A need of nothing fits even where more than everything is in use.
-    (need > left).then(|| need - left)
+    // Where more than everything is in use, that surplus has to go as well.
+    let wanted = u64::from(in_use) + u64::from(need);
+    let missing = wanted.saturating_sub(u64::from(total));
+    // A need of nothing fits even there.
+    (need > 0 && missing > 0).then(|| u32::try_from(missing).unwrap_or(u32::MAX))
 }
 
 /// One thing that is missing, and how much of it.

@@ -67,9 +67,10 @@ fn one_gate(
     use ContainerStatus as S;
     let exit_code = container.exit.as_ref().map(|exit| exit.code);
     let fulfilled = match (dependency.condition, container.status) {
-        (Condition::Start, S::Running) | (Condition::Complete, S::Stopped) => true,
-        // One that could not be had was never started.
+        (Condition::Start, S::Running) => true,
+        // One that could not be had was never started, and did not run to its end.
         (Condition::Start, S::Stopped) => container.started_at.is_some(),
+        (Condition::Complete, S::Stopped) => exit_code.is_some(),
         (Condition::Success, S::Stopped) => exit_code == Some(0),
         (Condition::Healthy, S::Running) => container.health == Some(Health::Healthy),
         _ => false,

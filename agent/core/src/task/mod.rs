@@ -12,10 +12,9 @@
 //!  containers removed ──▶ forgotten
 //! ```
 //!
-//! A task is told events by [`Task::handle`] and answers with a [`Step`]. The work is split:
-//! `observe` takes an event into the state, `plan` decides what is to be done now, `timers` when
-//! to ask again. Containers and resources have tables of their own (`container`, `resource`),
-//! `graph` knows who waits for whom.
+//! A task is told events by [`Task::handle`] and answers with a [`Step`]. `observe` and `failures`
+//! take an event into the state, `plan` and `wind_down` decide what is to be done now, `timers` when
+//! to ask again; `container` and `resource` have tables of their own, `graph` the dependencies.
 //!
 //! Invariants, held by `tests/properties.rs`: at most one attempt is in flight for each node;
 //! nothing starts before its dependencies hold; a stopped container is never started; STOPPED is
@@ -25,6 +24,7 @@
 mod attempt;
 mod container;
 mod event;
+mod failures;
 mod graph;
 mod observe;
 mod plan;
@@ -32,6 +32,7 @@ mod reason;
 mod resource;
 mod step;
 mod timers;
+mod wind_down;
 
 use std::sync::Arc;
 
@@ -199,6 +200,8 @@ impl Task {
         let mut task = Self::new(spec, settings, now);
         task.state.admission = Admission::Granted;
         for resource in &mut task.state.resources {
+            // The containers were made under a cgroup.
+            resource.touched = resource.key == ResourceKey::Cgroup;
             if let ResourceKey::Ports(container) = &resource.key {
                 resource.yielded.ports = bindings
                     .iter()

@@ -70,6 +70,9 @@ pub struct Resource {
     /// What is in flight.
     #[serde(default)]
     pub attempt: Option<Attempt>,
+    /// Whether acquiring it was ever begun: it may be held even while it is not ready.
+    #[serde(default)]
+    pub touched: bool,
     /// How often the thing in flight, or to be tried again, has failed so far.
     #[serde(default)]
     pub tries: u32,
@@ -134,6 +137,7 @@ impl Resource {
             key,
             status: ResourceStatus::None,
             attempt: None,
+            touched: false,
             tries: 0,
             retry_at: None,
             yielded: Yield::default(),
@@ -159,6 +163,7 @@ impl Resource {
             since: now,
         });
         self.retry_at = None;
+        self.touched |= kind == AttemptKind::Acquire;
     }
 
     /// Whether a new attempt may begin: none is in flight and no pause is on.
