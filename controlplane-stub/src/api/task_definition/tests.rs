@@ -90,12 +90,24 @@ fn refusals() -> Vec<(Value, &'static str)> {
             "The sum of all container 'cpu' values cannot be greater than the value of the task 'cpu'.",
         ),
         (definition(json!({"cpu": "64"}), json!([container(&json!({}))])), "Invalid 'cpu' setting for task."),
-        (definition(json!({"cpu": "much"}), json!([container(&json!({}))])), "Invalid 'cpu' setting for task."),
-        (definition(json!({"memory": "0"}), json!([container(&json!({}))])), "Invalid 'memory' setting for task."),
+        (
+            definition(json!({"cpu": "much"}), json!([container(&json!({}))])),
+            "Invalid 'cpu' setting for task.",
+        ),
+        (
+            definition(json!({"memory": "0"}), json!([container(&json!({}))])),
+            "Invalid 'memory' setting for task.",
+        ),
         (with(json!({"cpu": -1})), "Invalid 'cpu' setting for container 'app'."),
         (with(json!({"portMappings": [{}]})), "Invalid 'containerPort' setting for container 'app'."),
-        (with(json!({"portMappings": [{"containerPort": 0}]})), "Invalid 'containerPort' setting for container 'app'."),
-        (with(json!({"portMappings": [{"containerPort": 65536}]})), "Invalid 'containerPort' setting for container 'app'."),
+        (
+            with(json!({"portMappings": [{"containerPort": 0}]})),
+            "Invalid 'containerPort' setting for container 'app'.",
+        ),
+        (
+            with(json!({"portMappings": [{"containerPort": 65536}]})),
+            "Invalid 'containerPort' setting for container 'app'.",
+        ),
         (
             with(json!({"portMappings": [{"containerPort": 80, "hostPort": 70000}]})),
             "Invalid 'hostPort' setting for container 'app'.",
@@ -144,22 +156,37 @@ fn refusals() -> Vec<(Value, &'static str)> {
         ),
         (within("nat", json!({})), "networkMode should be one of [bridge, host, awsvpc, none]"),
         (within("awsvpc", json!({"links": ["x"]})), "Links are not supported when networkMode=awsvpc."),
-        (within("awsvpc", json!({"hostname": "h"})), "hostname is not supported on container when networkMode=awsvpc."),
-        (within("awsvpc", json!({"dnsServers": ["1.1.1.1"]})), "dnsServers is not supported on container when networkMode=awsvpc."),
+        (
+            within("awsvpc", json!({"hostname": "h"})),
+            "hostname is not supported on container when networkMode=awsvpc.",
+        ),
+        (
+            within("awsvpc", json!({"dnsServers": ["1.1.1.1"]})),
+            "dnsServers is not supported on container when networkMode=awsvpc.",
+        ),
         (
             with(json!({"dependsOn": [{"containerName": "x", "condition": "START"}]})),
             "Cannot depend on container + 'x' because it does not exist",
         ),
         (
-            definition(json!({}), pair(json!({"dependsOn": [{"containerName": "b", "condition": "SUCCESS"}]}), json!({}))),
+            definition(
+                json!({}),
+                pair(json!({"dependsOn": [{"containerName": "b", "condition": "SUCCESS"}]}), json!({})),
+            ),
             "A dependency container with SUCCESS or COMPLETE condition cannot be an essential container",
         ),
         (
-            definition(json!({}), pair(json!({"dependsOn": [{"containerName": "b", "condition": "HEALTHY"}]}), json!({}))),
+            definition(
+                json!({}),
+                pair(json!({"dependsOn": [{"containerName": "b", "condition": "HEALTHY"}]}), json!({})),
+            ),
             "Container 'a' depends on container 'b' being HEALTHY, but that one has no health check.",
         ),
         (
-            definition(json!({}), pair(json!({"dependsOn": [{"containerName": "b", "condition": "SOON"}]}), json!({}))),
+            definition(
+                json!({}),
+                pair(json!({"dependsOn": [{"containerName": "b", "condition": "SOON"}]}), json!({})),
+            ),
             "ContainerDependency.condition should be one of [START, COMPLETE, SUCCESS, HEALTHY]",
         ),
         (
@@ -172,7 +199,10 @@ fn refusals() -> Vec<(Value, &'static str)> {
             ),
             "Container dependencies should not have a cycle",
         ),
-        (definition(json!({}), pair(json!({"links": ["b"]}), json!({"links": ["a:alias"]}))), "Container links should not have a cycle"),
+        (
+            definition(json!({}), pair(json!({"links": ["b"]}), json!({"links": ["a:alias"]}))),
+            "Container links should not have a cycle",
+        ),
         (with(json!({"mountPoints": [{"sourceVolume": "v", "containerPath": "/v"}]})), "Unknown volume 'v'."),
         (
             definition(
@@ -181,7 +211,10 @@ fn refusals() -> Vec<(Value, &'static str)> {
             ),
             "constraint.type 'distinctInstance' is not supported.",
         ),
-        (definition(json!({"taskRoleArn": "arn:aws:iam::1:user/x"}), json!([container(&json!({}))])), "Role is not valid"),
+        (
+            definition(json!({"taskRoleArn": "arn:aws:iam::1:user/x"}), json!([container(&json!({}))])),
+            "Role is not valid",
+        ),
         (
             health(json!({"interval": 4})),
             "Invalid 'healthCheck.interval' setting for container 'app'. It must be between 5 and 300.",
@@ -272,7 +305,11 @@ async fn a_definition_of_more_than_64_kib_is_refused() {
     let body = with(json!({"environment": [{"name": "A", "value": "x".repeat(70_000)}]}));
     let (code, message) = api.refused("RegisterTaskDefinition", body).await;
     assert_eq!(code, CLIENT);
-    assert!(message.starts_with("Actual length: '70") && message.ends_with("Max allowed length is '65536' bytes."), "{message}");
+    assert!(
+        message.starts_with("Actual length: '70")
+            && message.ends_with("Max allowed length is '65536' bytes."),
+        "{message}"
+    );
 }
 
 #[tokio::test]
@@ -295,12 +332,17 @@ async fn what_is_described_can_be_registered_again() {
     let mut first = first["taskDefinition"].clone();
     assert_eq!((&first["cpu"], &first["memory"]), (&json!("1024"), &json!("2048")));
     assert_eq!(first["compatibilities"], json!(["EXTERNAL", "EC2"]));
-    assert_eq!(first["containerDefinitions"][0]["linuxParameters"]["tmpfs"][0]["mountOptions"], json!(["rw"]));
+    assert_eq!(
+        first["containerDefinitions"][0]["linuxParameters"]["tmpfs"][0]["mountOptions"],
+        json!(["rw"])
+    );
     let mut second = api.ok("RegisterTaskDefinition", first.clone()).await["taskDefinition"].clone();
     assert_eq!(second["revision"], 2);
     for shown in [&mut first, &mut second] {
         let shown = shown.as_object_mut().unwrap();
-        shown.retain(|member, _| !["taskDefinitionArn", "revision", "registeredAt"].contains(&member.as_str()));
+        shown.retain(|member, _| {
+            !["taskDefinitionArn", "revision", "registeredAt"].contains(&member.as_str())
+        });
     }
     assert_eq!(first, second);
 }
@@ -337,7 +379,12 @@ async fn a_family_means_its_latest_active_revision() {
         ("DescribeTaskDefinition", "web:9", CLIENT, "Unable to describe task definition."),
         ("DescribeTaskDefinition", "other", CLIENT, "Unable to describe task definition."),
         ("DeregisterTaskDefinition", "web", CLIENT, "Revision is missing."),
-        ("DeregisterTaskDefinition", "web:foo", "InvalidParameterException", "Invalid revision number. Number: foo"),
+        (
+            "DeregisterTaskDefinition",
+            "web:foo",
+            "InvalidParameterException",
+            "Invalid revision number. Number: foo",
+        ),
     ] {
         let refused = api.refused(operation, json!({"taskDefinition": named})).await;
         assert_eq!(refused, (code.to_owned(), message.to_owned()));
@@ -349,10 +396,14 @@ async fn a_deleted_revision_is_never_given_out_again() {
     let api = Api::start().await;
     let arn = api.definition("web").await;
     let delete = || api.ok("DeleteTaskDefinitions", json!({"taskDefinitions": [arn.clone(), "x", "web:7"]}));
-    let reasons = |reply: &Value| reply["failures"].as_array().unwrap().iter().map(|f| text(&f["reason"])).collect::<Vec<_>>();
+    let reasons = |reply: &Value| {
+        reply["failures"].as_array().unwrap().iter().map(|f| text(&f["reason"])).collect::<Vec<_>>()
+    };
     let early = delete().await;
     assert!(reasons(&early)[0].contains("still in ACTIVE status"), "{early}");
-    assert!(reasons(&early)[1].contains("identifier is invalid") && reasons(&early)[2].contains("does not exist"));
+    assert!(
+        reasons(&early)[1].contains("identifier is invalid") && reasons(&early)[2].contains("does not exist")
+    );
     api.ok("DeregisterTaskDefinition", json!({"taskDefinition": "web:1"})).await;
     assert_eq!(delete().await["taskDefinitions"][0]["status"], "DELETE_IN_PROGRESS");
     api.refused("DescribeTaskDefinition", json!({"taskDefinition": "web:1"})).await;
@@ -371,7 +422,8 @@ async fn lists_follow_family_and_number_and_come_in_pages() {
         let arns = reply["taskDefinitionArns"].as_array().unwrap().iter().map(text);
         arns.map(|arn| arn.rsplit('/').next().unwrap().to_owned()).collect()
     };
-    let query = |token: Value| json!({"familyPrefix": "web", "sort": "DESC", "maxResults": 4, "nextToken": token});
+    let query =
+        |token: Value| json!({"familyPrefix": "web", "sort": "DESC", "maxResults": 4, "nextToken": token});
     let first = api.ok("ListTaskDefinitions", query(json!(null))).await;
     assert_eq!(numbers(&first), ["web:11", "web:10", "web:9", "web:8"]);
     let second = api.ok("ListTaskDefinitions", query(first["nextToken"].clone())).await;
