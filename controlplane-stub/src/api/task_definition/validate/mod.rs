@@ -54,3 +54,6 @@ fn one_of(what: &str, value: &str, allowed: &[&str]) -> ApiResult<()> {
         refuse(format!("{what} should be one of [{}]", allowed.join(", ")))
     }
 }
+
+#[cfg(test)]
+mod tests;
