@@ -59,7 +59,10 @@ impl Tracker {
                 tracing::error!(name, "a part of the control plane panicked");
             }
         };
-        #[expect(clippy::disallowed_methods, reason = "the one place that spawns; the tracker owns the future")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the one place that spawns; the tracker owns the future"
+        )]
         drop(tokio::spawn(self.tasks.track_future(watched)));
     }
 

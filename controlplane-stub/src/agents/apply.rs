@@ -57,14 +57,23 @@ pub(super) fn apply(
         if change.sequence != last + 1 && last != 0 {
             // The control plane lost what it had acknowledged. Every change is the whole of its
             // task, so that going on loses less than insisting on what the agent has forgotten.
-            tracing::warn!(instance = instance.value.arn, last, sequence = change.sequence, "state changes are missing");
+            tracing::warn!(
+                instance = instance.value.arn,
+                last,
+                sequence = change.sequence,
+                "state changes are missing"
+            );
         }
         last = change.sequence;
         let touched = match tasks.entry(&change.task_arn) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 let Some(touched) = find(view, &instance.value, &change.task_arn) else {
-                    tracing::debug!(task = change.task_arn, instance = instance.value.arn, "a state change of a task that is not this instance's");
+                    tracing::debug!(
+                        task = change.task_arn,
+                        instance = instance.value.arn,
+                        "a state change of a task that is not this instance's"
+                    );
                     continue;
                 };
                 entry.insert(touched)
@@ -160,7 +169,8 @@ fn observe(container: &mut ObservedContainer, state: &v1::ContainerState) {
     let text = |value: &String| (!value.is_empty()).then(|| value.clone());
     container.runtime_id = text(&state.runtime_id).or_else(|| container.runtime_id.take());
     container.exit_code = state.exit_code.or(container.exit_code);
-    container.reason = text(&state.reason).map(|reason| cut(&reason).to_owned()).or_else(|| container.reason.take());
+    container.reason =
+        text(&state.reason).map(|reason| cut(&reason).to_owned()).or_else(|| container.reason.take());
     container.image_digest = text(&state.image_digest).or_else(|| container.image_digest.take());
     container.health = match state.health() {
         v1::HealthStatus::Unspecified => None,

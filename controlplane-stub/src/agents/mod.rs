@@ -75,9 +75,17 @@ impl Agents {
         tracker: &Tracker,
     ) -> Self {
         let commits = store.watch();
-        let wake = wake::run(Arc::clone(&store), commits, registry.clone(), arns.clone(), tracker.token().clone());
+        let wake =
+            wake::run(Arc::clone(&store), commits, registry.clone(), arns.clone(), tracker.token().clone());
         tracker.spawn("wake", wake);
-        Self(Arc::new(Shared { store, registry, arns, certifier, heartbeat_interval, tracker: tracker.clone() }))
+        Self(Arc::new(Shared {
+            store,
+            registry,
+            arns,
+            certifier,
+            heartbeat_interval,
+            tracker: tracker.clone(),
+        }))
     }
 
     /// Serves connections until the tracker stops.

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use berth_core::spec::{TaskFields, TaskSpec};
 use berth_core::ids::TaskArn;
+use berth_core::spec::{TaskFields, TaskSpec};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -113,14 +113,16 @@ impl Owner {
                     results.push(if same {
                         Ok(Launched { tasks, failures: Vec::new() })
                     } else {
-                        Err(LaunchError::TokenReused { tasks: tasks.iter().map(|task| task.arn.clone()).collect() })
+                        Err(LaunchError::TokenReused {
+                            tasks: tasks.iter().map(|task| task.arn.clone()).collect(),
+                        })
                     });
                     continue;
                 }
             }
-            let state = clusters
-                .entry(&request.cluster)
-                .or_insert_with(|| ClusterView::read(view, &self.registry.instances_connected(), &request.cluster));
+            let state = clusters.entry(&request.cluster).or_insert_with(|| {
+                ClusterView::read(view, &self.registry.instances_connected(), &request.cluster)
+            });
             let result = self.decide_one(state, request);
             if let Ok(launched) = &result {
                 // A cluster that is deleted meanwhile must not gain tasks.

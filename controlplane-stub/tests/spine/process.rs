@@ -12,7 +12,12 @@ use crate::client::{Agent, registration, within};
 
 fn program(data_dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_berth-controlplane"));
-    command.arg("--data-dir").arg(data_dir).args(["--listen", "127.0.0.1:0", "--agent-listen", "127.0.0.1:0"]);
+    command.arg("--data-dir").arg(data_dir).args([
+        "--listen",
+        "127.0.0.1:0",
+        "--agent-listen",
+        "127.0.0.1:0",
+    ]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }
@@ -42,7 +47,12 @@ async fn what_was_answered_survives_a_kill() {
     let mut started = start(directory.path()).await;
     let mut arns = Vec::new();
     for host in 0..10 {
-        let reply = client(&started).await.register(registration(&format!("host-{host}"))).await.unwrap().into_inner();
+        let reply = client(&started)
+            .await
+            .register(registration(&format!("host-{host}")))
+            .await
+            .unwrap()
+            .into_inner();
         arns.push(reply.container_instance_arn);
     }
     let mut agent = Agent::connect(client(&started).await, &arns[0], "host-0", "epoch-1").await;
@@ -51,7 +61,8 @@ async fn what_was_answered_survives_a_kill() {
 
     let again = start(directory.path()).await;
     for (host, arn) in arns.iter().enumerate() {
-        let reply = client(&again).await.register(registration(&format!("host-{host}"))).await.unwrap().into_inner();
+        let reply =
+            client(&again).await.register(registration(&format!("host-{host}"))).await.unwrap().into_inner();
         assert_eq!(&reply.container_instance_arn, arn);
     }
     let mut agent = Agent::connect(client(&again).await, &arns[0], "host-0", "epoch-1").await;
@@ -64,7 +75,13 @@ async fn what_was_answered_survives_a_kill() {
 async fn a_signal_ends_it_in_time_with_success() {
     let directory = tempfile::tempdir().unwrap();
     let mut started = start(directory.path()).await;
-    let arn = client(&started).await.register(registration("host-a")).await.unwrap().into_inner().container_instance_arn;
+    let arn = client(&started)
+        .await
+        .register(registration("host-a"))
+        .await
+        .unwrap()
+        .into_inner()
+        .container_instance_arn;
     let mut agent = Agent::connect(client(&started).await, &arn, "host-a", "epoch-1").await;
     agent.greeting().await;
     let pid = started.child.id().unwrap().to_string();
@@ -85,7 +102,12 @@ async fn an_error_is_one_line_that_says_what_to_do() {
     let text = String::from_utf8(second.stderr).unwrap();
     assert_eq!(text.lines().count(), 1, "{text}");
     assert!(text.starts_with("berth-controlplane: ") && text.contains("in use by another process"), "{text}");
-    let open = within("the open start", program(directory.path()).args(["serve"]).env("BERTH_CP_LISTEN", "x").output()).await.unwrap();
+    let open = within(
+        "the open start",
+        program(directory.path()).args(["serve"]).env("BERTH_CP_LISTEN", "x").output(),
+    )
+    .await
+    .unwrap();
     assert!(!open.status.success());
 }
 
@@ -100,7 +122,10 @@ async fn the_token_command_prints_a_token_and_the_fingerprint() {
     }
     let parts = |text: &str| {
         let (token, ca) = text.trim().split_once('\n').unwrap();
-        (token.strip_prefix("token=berth-").unwrap().to_owned(), ca.strip_prefix("ca=sha256:").unwrap().to_owned())
+        (
+            token.strip_prefix("token=berth-").unwrap().to_owned(),
+            ca.strip_prefix("ca=sha256:").unwrap().to_owned(),
+        )
     };
     let (first, second) = (parts(&printed[0]), parts(&printed[1]));
     assert_ne!(first.0, second.0);

@@ -8,7 +8,8 @@ use berth_core::units::{CpuUnits, Mebibytes, Timestamp};
 use proptest::prelude::*;
 
 use super::{
-    Candidate, ClusterView, Constraint, PackBy, PlacementRequest, RequiredAttribute, Strategy as Wish, Target, place,
+    Candidate, ClusterView, Constraint, PackBy, PlacementRequest, RequiredAttribute, Strategy as Wish,
+    Target, place,
 };
 use crate::model::{Instance, InstanceStatus, OutboxCursor};
 use crate::scheduler::query::Query;
@@ -81,7 +82,8 @@ fn counts(placed: &[String]) -> BTreeMap<&str, usize> {
 
 #[test]
 fn without_a_strategy_copies_spread() {
-    let view = ClusterView { candidates: ["a", "b", "c"].map(|n| candidate(n, amount(4096, 4096, &[]))).into() };
+    let view =
+        ClusterView { candidates: ["a", "b", "c"].map(|n| candidate(n, amount(4096, 4096, &[]))).into() };
     let plan = place(&view, &request(amount(100, 100, &[]), 9), Timestamp(0));
     assert_eq!(counts(&plan.placed), BTreeMap::from([("a", 3), ("b", 3), ("c", 3)]));
     assert!(plan.failures.is_empty());
@@ -89,8 +91,11 @@ fn without_a_strategy_copies_spread() {
 
 #[test]
 fn the_seed_alone_decides_between_equals() {
-    let view = ClusterView { candidates: ["a", "b", "c", "d"].map(|n| candidate(n, amount(4096, 4096, &[]))).into() };
-    let first = |seed| place(&view, &PlacementRequest { seed, ..request(amount(1, 1, &[]), 1) }, Timestamp(0)).placed;
+    let view = ClusterView {
+        candidates: ["a", "b", "c", "d"].map(|n| candidate(n, amount(4096, 4096, &[]))).into(),
+    };
+    let first =
+        |seed| place(&view, &PlacementRequest { seed, ..request(amount(1, 1, &[]), 1) }, Timestamp(0)).placed;
     assert_eq!(first(7), first(7));
     let chosen: std::collections::BTreeSet<_> = (0..64).map(first).collect();
     assert_eq!(chosen.len(), 4, "every one is chosen by some seed");
@@ -110,11 +115,14 @@ fn the_first_reason_in_order_is_told() {
             lacking("memory", |c| c.in_use = amount(0, 60, &[80])),
             lacking("ports", |c| c.in_use = amount(0, 0, &[80])),
             lacking("attribute", |_| {}),
-            with(candidate("member", amount(100, 100, &[])), |i| drop(i.attributes.insert("ssd".to_owned(), String::new()))),
+            with(candidate("member", amount(100, 100, &[])), |i| {
+                drop(i.attributes.insert("ssd".to_owned(), String::new()));
+            }),
             with(candidate("draining", amount(100, 100, &[])), |i| i.status = InstanceStatus::Draining),
         ],
     };
-    let mut wanted = wishing(1, vec![Constraint::MemberOf(Query::parse("attribute:stack == prod").unwrap())], Vec::new());
+    let mut wanted =
+        wishing(1, vec![Constraint::MemberOf(Query::parse("attribute:stack == prod").unwrap())], Vec::new());
     wanted.need = amount(50, 50, &[80]);
     wanted.required = vec![RequiredAttribute { name: "ssd".to_owned(), value: None }];
     let plan = place(&view, &wanted, Timestamp(0));
@@ -146,7 +154,13 @@ fn a_host_port_holds_one_copy_for_each_instance() {
 fn distinct_instances_hold_one_of_the_group_each() {
     let mut first = candidate("a", amount(4096, 4096, &[]));
     first.groups.insert("family:web".to_owned(), 1);
-    let view = ClusterView { candidates: vec![first, candidate("b", amount(4096, 4096, &[])), candidate("c", amount(4096, 4096, &[]))] };
+    let view = ClusterView {
+        candidates: vec![
+            first,
+            candidate("b", amount(4096, 4096, &[])),
+            candidate("c", amount(4096, 4096, &[])),
+        ],
+    };
     let plan = place(&view, &wishing(3, vec![Constraint::DistinctInstance], Vec::new()), Timestamp(0));
     assert_eq!(counts(&plan.placed), BTreeMap::from([("b", 1), ("c", 1)]));
     assert_eq!(plan.failures.len(), 3);
@@ -164,11 +178,15 @@ fn binpack_fills_the_fullest_that_still_fits() {
 #[test]
 fn spreading_over_zones_counts_the_group_and_leaves_the_zoneless_last() {
     let zone = |name, zone: &str| {
-        with(candidate(name, amount(4096, 4096, &[])), |i| drop(i.attributes.insert("zone".to_owned(), zone.to_owned())))
+        with(candidate(name, amount(4096, 4096, &[])), |i| {
+            drop(i.attributes.insert("zone".to_owned(), zone.to_owned()));
+        })
     };
     let mut busy = zone("a1", "a");
     busy.groups.insert("family:web".to_owned(), 2);
-    let view = ClusterView { candidates: vec![busy, zone("a2", "a"), zone("b1", "b"), candidate("none", amount(4096, 4096, &[]))] };
+    let view = ClusterView {
+        candidates: vec![busy, zone("a2", "a"), zone("b1", "b"), candidate("none", amount(4096, 4096, &[]))],
+    };
     let wishes = vec![Wish::SpreadAttribute("zone".to_owned()), Wish::SpreadInstances];
     let plan = place(&view, &wishing(4, Vec::new(), wishes), Timestamp(0));
     let counts = counts(&plan.placed);
@@ -178,20 +196,36 @@ fn spreading_over_zones_counts_the_group_and_leaves_the_zoneless_last() {
 
 #[test]
 fn random_goes_anywhere() {
-    let view = ClusterView { candidates: ["a", "b", "c"].map(|n| candidate(n, amount(40960, 40960, &[]))).into() };
+    let view =
+        ClusterView { candidates: ["a", "b", "c"].map(|n| candidate(n, amount(40960, 40960, &[]))).into() };
     let chosen: std::collections::BTreeSet<String> = (0..32)
-        .flat_map(|seed| place(&view, &PlacementRequest { seed, ..wishing(1, Vec::new(), vec![Wish::Random]) }, Timestamp(0)).placed)
+        .flat_map(|seed| {
+            place(
+                &view,
+                &PlacementRequest { seed, ..wishing(1, Vec::new(), vec![Wish::Random]) },
+                Timestamp(0),
+            )
+            .placed
+        })
         .collect();
     assert_eq!(chosen.len(), 3);
 }
 
 fn any_candidates() -> impl Strategy<Value = Vec<Candidate>> {
-    let one = (0_u32..400, 0_u32..400, proptest::collection::btree_set(80_u16..84, 0..3), any::<bool>(), 0_u8..3, 0_u32..300);
+    let one = (
+        0_u32..400,
+        0_u32..400,
+        proptest::collection::btree_set(80_u16..84, 0..3),
+        any::<bool>(),
+        0_u8..3,
+        0_u32..300,
+    );
     proptest::collection::vec(one, 0..6).prop_map(|all| {
         all.into_iter()
             .enumerate()
             .map(|(n, (cpu, memory, ports, connected, status, used))| {
-                let mut candidate = candidate(&format!("i{n}"), amount(cpu, memory, &ports.into_iter().collect::<Vec<_>>()));
+                let mut candidate =
+                    candidate(&format!("i{n}"), amount(cpu, memory, &ports.into_iter().collect::<Vec<_>>()));
                 candidate.connected = connected;
                 candidate.in_use = amount(used, used, &[]);
                 with(candidate, |i| {

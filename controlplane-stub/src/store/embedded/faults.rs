@@ -88,7 +88,13 @@ impl Storage {
     fn again(&self, power: Option<u32>) -> Self {
         let disk = self.lock();
         let durable = disk.durable.clone();
-        Self(Arc::new(Mutex::new(Disk { live: durable.clone(), durable, power, chance: disk.chance, ..Disk::default() })))
+        Self(Arc::new(Mutex::new(Disk {
+            live: durable.clone(),
+            durable,
+            power,
+            chance: disk.chance,
+            ..Disk::default()
+        })))
     }
 }
 

@@ -74,7 +74,11 @@ impl File {
         let mut index = Index::default();
         for entry in records.iter().map_err(|error| failed(error.into()))? {
             let (name, value) = entry.map_err(|error| failed(error.into()))?;
-            let unreadable = |why: String| OpenError::Unreadable { path: self.path.clone(), key: name.value().to_owned(), why };
+            let unreadable = |why: String| OpenError::Unreadable {
+                path: self.path.clone(),
+                key: name.value().to_owned(),
+                why,
+            };
             let stored = decode(value.value()).map_err(unreadable)?;
             index.put(&stored.key, &stored.record, stored.revision);
         }
@@ -134,7 +138,8 @@ fn builder() -> Builder {
 /// Makes an empty file under another name and moves it into place: a crash in between leaves
 /// nothing that looks like a store.
 fn create(path: &Path) -> Result<(), OpenError> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let directory =
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     fs::create_dir_all(directory).map_err(|error| failed(directory, &error))?;
     let unfinished = path.with_extension("new");
     let database = match builder().create(&unfinished) {
@@ -166,7 +171,8 @@ fn prepare(database: &Database) -> Result<(), String> {
 
 fn encode(key: &Key, record: &Record, revision: Revision) -> Result<Vec<u8>, String> {
     let mut bytes = vec![SCHEMA];
-    serde_json::to_writer(&mut bytes, &Stored { key, revision, record }).map_err(|error| format!("{key}: {error}"))?;
+    serde_json::to_writer(&mut bytes, &Stored { key, revision, record })
+        .map_err(|error| format!("{key}: {error}"))?;
     Ok(bytes)
 }
 
