@@ -62,7 +62,8 @@ impl Plane {
 /// One request over a connection of its own: the status and the body.
 async fn http(address: SocketAddr, line: &str, headers: &str, body: &str) -> (u16, Value) {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
-    let head = format!("{line}\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
+    let head =
+        format!("{line}\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
     stream.write_all(format!("{head}{body}").as_bytes()).await.expect("written");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("an answer");
@@ -72,7 +73,8 @@ async fn http(address: SocketAddr, line: &str, headers: &str, body: &str) -> (u1
 }
 
 fn web() -> Value {
-    let container = json!({"name": "app", "image": "busybox", "memory": 64, "portMappings": [{"containerPort": 80}]});
+    let container =
+        json!({"name": "app", "image": "busybox", "memory": 64, "portMappings": [{"containerPort": 80}]});
     json!({"family": "web", "containerDefinitions": [container]})
 }
 
@@ -81,20 +83,27 @@ async fn a_task_runs_and_is_stopped() {
     let plane = Plane::start().await;
     plane.ok("RegisterTaskDefinition", web()).await;
     let host = plane.host().await;
-    let overrides = json!({"containerOverrides": [{"name": "app", "environment": [{"name": "A", "value": "1"}]}]});
+    let overrides =
+        json!({"containerOverrides": [{"name": "app", "environment": [{"name": "A", "value": "1"}]}]});
     let body = json!({"taskDefinition": "web", "count": 2, "overrides": overrides, "startedBy": "me"});
     let reply = plane.ok("RunTask", body).await;
     assert_eq!((reply["tasks"].as_array().unwrap().len(), &reply["failures"]), (2, &json!([])));
     let task = text(&reply["tasks"][0]["taskArn"]);
     assert_eq!(reply["tasks"][0]["lastStatus"], "PENDING");
     let running = plane.until(&task, "RUNNING").await;
-    assert_eq!((&running["connectivity"], &running["overrides"]["containerOverrides"]), (&json!("CONNECTED"), &overrides["containerOverrides"]));
+    assert_eq!(
+        (&running["connectivity"], &running["overrides"]["containerOverrides"]),
+        (&json!("CONNECTED"), &overrides["containerOverrides"])
+    );
     assert!(running["containers"][0]["networkBindings"][0]["hostPort"].as_u64().unwrap() > 0);
     let on_host = plane.ok("ListTasks", json!({"containerInstance": host})).await;
     assert_eq!(on_host["taskArns"].as_array().unwrap().len(), 2);
     plane.ok("StopTask", json!({"task": task, "reason": "enough"})).await;
     let stopped = plane.until(&task, "STOPPED").await;
-    assert_eq!((&stopped["stopCode"], &stopped["stoppedReason"]), (&json!("UserInitiated"), &json!("enough")));
+    assert_eq!(
+        (&stopped["stopCode"], &stopped["stoppedReason"]),
+        (&json!("UserInitiated"), &json!("enough"))
+    );
     assert!(stopped["containers"][0]["exitCode"].is_i64() && stopped["stoppedAt"].is_f64());
     plane.running.stop().await.unwrap();
 }
@@ -105,11 +114,16 @@ async fn a_client_token_launches_once() {
     plane.ok("RegisterTaskDefinition", web()).await;
     plane.host().await;
     let body = |count: u32| json!({"taskDefinition": "web", "clientToken": "t", "count": count});
-    let arns = |reply: &Value| reply["tasks"].as_array().unwrap().iter().map(|t| text(&t["taskArn"])).collect::<Vec<_>>();
+    let arns = |reply: &Value| {
+        reply["tasks"].as_array().unwrap().iter().map(|t| text(&t["taskArn"])).collect::<Vec<_>>()
+    };
     let first = plane.ok("RunTask", body(1)).await;
     assert_eq!(arns(&plane.ok("RunTask", body(1)).await), arns(&first));
     let (status, refused) = plane.send("RunTask", &body(2)).await;
-    assert_eq!((status, &refused["__type"], &refused["resourceIds"]), (400, &json!("ConflictException"), &json!(arns(&first))));
+    assert_eq!(
+        (status, &refused["__type"], &refused["resourceIds"]),
+        (400, &json!("ConflictException"), &json!(arns(&first)))
+    );
     plane.running.stop().await.unwrap();
 }
 
@@ -119,7 +133,8 @@ async fn placement_honours_attributes_constraints_and_room() {
     plane.ok("RegisterTaskDefinition", web()).await;
     let mut linked = web();
     linked["family"] = json!("linked");
-    linked["containerDefinitions"][0]["systemControls"] = json!([{"namespace": "net.core.somaxconn", "value": "1"}]);
+    linked["containerDefinitions"][0]["systemControls"] =
+        json!([{"namespace": "net.core.somaxconn", "value": "1"}]);
     plane.ok("RegisterTaskDefinition", linked).await;
     let mut large = web();
     large["family"] = json!("large");

@@ -8,14 +8,19 @@ use crate::model::TaskStatus;
 #[tokio::test]
 async fn creating_again_is_no_change_unless_the_arguments_differ() {
     let api = Api::start().await;
-    let body = json!({"clusterName": "blue", "settings": [{"name": "containerInsights", "value": "enabled"}]});
+    let body =
+        json!({"clusterName": "blue", "settings": [{"name": "containerInsights", "value": "enabled"}]});
     let first = api.ok("CreateCluster", body.clone()).await;
     assert_eq!(first["cluster"]["settings"], json!([{"name": "containerInsights", "value": "enabled"}]));
     assert_eq!(api.ok("CreateCluster", body).await, first);
-    let other = json!({"clusterName": "blue", "settings": [{"name": "containerInsights", "value": "disabled"}]});
+    let other =
+        json!({"clusterName": "blue", "settings": [{"name": "containerInsights", "value": "disabled"}]});
     let refused = api.refused("CreateCluster", other).await;
     assert!(refused.1.starts_with("Arguments on this idempotent request are inconsistent"), "{refused:?}");
-    assert_eq!(api.refused("CreateCluster", json!({"clusterName": "a b"})).await.0, "InvalidParameterException");
+    assert_eq!(
+        api.refused("CreateCluster", json!({"clusterName": "a b"})).await.0,
+        "InvalidParameterException"
+    );
 }
 
 #[tokio::test]
@@ -40,12 +45,18 @@ async fn a_cluster_that_is_in_use_cannot_be_deleted() {
     let api = Api::start().await;
     let instance = api.instance().await;
     let delete = json!({"cluster": "default"});
-    assert_eq!(api.refused("DeleteCluster", delete.clone()).await.0, "ClusterContainsContainerInstancesException");
+    assert_eq!(
+        api.refused("DeleteCluster", delete.clone()).await.0,
+        "ClusterContainsContainerInstancesException"
+    );
     let definition = api.definition("web").await;
     api.placed(&definition, &instance, |task| task.observed.status = TaskStatus::Running).await;
     let counts = api.ok("DescribeClusters", json!({"include": ["STATISTICS", "SETTINGS"]})).await;
     let cluster = &counts["clusters"][0];
-    assert_eq!((&cluster["registeredContainerInstancesCount"], &cluster["runningTasksCount"]), (&json!(1), &json!(1)));
+    assert_eq!(
+        (&cluster["registeredContainerInstancesCount"], &cluster["runningTasksCount"]),
+        (&json!(1), &json!(1))
+    );
     assert_eq!(cluster["statistics"][0], json!({"name": "runningEC2TasksCount", "value": "1"}));
     let body = json!({"containerInstance": instance, "force": true});
     api.ok("DeregisterContainerInstance", body).await;
@@ -76,7 +87,10 @@ async fn tags_are_put_on_and_taken_off_by_arn() {
         assert_eq!(api.refused("TagResource", body).await.0, code, "{arn} {tag}");
     }
     let many: Vec<_> = (0..51).map(|n| json!({"key": format!("k{n}"), "value": ""})).collect();
-    assert_eq!(api.refused("CreateCluster", json!({"clusterName": "x", "tags": many})).await.0, "InvalidParameterException");
+    assert_eq!(
+        api.refused("CreateCluster", json!({"clusterName": "x", "tags": many})).await.0,
+        "InvalidParameterException"
+    );
 }
 
 #[tokio::test]

@@ -15,13 +15,18 @@ async fn a_registration_is_echoed_and_described() {
         assert!(attributes.contains(sent), "{sent} is not in {attributes:?}");
     }
     assert!(attributes.contains(&json!({"name": "ecs.availability-zone", "value": "us-east-1a"})));
-    assert_eq!((&shown["status"], &shown["agentConnected"], &shown["version"]), (&json!("ACTIVE"), &json!(false), &json!(1)));
-    let cpu = json!({"name": "CPU", "type": "INTEGER", "doubleValue": 0.0, "longValue": 0, "integerValue": 4096});
+    assert_eq!(
+        (&shown["status"], &shown["agentConnected"], &shown["version"]),
+        (&json!("ACTIVE"), &json!(false), &json!(1))
+    );
+    let cpu =
+        json!({"name": "CPU", "type": "INTEGER", "doubleValue": 0.0, "longValue": 0, "integerValue": 4096});
     assert_eq!(shown["registeredResources"][0], cpu);
     assert_eq!(shown["remainingResources"][2]["stringSetValue"], json!(["22"]));
     let arn = text(&shown["containerInstanceArn"]);
     let id = arn.rsplit('/').next().unwrap();
-    let described = api.ok("DescribeContainerInstances", json!({"containerInstances": [id, "f".repeat(32)]})).await;
+    let described =
+        api.ok("DescribeContainerInstances", json!({"containerInstances": [id, "f".repeat(32)]})).await;
     assert_eq!(described["containerInstances"][0]["containerInstanceArn"], arn);
     assert_eq!(described["failures"][0]["reason"], "MISSING");
 }
@@ -52,9 +57,13 @@ async fn registering_again_keeps_the_arn_and_the_custom_attributes() {
     api.ok("PutAttributes", json!({"attributes": [rack]})).await;
     let mut again = registration();
     again["containerInstanceArn"] = json!(arn);
-    again["instanceIdentityDocument"] = json!(r#"{"instanceId": "i-1", "instanceType": "c5.large", "availabilityZone": "us-east-1b"}"#);
+    again["instanceIdentityDocument"] =
+        json!(r#"{"instanceId": "i-1", "instanceType": "c5.large", "availabilityZone": "us-east-1b"}"#);
     let shown = api.ok("RegisterContainerInstance", again.clone()).await["containerInstance"].clone();
-    assert_eq!((&shown["containerInstanceArn"], &shown["ec2InstanceId"], &shown["version"]), (&json!(arn), &json!("i-1"), &json!(2)));
+    assert_eq!(
+        (&shown["containerInstanceArn"], &shown["ec2InstanceId"], &shown["version"]),
+        (&json!(arn), &json!("i-1"), &json!(2))
+    );
     let attributes = shown["attributes"].as_array().unwrap();
     assert!(attributes.contains(&json!({"name": "rack", "value": "7"})));
     again["instanceIdentityDocument"] = json!(r#"{"instanceType": "c5.xlarge"}"#);
@@ -72,7 +81,10 @@ async fn draining_and_deregistering_follow_the_rules() {
     let definition = api.definition("web").await;
     api.placed(&definition, &arn, |_| {}).await;
     let drain = json!({"containerInstances": [arn], "status": "DRAINING"});
-    assert_eq!(api.ok("UpdateContainerInstancesState", drain).await["containerInstances"][0]["status"], "DRAINING");
+    assert_eq!(
+        api.ok("UpdateContainerInstancesState", drain).await["containerInstances"][0]["status"],
+        "DRAINING"
+    );
     let list = |input: Value| api.ok("ListContainerInstances", input);
     assert_eq!(list(json!({"status": "DRAINING"})).await["containerInstanceArns"], json!([arn]));
     assert_eq!(list(json!({})).await["containerInstanceArns"].as_array().unwrap().len(), 2);
@@ -80,11 +92,20 @@ async fn draining_and_deregistering_follow_the_rules() {
     let refused = api.refused("UpdateContainerInstancesState", body).await;
     assert_eq!(refused.1, "Container instance status should be one of [ACTIVE, DRAINING]");
     let refused = api.refused("DeregisterContainerInstance", json!({"containerInstance": arn})).await;
-    assert_eq!(refused, ("InvalidParameterException".to_owned(), "Found running tasks on the instance.".to_owned()));
+    assert_eq!(
+        refused,
+        ("InvalidParameterException".to_owned(), "Found running tasks on the instance.".to_owned())
+    );
     let forced = json!({"containerInstance": arn, "force": true});
-    assert_eq!(api.ok("DeregisterContainerInstance", forced).await["containerInstance"]["status"], "INACTIVE");
+    assert_eq!(
+        api.ok("DeregisterContainerInstance", forced).await["containerInstance"]["status"],
+        "INACTIVE"
+    );
     assert_eq!(list(json!({})).await["containerInstanceArns"], json!([other]));
-    assert_eq!(api.refused("DescribeContainerInstances", json!({})).await.1, "Container Instances cannot be empty.");
+    assert_eq!(
+        api.refused("DescribeContainerInstances", json!({})).await.1,
+        "Container Instances cannot be empty."
+    );
 }
 
 #[tokio::test]
@@ -106,7 +127,10 @@ async fn attributes_are_put_listed_and_deleted() {
     let arn = api.instance().await;
     let id = arn.rsplit('/').next().unwrap();
     let put = |attribute: Value| api.send("PutAttributes", json!({"attributes": [attribute]}));
-    let shown = put(json!({"name": "rack", "value": "7", "targetId": id, "targetType": "container-instance"})).await.unwrap();
+    let shown =
+        put(json!({"name": "rack", "value": "7", "targetId": id, "targetType": "container-instance"}))
+            .await
+            .unwrap();
     let rack = json!({"name": "rack", "value": "7", "targetId": arn, "targetType": "container-instance"});
     assert_eq!(shown, json!({"attributes": [rack]}));
     let list = |input: Value| api.ok("ListAttributes", input);
@@ -116,15 +140,23 @@ async fn attributes_are_put_listed_and_deleted() {
         (json!({"name": "rack", "targetId": id}), "InvalidParameterException"),
         (json!({"name": "ra ck", "targetId": arn}), "InvalidParameterException"),
         (json!({"name": "rack", "value": " 7", "targetId": arn}), "InvalidParameterException"),
-        (json!({"name": "rack", "targetId": "f".repeat(32), "targetType": "container-instance"}), "TargetNotFoundException"),
+        (
+            json!({"name": "rack", "targetId": "f".repeat(32), "targetType": "container-instance"}),
+            "TargetNotFoundException",
+        ),
     ] {
         assert_eq!(put(attribute).await.unwrap_err().code, code);
     }
     api.ok("DeleteAttributes", json!({"attributes": [{"name": "rack", "targetId": arn}]})).await;
     assert_eq!(list(named).await, json!({"attributes": []}));
-    let many = |from: u32| (from..from + 9).map(|n| json!({"name": format!("a{n}"), "targetId": arn})).collect::<Vec<_>>();
+    let many = |from: u32| {
+        (from..from + 9).map(|n| json!({"name": format!("a{n}"), "targetId": arn})).collect::<Vec<_>>()
+    };
     api.ok("PutAttributes", json!({"attributes": many(0)})).await;
-    assert_eq!(api.refused("PutAttributes", json!({"attributes": many(9)})).await.0, "AttributeLimitExceededException");
+    assert_eq!(
+        api.refused("PutAttributes", json!({"attributes": many(9)})).await.0,
+        "AttributeLimitExceededException"
+    );
 }
 
 #[tokio::test]

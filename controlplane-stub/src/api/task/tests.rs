@@ -23,15 +23,31 @@ async fn a_launch_that_cannot_be_is_refused_in_the_words_of_ecs() {
         (json!({"taskDefinition": "old:1"}), INVALID, "TaskDefinition is inactive"),
         (json!({"taskDefinition": "web", "cluster": "x"}), "ClusterNotFoundException", "Cluster not found."),
         (json!({"taskDefinition": "web", "count": 0}), INVALID, "count should be between 1 and 10."),
-        (json!({"taskDefinition": "web", "count": 11, "cluster": "x"}), INVALID, "count should be between 1 and 10."),
-        (json!({"taskDefinition": "web", "launchType": "MOON"}), INVALID, "launch type should be one of [EC2,FARGATE,EXTERNAL]"),
-        (json!({"taskDefinition": "web", "launchType": "FARGATE"}), INVALID, "Task definition does not support launch_type FARGATE."),
+        (
+            json!({"taskDefinition": "web", "count": 11, "cluster": "x"}),
+            INVALID,
+            "count should be between 1 and 10.",
+        ),
+        (
+            json!({"taskDefinition": "web", "launchType": "MOON"}),
+            INVALID,
+            "launch type should be one of [EC2,FARGATE,EXTERNAL]",
+        ),
+        (
+            json!({"taskDefinition": "web", "launchType": "FARGATE"}),
+            INVALID,
+            "Task definition does not support launch_type FARGATE.",
+        ),
         (
             json!({"taskDefinition": "web", "networkConfiguration": network}),
             INVALID,
             "Network Configuration is not valid for the given networkMode of this task definition.",
         ),
-        (json!({"taskDefinition": "vpc"}), INVALID, "Network Configuration must be provided when networkMode 'awsvpc' is specified."),
+        (
+            json!({"taskDefinition": "vpc"}),
+            INVALID,
+            "Network Configuration must be provided when networkMode 'awsvpc' is specified.",
+        ),
         (
             json!({"taskDefinition": "vpc", "networkConfiguration": {"awsvpcConfiguration": {"subnets": []}}}),
             INVALID,
@@ -49,7 +65,11 @@ async fn a_launch_that_cannot_be_is_refused_in_the_words_of_ecs() {
         ),
         (json!({"taskDefinition": "web"}), INVALID, "No Container Instances were found in your cluster."),
     ] {
-        assert_eq!(api.refused("RunTask", body.clone()).await, (code.to_owned(), message.to_owned()), "{body}");
+        assert_eq!(
+            api.refused("RunTask", body.clone()).await,
+            (code.to_owned(), message.to_owned()),
+            "{body}"
+        );
     }
 }
 
@@ -127,10 +147,16 @@ async fn a_running_task_is_described_as_ecs_describes_it() {
         assert_eq!(task[member], value, "{member}");
     }
     let container = &task["containers"][0];
-    assert_eq!(container["networkBindings"][0], json!({"bindIP": "0.0.0.0", "containerPort": 80, "hostPort": 32768, "protocol": "tcp"}));
+    assert_eq!(
+        container["networkBindings"][0],
+        json!({"bindIP": "0.0.0.0", "containerPort": 80, "hostPort": 32768, "protocol": "tcp"})
+    );
     let range = json!({"bindIP": "0.0.0.0", "containerPortRange": "90-92", "hostPortRange": "40000-40002", "protocol": "udp"});
     assert_eq!(container["networkBindings"][1], range);
-    assert_eq!((&container["cpu"], &container["memory"], &container["lastStatus"]), (&json!("10"), &json!("64"), &json!("RUNNING")));
+    assert_eq!(
+        (&container["cpu"], &container["memory"], &container["lastStatus"]),
+        (&json!("10"), &json!("64"), &json!("RUNNING"))
+    );
     assert!(text(&container["containerArn"]).contains(&format!(":container/default/{id}/")));
     assert!(task.get("stoppedReason").is_none() && container.get("exitCode").is_none());
 }
@@ -183,7 +209,10 @@ async fn stopping_gives_the_reason_once_and_is_idempotent() {
     let stop = |reason: Value| api.ok("StopTask", json!({"task": arn, "reason": reason}));
     let first = stop(json!("enough")).await["task"].clone();
     assert_eq!((&first["desiredStatus"], &first["lastStatus"]), (&json!("STOPPED"), &json!("PENDING")));
-    assert_eq!((&first["stopCode"], &first["stoppedReason"], &first["version"]), (&json!("UserInitiated"), &json!("enough"), &json!(2)));
+    assert_eq!(
+        (&first["stopCode"], &first["stoppedReason"], &first["version"]),
+        (&json!("UserInitiated"), &json!("enough"), &json!(2))
+    );
     assert!(first["stoppingAt"].is_f64());
     assert_eq!(stop(json!("other")).await["task"]["stoppedReason"], "enough");
     let other = api.placed(&definition, &instance, |_| {}).await;
@@ -192,9 +221,15 @@ async fn stopping_gives_the_reason_once_and_is_idempotent() {
     for (named, message) in [
         ("f".repeat(32), "The referenced task was not found."),
         ("abc".to_owned(), "taskId length should be one of [32,36]"),
-        (arn.replace("task/default", "task/blue"), "Invalid identifier: Identifier is for cluster blue. Your cluster is default"),
+        (
+            arn.replace("task/default", "task/blue"),
+            "Invalid identifier: Identifier is for cluster blue. Your cluster is default",
+        ),
     ] {
-        assert_eq!(api.refused("StopTask", json!({"task": named})).await, (INVALID.to_owned(), message.to_owned()));
+        assert_eq!(
+            api.refused("StopTask", json!({"task": named})).await,
+            (INVALID.to_owned(), message.to_owned())
+        );
     }
 }
 
@@ -205,7 +240,10 @@ async fn lists_are_filtered_by_what_is_desired() {
     let (first, second) = (api.instance().await, api.instance().await);
     let a = api.placed(&web, &first, |task| task.started_by = Some("me".to_owned())).await;
     let b = api.placed(&batch, &second, |_| {}).await;
-    let ended = StopCause { code: "EssentialContainerExited".to_owned(), reason: "Essential container in task exited".to_owned() };
+    let ended = StopCause {
+        code: "EssentialContainerExited".to_owned(),
+        reason: "Essential container in task exited".to_owned(),
+    };
     let c = api
         .placed(&web, &first, |task| {
             task.observed.status = TaskStatus::Stopped;

@@ -16,7 +16,11 @@ use crate::state::{AccessKey, ApiState};
 
 const PEER: ([u8; 4], u16) = ([127, 0, 0, 1], 4000);
 
-async fn send_from(state: &ApiState, peer: ([u8; 4], u16), request: Request<Full<Bytes>>) -> (u16, HeaderMap, Value) {
+async fn send_from(
+    state: &ApiState,
+    peer: ([u8; 4], u16),
+    request: Request<Full<Bytes>>,
+) -> (u16, HeaderMap, Value) {
     let response = answer(state, &Settings::default(), peer.into(), request).await;
     let (head, body) = response.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
@@ -36,7 +40,10 @@ fn post(operation: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
 async fn an_answer_has_the_content_type_and_a_request_id() {
     let (state, _tracker) = testing::state().await;
     let (status, headers, body) = send(&state, post("ListClusters", "{}")).await;
-    assert_eq!((status, &body), (200, &json!({"clusterArns": ["arn:aws:ecs:us-east-1:123456789012:cluster/default"]})));
+    assert_eq!(
+        (status, &body),
+        (200, &json!({"clusterArns": ["arn:aws:ecs:us-east-1:123456789012:cluster/default"]}))
+    );
     assert_eq!(headers["content-type"], "application/x-amz-json-1.1");
     assert_eq!(headers["x-amzn-requestid"].len(), 36);
 }
@@ -73,7 +80,8 @@ async fn what_is_no_operation_is_refused_clearly() {
 async fn arns_carry_the_region_of_the_credentials() {
     let (state, _tracker) = testing::state().await;
     let mut request = post("CreateCluster", r#"{"clusterName": "blue"}"#);
-    let authorization = "AWS4-HMAC-SHA256 Credential=K/20260102/eu-west-3/ecs/aws4_request, SignedHeaders=host, Signature=0";
+    let authorization =
+        "AWS4-HMAC-SHA256 Credential=K/20260102/eu-west-3/ecs/aws4_request, SignedHeaders=host, Signature=0";
     request.headers_mut().insert("authorization", authorization.parse().unwrap());
     let (_, _, body) = send(&state, request).await;
     assert_eq!(body["cluster"]["clusterArn"], "arn:aws:ecs:eu-west-3:123456789012:cluster/blue");
