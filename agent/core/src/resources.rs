@@ -68,14 +68,10 @@ impl Resources {
     pub fn shortfalls(&self, in_use: &Self, need: &Self) -> Vec<Shortfall> {
         let mut missing = Vec::new();
         if let Some(short) = short(self.cpu.0, in_use.cpu.0, need.cpu.0) {
-            missing.push(Shortfall::Cpu {
-                short_by: CpuUnits(short),
-            });
+            missing.push(Shortfall::Cpu { short_by: CpuUnits(short) });
         }
         if let Some(short) = short(self.memory.0, in_use.memory.0, need.memory.0) {
-            missing.push(Shortfall::Memory {
-                short_by: Mebibytes(short),
-            });
+            missing.push(Shortfall::Memory { short_by: Mebibytes(short) });
         }
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let taken: Vec<u16> = need
@@ -83,9 +79,7 @@ impl Resources {
                 .of(protocol)
                 .iter()
                 .copied()
-                .filter(|p| {
-                    self.ports.of(protocol).contains(p) || in_use.ports.of(protocol).contains(p)
-                })
+                .filter(|p| self.ports.of(protocol).contains(p) || in_use.ports.of(protocol).contains(p))
                 .collect();
             if !taken.is_empty() {
                 missing.push(Shortfall::Ports { protocol, taken });
@@ -203,11 +197,7 @@ impl fmt::Display for Shortfall {
             Self::Cpu { short_by } => write!(f, "cpu, {} units short", short_by.0),
             Self::Memory { short_by } => write!(f, "memory, {short_by} short"),
             Self::Ports { protocol, taken } => {
-                write!(
-                    f,
-                    "{protocol} port{} ",
-                    if taken.len() == 1 { "" } else { "s" }
-                )?;
+                write!(f, "{protocol} port{} ", if taken.len() == 1 { "" } else { "s" })?;
                 for (i, port) in taken.iter().enumerate() {
                     write!(f, "{}{port}", if i == 0 { "" } else { ", " })?;
                 }
@@ -222,9 +212,5 @@ impl fmt::Display for Shortfall {
 /// Several shortfalls in one line: `memory, 412 MiB short; tcp port 80 in use`.
 #[must_use]
 pub fn describe(missing: &[Shortfall]) -> String {
-    missing
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join("; ")
+    missing.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

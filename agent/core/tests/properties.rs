@@ -1,11 +1,6 @@
 //! What holds of every task, whatever happens in whatever order.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 #[allow(dead_code, reason = "each test file uses its part of the world")]
 mod support;
@@ -26,22 +21,14 @@ fn goes_without_a_trace(world: &mut World) {
     world.settle();
     if !world.forgotten {
         let status = world.task.state().status;
-        world.check(status == TaskStatus::Stopped, || {
-            format!("{:?}", world.task.state())
-        });
+        world.check(status == TaskStatus::Stopped, || format!("{:?}", world.task.state()));
         let last = world.reports.last().map(|r| r.status);
-        world.check(last == Some(TaskStatus::Stopped), || {
-            format!("last told: {last:?}")
-        });
+        world.check(last == Some(TaskStatus::Stopped), || format!("last told: {last:?}"));
         world.acknowledge();
         world.settle();
     }
-    world.check(world.forgotten, || {
-        format!("not forgotten: {:?}", world.task.state())
-    });
-    world.check(world.ledger.in_use().memory.0 == 0, || {
-        "the grant is not back".to_owned()
-    });
+    world.check(world.forgotten, || format!("not forgotten: {:?}", world.task.state()));
+    world.check(world.ledger.in_use().memory.0 == 0, || "the grant is not back".to_owned());
 }
 
 proptest! {

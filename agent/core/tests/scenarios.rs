@@ -1,11 +1,6 @@
 //! Lives of tasks to read: what is done and what is reported, step by step.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 #[allow(dead_code, reason = "each test file uses its part of the world")]
 mod support;
@@ -15,8 +10,8 @@ use std::sync::Arc;
 use berth_core::resources::Shortfall;
 use berth_core::spec::{Condition, TaskFields, TaskSpec};
 use berth_core::task::{
-    Act, ContainerStatus, Event, Exit, Fact, FailureKind, Health, Outcome, PortBinding, Settings,
-    StopCode, Task, TaskStatus,
+    Act, ContainerStatus, Event, Exit, Fact, FailureKind, Health, Outcome, PortBinding, Settings, StopCode,
+    Task, TaskStatus,
 };
 use berth_core::units::{CpuUnits, Mebibytes, Millis, PortRange, Protocol};
 
@@ -25,13 +20,8 @@ use support::specs::{after, container, fields, health_check, name, port};
 
 #[test]
 fn one_container_from_the_payload_to_oblivion() {
-    let mut run = Direct::new(TaskFields {
-        cpu: Some(CpuUnits(256)),
-        ..fields(vec![container("app")])
-    });
-    let missing = vec![Shortfall::Memory {
-        short_by: Mebibytes(412),
-    }];
+    let mut run = Direct::new(TaskFields { cpu: Some(CpuUnits(256)), ..fields(vec![container("app")]) });
+    let missing = vec![Shortfall::Memory { short_by: Mebibytes(412) }];
     assert!(run.say(Event::Waiting(missing)).is_empty());
     assert_eq!(run.told().status, TaskStatus::Pending);
     assert_eq!(run.told().waiting_for, "memory, 412 MiB short");
@@ -42,9 +32,7 @@ fn one_container_from_the_payload_to_oblivion() {
     assert!(run.works(&acts[0]).is_empty());
     let create = run.works(&acts[1]);
     assert_eq!(words(&create), ["create app"]);
-    let Act::Create { cgroup_parent, .. } = &create[0] else {
-        panic!("{create:?}")
-    };
+    let Act::Create { cgroup_parent, .. } = &create[0] else { panic!("{create:?}") };
     assert_eq!(cgroup_parent.as_deref(), Some("/berth/1"));
     let start = run.works(&create[0]);
     assert_eq!(words(&start), ["start app"]);
@@ -54,10 +42,7 @@ fn one_container_from_the_payload_to_oblivion() {
     assert_eq!(run.task.state().status, TaskStatus::Pending);
     assert!(run.works(&bound[0]).is_empty());
     let told = run.told().clone();
-    assert_eq!(
-        (told.status, told.started_at),
-        (TaskStatus::Running, Some(START))
-    );
+    assert_eq!((told.status, told.started_at), (TaskStatus::Running, Some(START)));
     assert_eq!(told.containers[0].status, ContainerStatus::Running);
     assert_eq!(told.containers[0].id, Some(id("app-1")));
     assert_eq!(told.containers[0].digest.as_deref(), Some("sha256:app"));
@@ -66,14 +51,7 @@ fn one_container_from_the_payload_to_oblivion() {
     run.later(Millis::from_secs(60));
     let stop = run.stop();
     assert_eq!(words(&stop), ["stop app"]);
-    let Act::Stop {
-        grace,
-        failed_before,
-        ..
-    } = &stop[0]
-    else {
-        panic!("{stop:?}")
-    };
+    let Act::Stop { grace, failed_before, .. } = &stop[0] else { panic!("{stop:?}") };
     assert_eq!((*grace, *failed_before), (Millis::from_secs(30), 0));
     let release = run.works(&stop[0]);
     assert_eq!(words(&release), ["release cgroup"]);
@@ -96,10 +74,7 @@ fn one_container_from_the_payload_to_oblivion() {
     // It is kept until the control plane has it and its time is over.
     assert_eq!(run.task.next_deadline(), None);
     assert!(run.say(Event::Acknowledged).is_empty());
-    assert_eq!(
-        run.task.next_deadline(),
-        Some(run.now.after(Settings::default().retention))
-    );
+    assert_eq!(run.task.next_deadline(), Some(run.now.after(Settings::default().retention)));
     let remove = run.deadline();
     assert_eq!(words(&remove), ["remove app"]);
     assert_eq!(words(&run.works(&remove[0])), ["forget"]);
@@ -113,10 +88,7 @@ fn a_stop_while_pulling_does_not_wait_for_the_pull() {
     run.works(&acts[0]);
     let pull = attempt(&acts[1]);
     let acts = run.stop();
-    assert_eq!(
-        words(&acts),
-        [format!("abandon {pull}"), "release cgroup".to_owned()]
-    );
+    assert_eq!(words(&acts), [format!("abandon {pull}"), "release cgroup".to_owned()]);
     assert_eq!(words(&run.works(&acts[1])), ["return the grant"]);
     assert_eq!(run.told().status, TaskStatus::Stopped);
     assert_eq!(run.told().started_at, None);
@@ -186,9 +158,7 @@ fn a_port_that_is_taken_is_another_port_next_time() {
     let ports = run.works(&remove[0]);
     assert_eq!(words(&ports), ["acquire ports of app"]);
     let create = run.works(&ports[0]);
-    let Act::Create { bindings, .. } = &create[0] else {
-        panic!("{create:?}")
-    };
+    let Act::Create { bindings, .. } = &create[0] else { panic!("{create:?}") };
     assert_eq!(bindings[0].host_ports, PortRange::single(32770).unwrap());
     run.all_work(create.clone());
     assert_eq!(run.told().status, TaskStatus::Running);
@@ -208,10 +178,7 @@ fn an_engine_that_is_away_is_waited_for() {
         pull = run.deadline().remove(0);
     }
     assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
-    assert_eq!(
-        run.told().waiting_for,
-        "the container engine, which does not answer"
-    );
+    assert_eq!(run.told().waiting_for, "the container engine, which does not answer");
     run.all_work(vec![pull]);
     assert_eq!(run.told().status, TaskStatus::Running);
     assert_eq!(run.told().containers[0].reason, None);
@@ -226,14 +193,8 @@ fn a_dependency_has_so_long_to_become_healthy() {
     app.depends_on = vec![after("db", Condition::Healthy)];
     let mut run = Direct::up(fields(vec![db, app]));
     let waits = run.task.container_waits(run.now);
-    assert_eq!(
-        waits,
-        [(name("app"), "container db to become HEALTHY".to_owned())]
-    );
-    assert_eq!(
-        run.task.next_deadline(),
-        Some(START.after(Millis::from_secs(5)))
-    );
+    assert_eq!(waits, [(name("app"), "container db to become HEALTHY".to_owned())]);
+    assert_eq!(run.task.next_deadline(), Some(START.after(Millis::from_secs(5))));
     let db = run.container("db").id.clone().unwrap();
     run.see("db", with_health(db.as_str(), Health::Unhealthy));
     let acts = run.deadline();
@@ -242,10 +203,7 @@ fn a_dependency_has_so_long_to_become_healthy() {
     let reason = "TaskDependencyError: container db did not become HEALTHY within 5 s";
     assert_eq!(run.told().containers[1].reason.as_deref(), Some(reason));
     let stop = run.told().stop.clone().unwrap();
-    assert_eq!(
-        (stop.code, stop.reason.as_str()),
-        (StopCode::TaskFailedToStart, reason)
-    );
+    assert_eq!((stop.code, stop.reason.as_str()), (StopCode::TaskFailedToStart, reason));
 }
 
 #[test]
@@ -279,10 +237,7 @@ fn a_container_killed_for_memory_says_so() {
     run.all_work(acts);
     let told = &run.told().containers[0];
     let reason = "OutOfMemoryError: Container killed due to memory usage (limit 64 MiB)";
-    assert_eq!(
-        (told.exit_code, told.reason.as_deref()),
-        (Some(137), Some(reason))
-    );
+    assert_eq!((told.exit_code, told.reason.as_deref()), (Some(137), Some(reason)));
 }
 
 #[test]
@@ -293,9 +248,7 @@ fn a_stop_that_does_not_work_becomes_a_kill() {
     let still = Outcome::Fact(running(app.as_str(), START));
     assert!(run.done(attempt(&stop[0]), still).is_empty());
     let again = run.deadline();
-    let Act::Stop { failed_before, .. } = &again[0] else {
-        panic!("{again:?}")
-    };
+    let Act::Stop { failed_before, .. } = &again[0] else { panic!("{again:?}") };
     assert_eq!(*failed_before, 1);
     run.all_work(again);
     assert_eq!(run.told().status, TaskStatus::Stopped);
@@ -305,10 +258,7 @@ fn a_stop_that_does_not_work_becomes_a_kill() {
 fn a_running_task_is_adopted_from_its_labels() {
     let mut app = container("app");
     app.ports = vec![port(80, None)];
-    let task = TaskFields {
-        cpu: Some(CpuUnits(256)),
-        ..fields(vec![app])
-    };
+    let task = TaskFields { cpu: Some(CpuUnits(256)), ..fields(vec![app]) };
     let spec = Arc::new(TaskSpec::try_from(task).unwrap());
     let binding = PortBinding {
         container: name("app"),
@@ -319,10 +269,7 @@ fn a_running_task_is_adopted_from_its_labels() {
     let labels = std::slice::from_ref(&binding);
     let mut run = Direct::of(Task::adopted(spec, Settings::default(), labels, START));
     assert!(run.task.holds_grant());
-    let acts = run.say(Event::Restored(vec![(
-        name("app"),
-        running("app-1", START),
-    )]));
+    let acts = run.say(Event::Restored(vec![(name("app"), running("app-1", START))]));
     // Its cgroup is held anew; nothing is pulled, made or started.
     assert_eq!(words(&acts), ["acquire cgroup", "acquire cpu bound"]);
     run.all_work(acts);
@@ -330,12 +277,7 @@ fn a_running_task_is_adopted_from_its_labels() {
     assert_eq!(run.told().containers[0].bindings, [binding]);
     let acts = run.stop();
     let acts = words(&run.all_work(acts));
-    let expected = [
-        "stop app",
-        "release cgroup",
-        "release ports of app",
-        "return the grant",
-    ];
+    let expected = ["stop app", "release cgroup", "release ports of app", "return the grant"];
     assert_eq!(acts, expected);
 }
 
@@ -359,16 +301,10 @@ fn a_stopped_container_that_somebody_starts_is_stopped_again() {
 #[test]
 fn a_task_that_the_host_can_never_hold_ends_at_once() {
     let mut run = Direct::new(fields(vec![container("app")]));
-    let missing = vec![Shortfall::Memory {
-        short_by: Mebibytes(12),
-    }];
+    let missing = vec![Shortfall::Memory { short_by: Mebibytes(12) }];
     assert_eq!(words(&run.say(Event::Never(missing))), ["return the grant"]);
     assert_eq!(run.told().status, TaskStatus::Stopped);
     let stop = run.told().stop.clone().unwrap();
     assert_eq!(stop.code, StopCode::TaskFailedToStart);
-    assert!(
-        stop.reason
-            .ends_with("can never hold the task: memory, 12 MiB short"),
-        "{stop:?}"
-    );
+    assert!(stop.reason.ends_with("can never hold the task: memory, 12 MiB short"), "{stop:?}");
 }

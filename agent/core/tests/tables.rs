@@ -31,17 +31,14 @@ fn table<S: Copy + std::fmt::Debug, I: Copy + std::fmt::Debug>(
 ) -> String {
     let row = |head: String, cells: Vec<String>| {
         let cells: Vec<String> = cells.iter().map(|cell| format!("{cell:<12}")).collect();
-        format!("{head:<12}{}", cells.concat())
-            .trim_end()
-            .to_owned()
-            + "\n"
+        format!("{head:<12}{}", cells.concat()).trim_end().to_owned() + "\n"
     };
     let heads = inputs.iter().map(|input| format!("{input:?}"));
     let mut text = row(String::new(), heads.collect());
     for state in states {
-        let cells = inputs.iter().map(|input| {
-            on(*state, *input).map_or_else(|| ".".to_owned(), |next| format!("{next:?}"))
-        });
+        let cells = inputs
+            .iter()
+            .map(|input| on(*state, *input).map_or_else(|| ".".to_owned(), |next| format!("{next:?}")));
         text += &row(format!("{state:?}"), cells.collect());
     }
     text
@@ -50,14 +47,7 @@ fn table<S: Copy + std::fmt::Debug, I: Copy + std::fmt::Debug>(
 #[test]
 fn the_machine_of_a_container() {
     use ContainerInput as I;
-    let inputs = [
-        I::SeenCreated,
-        I::SeenRunning,
-        I::SeenExited,
-        I::SeenMissing,
-        I::Discarded,
-        I::GaveUp,
-    ];
+    let inputs = [I::SeenCreated, I::SeenRunning, I::SeenExited, I::SeenMissing, I::Discarded, I::GaveUp];
     // A new input has to be named here: this does not compile without it.
     for input in inputs {
         match input {
@@ -66,24 +56,13 @@ fn the_machine_of_a_container() {
         }
     }
     let table = table(&ContainerStatus::ALL, &inputs, ContainerStatus::on);
-    compare(
-        "container.txt",
-        include_str!("snapshots/container.txt"),
-        &table,
-    );
+    compare("container.txt", include_str!("snapshots/container.txt"), &table);
 }
 
 #[test]
 fn the_machine_of_a_resource() {
     use ResourceInput as I;
-    let inputs = [
-        I::Need,
-        I::Drop,
-        I::Succeeded,
-        I::Failed,
-        I::Restart,
-        I::Lost,
-    ];
+    let inputs = [I::Need, I::Drop, I::Succeeded, I::Failed, I::Restart, I::Lost];
     for input in inputs {
         match input {
             I::Need | I::Drop | I::Succeeded => {}
@@ -91,35 +70,17 @@ fn the_machine_of_a_resource() {
         }
     }
     let table = table(&ResourceStatus::ALL, &inputs, ResourceStatus::on);
-    compare(
-        "resource.txt",
-        include_str!("snapshots/resource.txt"),
-        &table,
-    );
+    compare("resource.txt", include_str!("snapshots/resource.txt"), &table);
 }
 
 #[test]
 fn no_way_leads_back_from_the_end() {
     use ContainerInput as C;
-    for input in [
-        C::SeenCreated,
-        C::SeenRunning,
-        C::SeenExited,
-        C::SeenMissing,
-        C::Discarded,
-        C::GaveUp,
-    ] {
+    for input in [C::SeenCreated, C::SeenRunning, C::SeenExited, C::SeenMissing, C::Discarded, C::GaveUp] {
         assert_eq!(ContainerStatus::Stopped.on(input), None, "{input:?}");
     }
     use ResourceInput as R;
-    for input in [
-        R::Need,
-        R::Drop,
-        R::Succeeded,
-        R::Failed,
-        R::Restart,
-        R::Lost,
-    ] {
+    for input in [R::Need, R::Drop, R::Succeeded, R::Failed, R::Restart, R::Lost] {
         assert_eq!(ResourceStatus::Gone.on(input), None, "{input:?}");
     }
 }

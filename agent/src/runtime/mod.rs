@@ -148,11 +148,7 @@ pub trait Runtime: Send + Sync + 'static {
     fn start<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>>;
     /// Sends the container's stop signal, waits for `grace`, kills it; returns when it is gone.
     /// A container that does not run, or does not exist, is stopped already.
-    fn stop<'a>(
-        &'a self,
-        id: &'a EngineId,
-        grace: Millis,
-    ) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    fn stop<'a>(&'a self, id: &'a EngineId, grace: Millis) -> BoxFuture<'a, Result<(), RuntimeError>>;
     /// Kills a container at once; one that does not run is dead already.
     fn kill<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>>;
     /// Removes a container with its anonymous volumes; one that is gone is removed already.
@@ -169,10 +165,7 @@ pub trait Runtime: Send + Sync + 'static {
         since_ns: Option<i64>,
     ) -> BoxFuture<'_, Result<BoxStream<'static, Result<EngineEvent, RuntimeError>>, RuntimeError>>;
     /// The local image of that reference, if there is one.
-    fn image<'a>(
-        &'a self,
-        reference: &'a str,
-    ) -> BoxFuture<'a, Result<Option<ImageFacts>, RuntimeError>>;
+    fn image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<ImageFacts>, RuntimeError>>;
     /// Pulls an image and says what it is then. No progress for `inactivity` ends it.
     fn pull<'a>(
         &'a self,
@@ -193,13 +186,8 @@ pub async fn inspect_all(
     runtime: &dyn Runtime,
     ids: &[EngineId],
 ) -> Vec<(EngineId, Result<Fact, RuntimeError>)> {
-    let inspections = ids
-        .iter()
-        .map(|id| async move { (id.clone(), runtime.inspect(id).await) });
-    stream::iter(inspections)
-        .buffered(INSPECTIONS)
-        .collect()
-        .await
+    let inspections = ids.iter().map(|id| async move { (id.clone(), runtime.inspect(id).await) });
+    stream::iter(inspections).buffered(INSPECTIONS).collect().await
 }
 
 /// What the engine knows of an image.

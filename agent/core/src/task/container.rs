@@ -189,11 +189,7 @@ impl Container {
 
     /// Puts an attempt in flight.
     pub(super) fn begin(&mut self, id: AttemptId, kind: AttemptKind, now: Timestamp) {
-        self.attempt = Some(Attempt {
-            id,
-            kind,
-            since: now,
-        });
+        self.attempt = Some(Attempt { id, kind, since: now });
         self.retry_at = None;
         if kind == AttemptKind::Create {
             self.touched = true;

@@ -68,11 +68,8 @@ impl Task {
             }
         }
         // Nobody needs it now; a container that has to be made anew may, and asks again.
-        if let Some(resource) = self
-            .state
-            .resources
-            .iter_mut()
-            .find(|r| matches!(&r.key, ResourceKey::Image(i) if i == image))
+        if let Some(resource) =
+            self.state.resources.iter_mut().find(|r| matches!(&r.key, ResourceKey::Image(i) if i == image))
         {
             resource.retry_at = None;
         }
@@ -80,10 +77,7 @@ impl Task {
 
     /// A resource of the whole task cannot be had.
     fn fail_task(&mut self, failure: &Failure) {
-        self.stop(StopCause::new(
-            StopCode::TaskFailedToStart,
-            failure.to_string(),
-        ));
+        self.stop(StopCause::new(StopCode::TaskFailedToStart, failure.to_string()));
     }
 
     /// A container that does not run cannot be had.
@@ -110,9 +104,7 @@ impl Task {
         let tries = container.tries;
         match (kind, failure.kind) {
             (AttemptKind::Create, FailureKind::EngineAway) => container.failure = Some(failure),
-            (AttemptKind::Create, FailureKind::NoSuchImage)
-                if container.renewed < MAX_IMAGE_TRIES =>
-            {
+            (AttemptKind::Create, FailureKind::NoSuchImage) if container.renewed < MAX_IMAGE_TRIES => {
                 container.renewed += 1;
                 let image = &self.spec.containers[index].image;
                 if let Some(resource) = self
@@ -168,10 +160,7 @@ impl Task {
     }
 
     fn has_chosen_ports(&self, index: usize) -> bool {
-        self.resource(&ResourceKey::Ports(
-            self.state.containers[index].name.clone(),
-        ))
-        .is_some()
+        self.resource(&ResourceKey::Ports(self.state.containers[index].name.clone())).is_some()
     }
 
     fn choose_other_ports(&mut self, index: usize) {

@@ -109,11 +109,7 @@ impl Task {
                     container.id = Some(id);
                 }
             }
-            Fact::Running {
-                id,
-                started_at,
-                health,
-            } => {
+            Fact::Running { id, started_at, health } => {
                 if container.apply(ContainerInput::SeenRunning, now) {
                     container.id = Some(id);
                     container.started_at = Some(started_at);
@@ -133,9 +129,7 @@ impl Task {
                     container.id = Some(id);
                     container.started_at = exit.started_at.or(container.started_at);
                     container.finished_at = exit.finished_at.or(Some(now));
-                    container
-                        .failure
-                        .take_if(|failure| failure.kind == FailureKind::EngineAway);
+                    container.failure.take_if(|failure| failure.kind == FailureKind::EngineAway);
                     container.exit = Some(exit);
                 }
             }
@@ -143,9 +137,7 @@ impl Task {
                 container.revived = false;
                 if container.apply(ContainerInput::SeenMissing, now) {
                     container.removed = true;
-                    container
-                        .failure
-                        .take_if(|failure| failure.kind == FailureKind::EngineAway);
+                    container.failure.take_if(|failure| failure.kind == FailureKind::EngineAway);
                     container.failure.get_or_insert_with(|| {
                         Failure::refused(
                             ErrorClass::ContainerVanished,
@@ -201,18 +193,11 @@ impl Task {
         }
     }
 
-    fn take_container_outcome(
-        &mut self,
-        index: usize,
-        kind: AttemptKind,
-        outcome: Outcome,
-        now: Timestamp,
-    ) {
+    fn take_container_outcome(&mut self, index: usize, kind: AttemptKind, outcome: Outcome, now: Timestamp) {
         match outcome {
             Outcome::Fact(fact) => {
                 let container = &mut self.state.containers[index];
-                if kind == AttemptKind::Stop && !matches!(fact, Fact::Exited { .. } | Fact::Missing)
-                {
+                if kind == AttemptKind::Stop && !matches!(fact, Fact::Exited { .. } | Fact::Missing) {
                     // It was told to stop and is still there.
                     container.tries = container.tries.saturating_add(1);
                     container.retry_at = Some(now.after(pause(container.tries)));
@@ -250,10 +235,7 @@ impl Task {
             let container: &mut Container = &mut self.state.containers[index];
             container.attempt = None;
             container.retry_at = None;
-            let fact = facts
-                .iter()
-                .find(|(n, _)| *n == name)
-                .map_or(Fact::Missing, |(_, fact)| fact.clone());
+            let fact = facts.iter().find(|(n, _)| *n == name).map_or(Fact::Missing, |(_, fact)| fact.clone());
             if fact == Fact::Missing && container.discard {
                 container.apply(ContainerInput::Discarded, now);
             } else {

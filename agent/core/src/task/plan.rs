@@ -58,8 +58,7 @@ impl Task {
                 let waits = container.status < ContainerStatus::Running && !container.unsure;
                 if waits
                     && container.is_free()
-                    && let Gate::Never(why) =
-                        start_gate(&self.spec, &self.state.containers, index, now)
+                    && let Gate::Never(why) = start_gate(&self.spec, &self.state.containers, index, now)
                 {
                     let failure = Failure::refused(ErrorClass::TaskDependency, why);
                     self.fail_container(index, failure, now);
@@ -79,8 +78,7 @@ impl Task {
         if self.state.execution_stopped_at.is_none()
             && let Some(index) = self.ended_essential()
         {
-            self.state.execution_stopped_at =
-                self.state.containers[index].finished_at.or(Some(now));
+            self.state.execution_stopped_at = self.state.containers[index].finished_at.or(Some(now));
         }
     }
 
@@ -93,20 +91,14 @@ impl Task {
             // Once nothing is starting: the quota would slow the engine's own start-up work.
             ResourceKey::CpuBound => self.may_be_bounded(now),
             // Acquired anew only after the container that had the old ones is out of the way.
-            ResourceKey::Ports(name) => self
-                .state
-                .containers
-                .iter()
-                .any(|c| &c.name == name && c.status == ContainerStatus::Pending),
+            ResourceKey::Ports(name) => {
+                self.state.containers.iter().any(|c| &c.name == name && c.status == ContainerStatus::Pending)
+            }
             ResourceKey::Image(image) => {
                 let made_from_it = |(spec, c): (&crate::spec::ContainerSpec, &Container)| {
                     &spec.image == image && c.status == ContainerStatus::Pending
                 };
-                self.spec
-                    .containers
-                    .iter()
-                    .zip(&self.state.containers)
-                    .any(made_from_it)
+                self.spec.containers.iter().zip(&self.state.containers).any(made_from_it)
             }
             ResourceKey::Cgroup => true,
         }
@@ -114,15 +106,10 @@ impl Task {
 
     fn may_be_bounded(&self, now: Timestamp) -> bool {
         let containers = &self.state.containers;
-        containers
-            .iter()
-            .any(|c| c.status == ContainerStatus::Running)
+        containers.iter().any(|c| c.status == ContainerStatus::Running)
             && containers.iter().enumerate().all(|(i, c)| {
                 c.status >= ContainerStatus::Running
-                    || matches!(
-                        start_gate(&self.spec, containers, i, now),
-                        Gate::Waiting { .. }
-                    )
+                    || matches!(start_gate(&self.spec, containers, i, now), Gate::Waiting { .. })
             })
     }
 
@@ -134,10 +121,7 @@ impl Task {
         if matches!(resource.key, ResourceKey::Image(_)) {
             self.state.pull_started_at.get_or_insert(now);
         }
-        acts.push(Act::Acquire {
-            attempt,
-            resource: resource.key.clone(),
-        });
+        acts.push(Act::Acquire { attempt, resource: resource.key.clone() });
     }
 
     fn plan_container_up(&mut self, index: usize, now: Timestamp, acts: &mut Vec<Act>) {
@@ -166,19 +150,13 @@ impl Task {
     }
 
     fn can_be_created(&self, index: usize) -> bool {
-        let (name, image) = (
-            &self.state.containers[index].name,
-            &self.spec.containers[index].image,
-        );
-        self.state
-            .resources
-            .iter()
-            .all(|resource| match &resource.key {
-                ResourceKey::Cgroup => resource.is_ready(),
-                ResourceKey::Ports(of) => of != name || resource.is_ready(),
-                ResourceKey::Image(of) => of != image || resource.is_ready(),
-                ResourceKey::CpuBound => true,
-            })
+        let (name, image) = (&self.state.containers[index].name, &self.spec.containers[index].image);
+        self.state.resources.iter().all(|resource| match &resource.key {
+            ResourceKey::Cgroup => resource.is_ready(),
+            ResourceKey::Ports(of) => of != name || resource.is_ready(),
+            ResourceKey::Image(of) => of != image || resource.is_ready(),
+            ResourceKey::CpuBound => true,
+        })
     }
 
     fn create(&mut self, index: usize, now: Timestamp, acts: &mut Vec<Act>) {
@@ -186,15 +164,8 @@ impl Task {
         self.state.containers[index].begin(attempt, AttemptKind::Create, now);
         let container = self.state.containers[index].name.clone();
         let bindings = self.bindings(&container);
-        let cgroup_parent = self
-            .resource(&ResourceKey::Cgroup)
-            .and_then(|r| r.yielded.cgroup_parent.clone());
-        acts.push(Act::Create {
-            attempt,
-            container,
-            bindings,
-            cgroup_parent,
-        });
+        let cgroup_parent = self.resource(&ResourceKey::Cgroup).and_then(|r| r.yielded.cgroup_parent.clone());
+        acts.push(Act::Create { attempt, container, bindings, cgroup_parent });
     }
 
     fn start(&mut self, index: usize, now: Timestamp, acts: &mut Vec<Act>) {
@@ -203,11 +174,7 @@ impl Task {
         };
         let attempt = self.next_attempt();
         self.state.containers[index].begin(attempt, AttemptKind::Start, now);
-        acts.push(Act::Start {
-            attempt,
-            container: self.state.containers[index].name.clone(),
-            id,
-        });
+        acts.push(Act::Start { attempt, container: self.state.containers[index].name.clone(), id });
     }
 
     pub(super) fn inspect(&mut self, index: usize, now: Timestamp, acts: &mut Vec<Act>) {
@@ -216,22 +183,14 @@ impl Task {
         };
         let attempt = self.next_attempt();
         self.state.containers[index].begin(attempt, AttemptKind::Inspect, now);
-        acts.push(Act::Inspect {
-            attempt,
-            container: self.state.containers[index].name.clone(),
-            id,
-        });
+        acts.push(Act::Inspect { attempt, container: self.state.containers[index].name.clone(), id });
     }
 
     pub(super) fn remove(&mut self, index: usize, now: Timestamp, acts: &mut Vec<Act>) {
         let attempt = self.next_attempt();
         let container = &mut self.state.containers[index];
         container.begin(attempt, AttemptKind::Remove, now);
-        acts.push(Act::Remove {
-            attempt,
-            container: container.name.clone(),
-            id: container.id.clone(),
-        });
+        acts.push(Act::Remove { attempt, container: container.name.clone(), id: container.id.clone() });
     }
 
     /// What follows for the whole task: it runs, or it has to stop.
@@ -244,41 +203,23 @@ impl Task {
                 Some(failure) if never_ran && self.state.status == TaskStatus::Pending => {
                     StopCause::new(StopCode::TaskFailedToStart, failure.to_string())
                 }
-                _ => StopCause::new(
-                    StopCode::EssentialContainerExited,
-                    StopCause::ESSENTIAL_EXITED,
-                ),
+                _ => StopCause::new(StopCode::EssentialContainerExited, StopCause::ESSENTIAL_EXITED),
             };
             self.stop(cause);
             return;
         }
         let containers = &self.state.containers;
-        let all_up = containers
-            .iter()
-            .all(|c| c.status >= ContainerStatus::Running);
-        let bounded = self
-            .resource(&ResourceKey::CpuBound)
-            .is_none_or(super::Resource::is_ready);
+        let all_up = containers.iter().all(|c| c.status >= ContainerStatus::Running);
+        let bounded = self.resource(&ResourceKey::CpuBound).is_none_or(super::Resource::is_ready);
         if self.state.status == TaskStatus::Pending && all_up && bounded {
             self.state.status = TaskStatus::Running;
-            self.state.started_at = self
-                .state
-                .containers
-                .iter()
-                .filter_map(|c| c.started_at)
-                .max()
-                .or(Some(now));
+            self.state.started_at =
+                self.state.containers.iter().filter_map(|c| c.started_at).max().or(Some(now));
         }
     }
 
     fn ended_essential(&self) -> Option<usize> {
-        let ended = |(spec, c): &(&crate::spec::ContainerSpec, &Container)| {
-            spec.essential && c.is_stopped()
-        };
-        self.spec
-            .containers
-            .iter()
-            .zip(&self.state.containers)
-            .position(|pair| ended(&pair))
+        let ended = |(spec, c): &(&crate::spec::ContainerSpec, &Container)| spec.essential && c.is_stopped();
+        self.spec.containers.iter().zip(&self.state.containers).position(|pair| ended(&pair))
     }
 }

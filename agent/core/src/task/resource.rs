@@ -103,13 +103,7 @@ pub enum ResourceInput {
 
 impl ResourceStatus {
     /// All of them, in order.
-    pub const ALL: [Self; 5] = [
-        Self::None,
-        Self::Acquiring,
-        Self::Ready,
-        Self::Releasing,
-        Self::Gone,
-    ];
+    pub const ALL: [Self; 5] = [Self::None, Self::Acquiring, Self::Ready, Self::Releasing, Self::Gone];
 
     /// The table: where `input` leads from here. `None` where it changes nothing.
     #[must_use]
@@ -157,11 +151,7 @@ impl Resource {
 
     /// Puts an attempt in flight.
     pub(super) fn begin(&mut self, id: AttemptId, kind: AttemptKind, now: Timestamp) {
-        self.attempt = Some(Attempt {
-            id,
-            kind,
-            since: now,
-        });
+        self.attempt = Some(Attempt { id, kind, since: now });
         self.retry_at = None;
         self.touched |= kind == AttemptKind::Acquire;
     }

@@ -27,12 +27,7 @@ impl Task {
             }
         }
         self.note_execution_end(now);
-        if self
-            .state
-            .containers
-            .iter()
-            .all(|c| c.is_stopped() && !c.revived)
-        {
+        if self.state.containers.iter().all(|c| c.is_stopped() && !c.revived) {
             self.release_all(now, acts);
         }
         if self.state.status == TaskStatus::Stopped {
@@ -44,9 +39,7 @@ impl Task {
     fn let_go(&mut self, index: usize, acts: &mut Vec<Act>) {
         let resource = &mut self.state.resources[index];
         if let Some(attempt) = resource.attempt.take() {
-            acts.push(Act::Abandon {
-                attempt: attempt.id,
-            });
+            acts.push(Act::Abandon { attempt: attempt.id });
         }
         resource.retry_at = None;
         resource.apply(ResourceInput::Drop);
@@ -91,9 +84,7 @@ impl Task {
         let attempt = self.next_attempt();
         let container = &mut self.state.containers[index];
         container.begin(attempt, AttemptKind::Stop, now);
-        let grace = self.spec.containers[index]
-            .stop_timeout
-            .unwrap_or(self.settings.stop_timeout);
+        let grace = self.spec.containers[index].stop_timeout.unwrap_or(self.settings.stop_timeout);
         acts.push(Act::Stop {
             attempt,
             container: container.name.clone(),
@@ -121,25 +112,17 @@ impl Task {
                 let attempt = self.next_attempt();
                 let resource = &mut self.state.resources[index];
                 resource.begin(attempt, AttemptKind::Release, now);
-                acts.push(Act::Release {
-                    attempt,
-                    resource: resource.key.clone(),
-                });
+                acts.push(Act::Release { attempt, resource: resource.key.clone() });
             }
         }
-        let released = self
-            .state
-            .resources
-            .iter()
-            .all(|r| r.status == ResourceStatus::Gone);
+        let released = self.state.resources.iter().all(|r| r.status == ResourceStatus::Gone);
         if released && self.state.status != TaskStatus::Stopped {
             self.state.status = TaskStatus::Stopped;
             self.state.stopped_at = Some(now);
             self.state.admission = Admission::Returned;
             if self.state.started_at.is_none() {
                 // A task that ended before all of it was seen running at one time did run.
-                let starts: Option<Vec<_>> =
-                    self.state.containers.iter().map(|c| c.started_at).collect();
+                let starts: Option<Vec<_>> = self.state.containers.iter().map(|c| c.started_at).collect();
                 self.state.started_at = starts.and_then(|starts| starts.into_iter().max());
             }
             acts.push(Act::ReturnGrant);

@@ -3,8 +3,8 @@
 use berth_core::ids::ContainerName;
 use berth_core::spec::Condition;
 use berth_core::task::{
-    Act, ErrorClass, Event, Fact, Failure, FailureKind, Health, Outcome, ResourceKey, StopCause,
-    StopCode, TaskStatus,
+    Act, ErrorClass, Event, Fact, Failure, FailureKind, Health, Outcome, ResourceKey, StopCause, StopCode,
+    TaskStatus,
 };
 use berth_core::units::{Millis, Timestamp};
 
@@ -61,10 +61,7 @@ impl World {
     }
 
     pub(crate) fn stop(&mut self) {
-        self.feed(Event::Stop(StopCause::new(
-            StopCode::UserInitiated,
-            StopCause::BY_USER,
-        )));
+        self.feed(Event::Stop(StopCause::new(StopCode::UserInitiated, StopCause::BY_USER)));
     }
 
     pub(crate) fn acknowledge(&mut self) {
@@ -74,9 +71,7 @@ impl World {
     }
 
     fn pick(&self, n: u8, which: impl Fn(&Real) -> bool) -> Option<usize> {
-        let fit: Vec<usize> = (0..self.host.lives.len())
-            .filter(|at| which(&self.host.lives[*at]))
-            .collect();
+        let fit: Vec<usize> = (0..self.host.lives.len()).filter(|at| which(&self.host.lives[*at])).collect();
         nth(n, fit.len()).map(|at| fit[at])
     }
 
@@ -95,11 +90,7 @@ impl World {
                 self.host.release(resource);
                 Outcome::Released
             }
-            Act::Create {
-                container,
-                bindings,
-                ..
-            } => match self.host.create(container, bindings) {
+            Act::Create { container, bindings, .. } => match self.host.create(container, bindings) {
                 Some(id) => Outcome::Fact(self.host.inspect(&id)),
                 None => Outcome::Failed(failure(FailureKind::NoSuchImage)),
             },
@@ -122,8 +113,7 @@ impl World {
         else {
             return outcome;
         };
-        self.hints
-            .push((container.clone(), self.host.fact_of(container)));
+        self.hints.push((container.clone(), self.host.fact_of(container)));
         outcome
     }
 
@@ -152,19 +142,13 @@ impl World {
         let before = self.task.clone();
         self.answered.push((flight.attempt, outcome.clone()));
         let crashes = self.crash.is_some();
-        self.feed(Event::Done {
-            attempt: flight.attempt,
-            outcome,
-        });
+        self.feed(Event::Done { attempt: flight.attempt, outcome });
         let ignored = *before.state() == *self.task.state();
         // A pause that just ran out is nothing that the answer changed.
         let paused = before.next_deadline().is_some_and(|at| at <= self.host.now);
         self.check(!flight.abandoned || crashes || paused || ignored, || {
             let (was, is) = (before.state(), self.task.state());
-            format!(
-                "{:?} was abandoned and changed {was:?}\nto {is:?}",
-                flight.act
-            )
+            format!("{:?} was abandoned and changed {was:?}\nto {is:?}", flight.act)
         });
     }
 
@@ -222,11 +206,7 @@ impl World {
         let Some(at) = nth(which, self.hints.len()) else {
             return;
         };
-        let (container, fact) = if keep {
-            self.hints[at].clone()
-        } else {
-            self.hints.remove(at)
-        };
+        let (container, fact) = if keep { self.hints[at].clone() } else { self.hints.remove(at) };
         let crashes = self.crash.is_some();
         self.observe(&container, &fact);
         if twice && !crashes {
@@ -238,10 +218,7 @@ impl World {
     }
 
     fn observe(&mut self, container: &ContainerName, fact: &Fact) {
-        self.feed(Event::Observed {
-            container: container.clone(),
-            fact: fact.clone(),
-        });
+        self.feed(Event::Observed { container: container.clone(), fact: fact.clone() });
     }
 
     /// Everything is listed and inspected, and passed on.
@@ -249,12 +226,7 @@ impl World {
         if self.away {
             return;
         }
-        let names: Vec<_> = self
-            .spec
-            .containers
-            .iter()
-            .map(|c| c.name.clone())
-            .collect();
+        let names: Vec<_> = self.spec.containers.iter().map(|c| c.name.clone()).collect();
         for name in names {
             let fact = self.host.fact_of(&name);
             self.observe(&name, &fact);
@@ -269,11 +241,7 @@ impl World {
     }
 
     fn health(&mut self, which: u8, good: bool) {
-        let health = if good {
-            Health::Healthy
-        } else {
-            Health::Unhealthy
-        };
+        let health = if good { Health::Healthy } else { Health::Unhealthy };
         if let Some(at) = self.pick(which, |r| r.life == Life::Running && r.health.is_some()) {
             self.host.set_health(at, health);
             self.tell(at);
@@ -336,10 +304,7 @@ impl World {
     /// A container that is waited for does what it was made for.
     fn fate_comes(&mut self) -> bool {
         for (at, spec) in self.spec.clone().containers.iter().enumerate() {
-            let fate = self.fates.get(at).copied().unwrap_or(Fate {
-                code: 0,
-                healthy: true,
-            });
+            let fate = self.fates.get(at).copied().unwrap_or(Fate { code: 0, healthy: true });
             let Some(real) = self.host.existing(&spec.name) else {
                 continue;
             };
@@ -347,11 +312,7 @@ impl World {
                 continue;
             }
             if self.host.lives[real].health == Some(Health::Unknown) {
-                let health = if fate.healthy {
-                    Health::Healthy
-                } else {
-                    Health::Unhealthy
-                };
+                let health = if fate.healthy { Health::Healthy } else { Health::Unhealthy };
                 self.host.set_health(real, health);
                 self.tell(real);
                 return true;
@@ -368,9 +329,7 @@ impl World {
     /// Whether others wait for the end of that container.
     fn may_end(&self, name: &ContainerName) -> bool {
         let mut waits = self.spec.containers.iter().flat_map(|c| &c.depends_on);
-        waits.any(|d| {
-            &d.container == name && matches!(d.condition, Condition::Complete | Condition::Success)
-        })
+        waits.any(|d| &d.container == name && matches!(d.condition, Condition::Complete | Condition::Success))
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -379,11 +338,7 @@ impl World {
 }
 
 fn failure(kind: FailureKind) -> Failure {
-    Failure {
-        kind,
-        class: ErrorClass::DockerTimeout,
-        detail: format!("{kind:?}"),
-    }
+    Failure { kind, class: ErrorClass::DockerTimeout, detail: format!("{kind:?}") }
 }
 
 fn nth(n: u8, of: usize) -> Option<usize> {

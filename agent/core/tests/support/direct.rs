@@ -32,13 +32,7 @@ impl Direct {
     }
 
     pub(crate) fn of(task: Task) -> Self {
-        Self {
-            task,
-            now: START,
-            reports: Vec::new(),
-            made: 0,
-            ports: 32768,
-        }
+        Self { task, now: START, reports: Vec::new(), made: 0, ports: 32768 }
     }
 
     /// A task that was granted and came up as far as acts that work bring it.
@@ -70,10 +64,7 @@ impl Direct {
     }
 
     pub(crate) fn stop(&mut self) -> Vec<Act> {
-        self.say(Event::Stop(StopCause::new(
-            StopCode::UserInitiated,
-            StopCause::BY_USER,
-        )))
+        self.say(Event::Stop(StopCause::new(StopCode::UserInitiated, StopCause::BY_USER)))
     }
 
     pub(crate) fn later(&mut self, span: Millis) {
@@ -106,13 +97,9 @@ impl Direct {
 
     fn acquired(&mut self, resource: &ResourceKey) -> Acquired {
         match resource {
-            ResourceKey::Cgroup => Acquired::Cgroup {
-                parent: Some("/berth/1".to_owned()),
-            },
+            ResourceKey::Cgroup => Acquired::Cgroup { parent: Some("/berth/1".to_owned()) },
             ResourceKey::CpuBound => Acquired::Plain,
-            ResourceKey::Image(image) => Acquired::Image {
-                digest: Some(format!("sha256:{image}")),
-            },
+            ResourceKey::Image(image) => Acquired::Image { digest: Some(format!("sha256:{image}")) },
             ResourceKey::Ports(container) => {
                 self.ports += 1;
                 Acquired::Ports(vec![PortBinding {
@@ -177,11 +164,7 @@ pub(crate) fn id(text: &str) -> EngineId {
 }
 
 pub(crate) fn failure(kind: FailureKind) -> Failure {
-    Failure {
-        kind,
-        class: ErrorClass::CannotStartContainer,
-        detail: format!("{kind:?}"),
-    }
+    Failure { kind, class: ErrorClass::CannotStartContainer, detail: format!("{kind:?}") }
 }
 
 pub(crate) fn created(text: &str) -> Fact {
@@ -189,19 +172,11 @@ pub(crate) fn created(text: &str) -> Fact {
 }
 
 pub(crate) fn running(text: &str, started_at: Timestamp) -> Fact {
-    Fact::Running {
-        id: id(text),
-        started_at,
-        health: None,
-    }
+    Fact::Running { id: id(text), started_at, health: None }
 }
 
 pub(crate) fn with_health(text: &str, health: Health) -> Fact {
-    Fact::Running {
-        id: id(text),
-        started_at: START,
-        health: Some(health),
-    }
+    Fact::Running { id: id(text), started_at: START, health: Some(health) }
 }
 
 /// It ran from [`START`] on, and ended.

@@ -82,13 +82,11 @@ impl Host {
 
     /// What an inspection by name says.
     pub(crate) fn fact_of(&self, name: &ContainerName) -> Fact {
-        self.existing(name)
-            .map_or(Fact::Missing, |at| fact(&self.lives[at]))
+        self.existing(name).map_or(Fact::Missing, |at| fact(&self.lives[at]))
     }
 
     pub(crate) fn inspect(&self, id: &EngineId) -> Fact {
-        self.index_of(id)
-            .map_or(Fact::Missing, |at| fact(&self.lives[at]))
+        self.index_of(id).map_or(Fact::Missing, |at| fact(&self.lives[at]))
     }
 
     /// What a listing of the task's containers says.
@@ -101,9 +99,7 @@ impl Host {
         match key {
             ResourceKey::Cgroup => {
                 self.cgroup = true;
-                Acquired::Cgroup {
-                    parent: Some("/berth/task".to_owned()),
-                }
+                Acquired::Cgroup { parent: Some("/berth/task".to_owned()) }
             }
             ResourceKey::CpuBound => {
                 self.bounded = true;
@@ -111,9 +107,7 @@ impl Host {
             }
             ResourceKey::Image(image) => {
                 self.images.insert(image.clone());
-                Acquired::Image {
-                    digest: Some(format!("sha256:{image}")),
-                }
+                Acquired::Image { digest: Some(format!("sha256:{image}")) }
             }
             ResourceKey::Ports(name) => {
                 let chosen = self.choose_ports(name);
@@ -160,11 +154,7 @@ impl Host {
     }
 
     /// Makes a container, or finds the one that an earlier request made.
-    pub(crate) fn create(
-        &mut self,
-        name: &ContainerName,
-        bindings: &[PortBinding],
-    ) -> Option<EngineId> {
+    pub(crate) fn create(&mut self, name: &ContainerName, bindings: &[PortBinding]) -> Option<EngineId> {
         if let Some(at) = self.existing(name) {
             if self.lives[at].life != Life::Created && !self.lives[at].meddled {
                 self.violated(format!("{name} was to be made again after it ran"));
@@ -232,10 +222,7 @@ impl Host {
     fn run(&mut self, at: usize) {
         self.now.0 += 1;
         let name = self.lives[at].name.clone();
-        let checked = self
-            .spec
-            .container(&name)
-            .is_some_and(|c| c.health_check.is_some());
+        let checked = self.spec.container(&name).is_some_and(|c| c.health_check.is_some());
         let real = &mut self.lives[at];
         real.life = Life::Running;
         real.started_at = Some(self.now);
@@ -258,9 +245,7 @@ impl Host {
             })
         };
         let broken = spec.depends_on.iter().filter(|d| !holds(d));
-        broken
-            .map(|d| format!("{name} started before {d:?} held"))
-            .collect()
+        broken.map(|d| format!("{name} started before {d:?} held")).collect()
     }
 
     pub(crate) fn stop(&mut self, id: &EngineId) -> Fact {
@@ -335,15 +320,8 @@ fn fact(real: &Real) -> Fact {
     let id = real.id.clone();
     match (real.life, real.started_at, &real.exit) {
         (Life::Created, ..) => Fact::Created { id },
-        (Life::Running, Some(started_at), _) => Fact::Running {
-            id,
-            started_at,
-            health: real.health,
-        },
-        (Life::Exited, _, Some(exit)) => Fact::Exited {
-            id,
-            exit: exit.clone(),
-        },
+        (Life::Running, Some(started_at), _) => Fact::Running { id, started_at, health: real.health },
+        (Life::Exited, _, Some(exit)) => Fact::Exited { id, exit: exit.clone() },
         _ => Fact::Missing,
     }
 }

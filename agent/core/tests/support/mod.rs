@@ -174,12 +174,8 @@ impl World {
         let mut twin = self.task.clone();
         let step = self.task.handle(now, event.clone());
         let same = twin.handle(now, event);
-        self.check(step == same && twin == self.task, || {
-            "equal state and event, unequal step".to_owned()
-        });
-        self.check(step.changed == (&before != self.task.state()), || {
-            "`changed` is wrong".to_owned()
-        });
+        self.check(step == same && twin == self.task, || "equal state and event, unequal step".to_owned());
+        self.check(step.changed == (&before != self.task.state()), || "`changed` is wrong".to_owned());
         let crash = self.crash.take();
         if crash == Some(Crash::BeforePersist) {
             return self.restart();
@@ -212,9 +208,7 @@ impl World {
         self.go_down();
         let text = serde_json::to_string(&self.kept).unwrap();
         let state: TaskState = serde_json::from_str(&text).unwrap();
-        self.check(state == self.kept, || {
-            "what is read back is not what was kept".to_owned()
-        });
+        self.check(state == self.kept, || "what is read back is not what was kept".to_owned());
         self.task = Task::restored(Arc::clone(&self.spec), self.settings, state);
         self.come_up();
     }
@@ -224,16 +218,8 @@ impl World {
         self.go_down();
         let alive = self.host.lives.iter().filter(|r| r.life != Life::Removed);
         let bindings: Vec<_> = alive.flat_map(|r| r.bindings.clone()).collect();
-        let chosen: Vec<_> = bindings
-            .into_iter()
-            .filter(|b| b.host_ports.first() >= 32768)
-            .collect();
-        self.task = Task::adopted(
-            Arc::clone(&self.spec),
-            self.settings,
-            &chosen,
-            self.host.now,
-        );
+        let chosen: Vec<_> = bindings.into_iter().filter(|b| b.host_ports.first() >= 32768).collect();
+        self.task = Task::adopted(Arc::clone(&self.spec), self.settings, &chosen, self.host.now);
         self.reports.clear();
         self.answered.clear();
         self.come_up();
@@ -258,13 +244,8 @@ impl World {
 
     fn begin(&mut self, act: Act) {
         let stopping = self.task.is_stopping();
-        let up = matches!(
-            act,
-            Act::Acquire { .. } | Act::Create { .. } | Act::Start { .. }
-        );
-        self.check(!(stopping && up), || {
-            format!("{act:?} of a task that is to stop")
-        });
+        let up = matches!(act, Act::Acquire { .. } | Act::Create { .. } | Act::Start { .. });
+        self.check(!(stopping && up), || format!("{act:?} of a task that is to stop"));
         match act {
             Act::Abandon { attempt } => {
                 for flight in &mut self.flights {
@@ -273,9 +254,7 @@ impl World {
             }
             Act::ReturnGrant => {
                 self.grants_returned += 1;
-                self.check(self.grants_returned == 1, || {
-                    "the grant was returned twice".to_owned()
-                });
+                self.check(self.grants_returned == 1, || "the grant was returned twice".to_owned());
                 let served = self.ledger.release(&self.spec.arn);
                 self.check(served.is_empty(), || format!("{served:?} granted"));
             }
@@ -294,12 +273,7 @@ impl World {
                     .iter()
                     .any(|f| !f.abandoned && (ops::node(&f.act).1 == node || f.attempt == attempt));
                 self.check(!twice, || format!("{act:?} while another is in flight"));
-                self.flights.push(Flight {
-                    attempt,
-                    act,
-                    abandoned: false,
-                    answer: None,
-                });
+                self.flights.push(Flight { attempt, act, abandoned: false, answer: None });
             }
         }
     }
@@ -313,16 +287,11 @@ impl World {
         let count = ids.len();
         ids.sort();
         ids.dedup();
-        self.check(ids.len() == count, || {
-            "one attempt at two things".to_owned()
-        });
+        self.check(ids.len() == count, || "one attempt at two things".to_owned());
         let known = ids.iter().all(|id| *id < state.next_attempt);
         self.check(known, || "an attempt from the future".to_owned());
         // For people: must be had in every state.
-        let _ = (
-            self.task.waiting_for(),
-            self.task.container_waits(self.host.now),
-        );
+        let _ = (self.task.waiting_for(), self.task.container_waits(self.host.now));
     }
 
     fn check_report(&self, report: &Report) {
@@ -351,13 +320,9 @@ impl World {
 
     /// STOPPED is the truth: no process, no resource, every exit code.
     fn check_stopped(&self, report: &Report) {
-        self.check(report.stop.is_some(), || {
-            "STOPPED without a cause".to_owned()
-        });
+        self.check(report.stop.is_some(), || "STOPPED without a cause".to_owned());
         let running = self.host.lives.iter().find(|r| is_running(r));
-        self.check(running.is_none(), || {
-            format!("STOPPED while there is {running:?}")
-        });
+        self.check(running.is_none(), || format!("STOPPED while there is {running:?}"));
         let held = self.host.cgroup || !self.host.ports.is_empty();
         self.check(!held || self.failed_releases >= 5, || {
             format!("STOPPED while it holds {:?}", self.host.remains())

@@ -77,10 +77,7 @@ fn end() -> impl Strategy<Value = End> {
 }
 
 fn crash() -> impl Strategy<Value = Crash> {
-    prop_oneof![
-        Just(Crash::BeforePersist),
-        (0..4u8).prop_map(Crash::AfterActs)
-    ]
+    prop_oneof![Just(Crash::BeforePersist), (0..4u8).prop_map(Crash::AfterActs)]
 }
 
 /// What can happen while nothing is wrong with the task itself: the engine may be away, the agent
@@ -135,21 +132,11 @@ pub(crate) fn node(act: &Act) -> (AttemptId, Result<ResourceKey, ContainerName>)
         Act::Acquire { attempt, resource } | Act::Release { attempt, resource } => {
             (*attempt, Ok(resource.clone()))
         }
-        Act::Create {
-            attempt, container, ..
-        }
-        | Act::Start {
-            attempt, container, ..
-        }
-        | Act::Inspect {
-            attempt, container, ..
-        }
-        | Act::Stop {
-            attempt, container, ..
-        }
-        | Act::Remove {
-            attempt, container, ..
-        } => (*attempt, Err(container.clone())),
+        Act::Create { attempt, container, .. }
+        | Act::Start { attempt, container, .. }
+        | Act::Inspect { attempt, container, .. }
+        | Act::Stop { attempt, container, .. }
+        | Act::Remove { attempt, container, .. } => (*attempt, Err(container.clone())),
         Act::Abandon { .. } | Act::ReturnGrant | Act::Forget => panic!("{act:?} has no node"),
     }
 }

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use berth_core::ids::{ContainerName, Family, TaskArn};
 use berth_core::spec::{
-    Condition, ContainerSpec, Dependency, HealthCheck, NetworkMode, PortMapping, TaskFields,
-    TaskSpec,
+    Condition, ContainerSpec, Dependency, HealthCheck, NetworkMode, PortMapping, TaskFields, TaskSpec,
 };
 use berth_core::units::{CpuUnits, Mebibytes, Millis, PortRange, Protocol};
 use proptest::collection::vec;
@@ -53,18 +52,11 @@ pub(crate) fn fields(containers: Vec<ContainerSpec>) -> TaskFields {
 }
 
 pub(crate) fn after(text: &str, condition: Condition) -> Dependency {
-    Dependency {
-        container: name(text),
-        condition,
-    }
+    Dependency { container: name(text), condition }
 }
 
 pub(crate) fn port(container: u16, host: Option<u16>) -> PortMapping {
-    PortMapping {
-        container: PortRange::single(container).unwrap(),
-        host,
-        protocol: Protocol::Tcp,
-    }
+    PortMapping { container: PortRange::single(container).unwrap(), host, protocol: Protocol::Tcp }
 }
 
 pub(crate) fn health_check() -> HealthCheck {
@@ -107,17 +99,15 @@ fn draft() -> impl Strategy<Value = Draft> {
         0..4u8,
         vec(proptest::option::of(condition()), 3),
     )
-        .prop_map(
-            |(essential, image, checked, start_timeout, stop_timeout, ports, depends_on)| Draft {
-                essential,
-                image,
-                checked,
-                start_timeout,
-                stop_timeout,
-                ports,
-                depends_on,
-            },
-        )
+        .prop_map(|(essential, image, checked, start_timeout, stop_timeout, ports, depends_on)| Draft {
+            essential,
+            image,
+            checked,
+            start_timeout,
+            stop_timeout,
+            ports,
+            depends_on,
+        })
 }
 
 /// A task that shows in a few lines what matters of it.
@@ -160,12 +150,7 @@ pub(crate) fn any_task() -> impl Strategy<Value = Short> {
         .prop_map(|(drafts, mode, cpu, backwards)| Short(build(&drafts, mode, cpu, backwards)))
 }
 
-fn build(
-    drafts: &[Draft],
-    mode: NetworkMode,
-    cpu: Option<CpuUnits>,
-    backwards: bool,
-) -> Arc<TaskSpec> {
+fn build(drafts: &[Draft], mode: NetworkMode, cpu: Option<CpuUnits>, backwards: bool) -> Arc<TaskSpec> {
     let mut containers: Vec<ContainerSpec> = Vec::new();
     let last = drafts.len() - 1;
     let nobody = !drafts.iter().any(|d| d.essential);
@@ -193,11 +178,7 @@ fn build(
     if backwards {
         containers.reverse();
     }
-    let task = TaskFields {
-        network_mode: mode,
-        cpu,
-        ..fields(containers)
-    };
+    let task = TaskFields { network_mode: mode, cpu, ..fields(containers) };
     Arc::new(TaskSpec::try_from(task).expect("a specification that holds"))
 }
 
@@ -224,16 +205,10 @@ pub(crate) fn patient(spec: &TaskSpec) -> Arc<TaskSpec> {
 fn changed(spec: &TaskSpec, change: impl Fn(&mut ContainerSpec)) -> Arc<TaskSpec> {
     let mut fields = TaskFields::from(spec.clone());
     let needs = fields.containers.iter().flat_map(|c| c.depends_on.clone());
-    let healthy: Vec<_> = needs
-        .filter(|d| d.condition == Condition::Healthy)
-        .map(|d| d.container)
-        .collect();
+    let healthy: Vec<_> = needs.filter(|d| d.condition == Condition::Healthy).map(|d| d.container).collect();
     for container in &mut fields.containers {
         for dependency in &mut container.depends_on {
-            let ends = matches!(
-                dependency.condition,
-                Condition::Complete | Condition::Success
-            );
+            let ends = matches!(dependency.condition, Condition::Complete | Condition::Success);
             if ends && healthy.contains(&dependency.container) {
                 dependency.condition = Condition::Start;
             }

@@ -40,14 +40,7 @@ pub struct SystemdConfig {
 
 impl Default for SystemdConfig {
     fn default() -> Self {
-<<<<<<< HEAD
-        Self {
-            prefix: PREFIX.to_owned(),
-            period: DEFAULT_PERIOD,
-        }
-=======
         Self { mount: PathBuf::from("/sys/fs/cgroup"), prefix: PREFIX.to_owned(), period: DEFAULT_PERIOD }
->>>>>>> adapters
     }
 }
 
@@ -63,11 +56,7 @@ impl Systemd {
     /// Slices on a host with that cgroup version.
     #[must_use]
     pub fn new(config: SystemdConfig, version: Hierarchy) -> Self {
-        Self {
-            config,
-            version,
-            bus: Arc::new(Bus::default()),
-        }
+        Self { config, version, bus: Arc::new(Bus::default()) }
     }
 
     fn unit(&self, task_id: &str) -> String {
@@ -110,27 +99,16 @@ impl Systemd {
             let source = io::Error::from(io::ErrorKind::InvalidInput);
             return Err(failed(task_id, format!("take {unit} for a slice"), source));
         }
-        self.bus
-            .stop(&unit)
-            .await
-            .map_err(|source| failed(task_id, format!("stop {unit}"), source))
+        self.bus.stop(&unit).await.map_err(|source| failed(task_id, format!("stop {unit}"), source))
     }
 }
 
 fn failed(task: &str, what: String, source: io::Error) -> CgroupError {
-    CgroupError {
-        task: task.to_owned(),
-        what,
-        source,
-    }
+    CgroupError { task: task.to_owned(), what, source }
 }
 
 /// The properties of a slice but for its quota.
-fn properties(
-    bounds: &Bounds,
-    version: Hierarchy,
-    task: &TaskArn,
-) -> Vec<(&'static str, Value<'static>)> {
+fn properties(bounds: &Bounds, version: Hierarchy, task: &TaskArn) -> Vec<(&'static str, Value<'static>)> {
     let mut properties = vec![
         ("Description", Value::from(format!("Task {}", task.id()))),
         ("DefaultDependencies", Value::from(false)),
@@ -138,17 +116,6 @@ fn properties(
         ("MemoryAccounting", Value::from(true)),
         ("TasksAccounting", Value::from(true)),
     ];
-<<<<<<< HEAD
-    if bounds.cpu.is_none() {
-        properties.push(match version {
-            Hierarchy::V1 => (
-                "CPUShares",
-                Value::from(bounds.cpu_shares.clamp(2, 262_144)),
-            ),
-            Hierarchy::V2 => ("CPUWeight", Value::from(weight(bounds.cpu_shares))),
-        });
-    }
-=======
     // The weight is always given, the kernel's default if need be: with it systemd switches the
     // controller on now, and not when containers run already and the quota comes.
     let weighs = bounds.cpu.is_none();
@@ -158,7 +125,6 @@ fn properties(
         }
         Hierarchy::V2 => ("CPUWeight", Value::from(if weighs { weight(bounds.cpu_shares) } else { 100 })),
     });
->>>>>>> adapters
     if let Some(memory) = bounds.memory {
         let name = match version {
             Hierarchy::V1 => "MemoryLimit",
@@ -187,10 +153,7 @@ fn per_second(text: &str) -> Option<u64> {
 
 /// The task's id in a slice's name.
 fn task_id<'a>(prefix: &str, unit: &'a str) -> Option<&'a str> {
-    unit.strip_prefix(prefix)?
-        .strip_prefix('-')?
-        .strip_suffix(".slice")
-        .filter(|id| !id.contains('-'))
+    unit.strip_prefix(prefix)?.strip_prefix('-')?.strip_suffix(".slice").filter(|id| !id.contains('-'))
 }
 
 impl Cgroups for Systemd {
@@ -211,11 +174,7 @@ impl Cgroups for Systemd {
         .boxed()
     }
 
-    fn bound<'a>(
-        &'a self,
-        task: &'a TaskArn,
-        cpu: CpuUnits,
-    ) -> BoxFuture<'a, Result<(), CgroupError>> {
+    fn bound<'a>(&'a self, task: &'a TaskArn, cpu: CpuUnits) -> BoxFuture<'a, Result<(), CgroupError>> {
         async move {
             let unit = self.unit(task.id());
             let quota = quota_per_second(cpu);
@@ -224,23 +183,6 @@ impl Cgroups for Systemd {
                 let period = self.config.period.0.clamp(8, 100) * 1000;
                 properties.push(("CPUQuotaPeriodUSec", Value::from(period)));
             }
-<<<<<<< HEAD
-            let what = || format!("set the CPU quota of {unit}");
-            self.bus
-                .set(&unit, &properties)
-                .await
-                .map_err(|source| failed(task.id(), what(), source))?;
-            let read = self.bus.slice_property(&unit, "CPUQuotaPerSecUSec").await;
-            match read.map_err(|source| failed(task.id(), what(), source))? {
-                read if read == quota => Ok(()),
-                read => {
-                    let source = io::Error::other(format!(
-                        "{quota} us a second were set, but {read} are in force"
-                    ));
-                    Err(failed(task.id(), what(), source))
-                }
-            }
-=======
             let done = async {
                 // Asked first: to set a property of a slice that is not there would bring it forth.
                 let group = self.bus.control_group(&unit).await?;
@@ -248,7 +190,6 @@ impl Cgroups for Systemd {
                 self.in_force(&group, quota).await
             };
             done.await.map_err(|source| failed(task.id(), format!("set the CPU quota of {unit}"), source))
->>>>>>> adapters
         }
         .boxed()
     }
@@ -316,31 +257,15 @@ mod tests {
     #[test]
     fn properties_are_those_of_the_cgroup_version() {
         let task = TaskArn::new("arn:aws:ecs:r:1:task/c/0123456789abcdef0123456789abcdef").unwrap();
-        let bounds = Bounds {
-            cpu: None,
-            cpu_shares: 1024,
-            memory: Some(Mebibytes(1)),
-            pids: None,
-        };
-        let names = |version| -> Vec<_> {
-            properties(&bounds, version, &task)
-                .into_iter()
-                .skip(5)
-                .collect()
-        };
+        let bounds = Bounds { cpu: None, cpu_shares: 1024, memory: Some(Mebibytes(1)), pids: None };
+        let names = |version| -> Vec<_> { properties(&bounds, version, &task).into_iter().skip(5).collect() };
         assert_eq!(
             names(Hierarchy::V1),
-            [
-                ("CPUShares", Value::from(1024_u64)),
-                ("MemoryLimit", Value::from(1_u64 << 20))
-            ]
+            [("CPUShares", Value::from(1024_u64)), ("MemoryLimit", Value::from(1_u64 << 20))]
         );
         assert_eq!(
             names(Hierarchy::V2),
-            [
-                ("CPUWeight", Value::from(39_u64)),
-                ("MemoryMax", Value::from(1_u64 << 20))
-            ]
+            [("CPUWeight", Value::from(39_u64)), ("MemoryMax", Value::from(1_u64 << 20))]
         );
     }
 }

@@ -23,10 +23,7 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn new(launches: usize, stops: usize) -> Self {
-        Self {
-            launches: Semaphore::new(launches.max(1)),
-            stops: Semaphore::new(stops.max(1)),
-        }
+        Self { launches: Semaphore::new(launches.max(1)), stops: Semaphore::new(stops.max(1)) }
     }
 
     /// Runs the making or the starting of a container when it is its turn.
@@ -78,12 +75,7 @@ mod tests {
     async fn so_many_launches_at_once_and_no_more() {
         let pace = Pace::new(4, 1);
         let begun = Instant::now();
-        join_all((0..8).map(|_| pace.launch(async { sleep(Duration::from_millis(200)).await })))
-            .await;
-        assert!(
-            (400..410).contains(&begun.elapsed().as_millis()),
-            "{:?}",
-            begun.elapsed()
-        );
+        join_all((0..8).map(|_| pace.launch(async { sleep(Duration::from_millis(200)).await }))).await;
+        assert!((400..410).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
     }
 }
