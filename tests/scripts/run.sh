@@ -80,7 +80,7 @@ finish() {
     if [ -n "$control_plane" ]; then step "stopping the control plane" end_process "$control_plane" 20; fi
     rm -f "$RUN_DIR/agent.pid" "$RUN_DIR/controlplane.pid"
     # Stays where tasks of the user's own still run.
-    rmdir /sys/fs/cgroup/$CGROUP /sys/fs/cgroup/*/$CGROUP 2>/dev/null || true
+    rmdir "/sys/fs/cgroup/$CGROUP" /sys/fs/cgroup/*/"$CGROUP" 2>/dev/null || true
     if [ "$engine_was_down" = yes ]; then step "stopping the engine" stop_engine; fi
     exit "$code"
 }
