@@ -79,6 +79,8 @@ finish() {
     if [ -n "$agent" ]; then step "stopping the agent" end_process "$agent" 20; fi
     if [ -n "$control_plane" ]; then step "stopping the control plane" end_process "$control_plane" 20; fi
     rm -f "$RUN_DIR/agent.pid" "$RUN_DIR/controlplane.pid"
+    # The agent would keep ended containers for a while; it is gone.
+    docker ps --all --quiet --filter "$OURS" --filter status=exited | xargs --no-run-if-empty docker rm --volumes >/dev/null
     # Stays where tasks of the user's own still run.
     rmdir "/sys/fs/cgroup/$CGROUP" /sys/fs/cgroup/*/"$CGROUP" 2>/dev/null || true
     if [ "$engine_was_down" = yes ]; then step "stopping the engine" stop_engine; fi
