@@ -138,6 +138,7 @@ impl Request {
             task: Arc::new(TaskSpec::try_from(fields).unwrap()),
             container: 0,
             bindings: self.bindings.clone(),
+            links: Vec::new(),
             cgroup_parent: None,
             labels: BTreeMap::from([(labels::SPEC.to_owned(), "{}".to_owned())]),
             environment: vec![("AGENT".to_owned(), "1".to_owned())],

@@ -13,6 +13,13 @@ pub struct Arns {
 }
 
 impl Arns {
+    /// The region and account of an ARN; `None` when it is none.
+    #[must_use]
+    pub fn of(arn: &str) -> Option<Self> {
+        let mut parts = arn.split(':').skip(3);
+        Some(Self::new(parts.next()?, parts.next()?))
+    }
+
     /// For a region and an account.
     #[must_use]
     pub fn new(region: impl Into<String>, account: impl Into<String>) -> Self {

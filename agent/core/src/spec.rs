@@ -88,6 +88,15 @@ pub struct Dependency {
     pub condition: Condition,
 }
 
+/// One entry of `links`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// The container that is reached.
+    pub container: ContainerName,
+    /// The name that it is reached by.
+    pub alias: String,
+}
+
 /// A health check that the engine runs inside the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthCheck {
@@ -201,6 +210,10 @@ pub struct ContainerSpec {
     /// Lines for `/etc/hosts`: (host name, address).
     #[serde(default)]
     pub extra_hosts: Vec<(String, String)>,
+    /// Other containers of the task that this one reaches by name (`bridge` alone). A link counts
+    /// as a dependency with [`Condition::Start`].
+    #[serde(default)]
+    pub links: Vec<Link>,
     /// DNS servers.
     #[serde(default)]
     pub dns_servers: Vec<String>,
@@ -238,6 +251,7 @@ impl ContainerSpec {
             health_check: None,
             ulimits: Vec::new(),
             extra_hosts: Vec::new(),
+            links: Vec::new(),
             dns_servers: Vec::new(),
             dns_search_domains: Vec::new(),
         }
@@ -300,14 +314,27 @@ fn invalid<T>(field: impl Into<String>, problem: impl Into<String>) -> Result<T,
 impl TryFrom<TaskFields> for TaskSpec {
     type Error = InvalidSpec;
 
-    fn try_from(fields: TaskFields) -> Result<Self, InvalidSpec> {
+    fn try_from(mut fields: TaskFields) -> Result<Self, InvalidSpec> {
         check_set(&fields)?;
+        for container in &mut fields.containers {
+            depend_on_links(container);
+        }
         for container in &fields.containers {
             check_container(&fields, container)?;
         }
         check_host_ports(&fields)?;
         check_dependencies(&fields)?;
         Ok(Self(fields))
+    }
+}
+
+/// What is linked must run first, whether or not the definition says so.
+fn depend_on_links(container: &mut ContainerSpec) {
+    for link in &container.links {
+        if !container.depends_on.iter().any(|d| d.container == link.container) {
+            let dependency = Dependency { container: link.container.clone(), condition: Condition::Start };
+            container.depends_on.push(dependency);
+        }
     }
 }
 
@@ -369,6 +396,9 @@ fn check_container(task: &TaskFields, container: &ContainerSpec) -> Result<(), I
             }
             _ => {}
         }
+    }
+    if !container.links.is_empty() && task.network_mode != NetworkMode::Bridge {
+        return invalid(at("links"), "only possible in network mode bridge");
     }
     if let Some(check) = &container.health_check
         && check.command.is_empty()

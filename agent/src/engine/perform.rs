@@ -161,6 +161,11 @@ async fn create(
         container: index,
         labels: labels_of(spec, container, &bindings, &shared.agent, instance.as_ref()),
         bindings,
+        links: spec.containers[index]
+            .links
+            .iter()
+            .map(|link| (engine_name(spec, &link.container), link.alias.clone()))
+            .collect(),
         cgroup_parent,
         environment: Vec::new(),
     };

@@ -68,6 +68,8 @@ pub struct CreateRequest {
     pub container: usize,
     /// Its host ports, chosen and fixed ones alike.
     pub bindings: Vec<PortBinding>,
+    /// The containers that it reaches by name: (the engine's name for it, the alias).
+    pub links: Vec<(String, String)>,
     /// The cgroup that it goes under; the engine's default when absent.
     pub cgroup_parent: Option<String>,
     /// Labels of the agent, over those of the user.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use berth_core::ids::{ContainerName, Family, TaskArn};
 use berth_core::resources::{Resources, describe};
 use berth_core::spec::{
-    Condition, ContainerSpec, Dependency, EnvVar, HealthCheck, InvalidSpec, NetworkMode, PortMapping,
+    Condition, ContainerSpec, Dependency, EnvVar, HealthCheck, InvalidSpec, Link, NetworkMode, PortMapping,
     TaskFields, TaskSpec, Ulimit,
 };
 use berth_core::task::{
@@ -109,6 +109,11 @@ fn container_spec(message: v1::ContainerSpec) -> Result<ContainerSpec, InvalidSp
             })
         })
         .collect::<Result<_, _>>()?;
+    let links = message
+        .links
+        .iter()
+        .map(|l| link(l).ok_or_else(|| wrong(at("links"), format!("{:?} is no container name", l.key))))
+        .collect::<Result<_, _>>()?;
     let text = |value: String| (!value.is_empty()).then_some(value);
     let pairs = |list: Vec<v1::KeyValue>| list.into_iter().map(|pair| (pair.key, pair.value)).collect();
     Ok(ContainerSpec {
@@ -145,6 +150,7 @@ fn container_spec(message: v1::ContainerSpec) -> Result<ContainerSpec, InvalidSp
             .map(|u| Ulimit { name: u.name, soft: u.soft, hard: u.hard })
             .collect(),
         extra_hosts: pairs(message.extra_hosts),
+        links,
         dns_servers: message.dns_servers,
         dns_search_domains: message.dns_search_domains,
     })
@@ -171,6 +177,10 @@ fn dependency(message: &v1::Dependency) -> Option<Dependency> {
         _ => return None,
     };
     Some(Dependency { container: ContainerName::new(&message.container).ok()?, condition })
+}
+
+fn link(message: &v1::KeyValue) -> Option<Link> {
+    Some(Link { container: ContainerName::new(&message.key).ok()?, alias: message.value.clone() })
 }
 
 fn health_check(message: v1::HealthCheck) -> HealthCheck {

@@ -90,6 +90,7 @@ fn container_spec(container: &ContainerSpec) -> v1::ContainerSpec {
             .map(|limit| v1::Ulimit { name: limit.name.clone(), soft: limit.soft, hard: limit.hard })
             .collect(),
         extra_hosts: container.extra_hosts.iter().map(|(host, address)| pair(host, address)).collect(),
+        links: container.links.iter().map(|link| pair(link.container.as_str(), &link.alias)).collect(),
         dns_servers: container.dns_servers.clone(),
         dns_search_domains: container.dns_search_domains.clone(),
     }

@@ -5,7 +5,7 @@
 
 use berth_core::ids::{ContainerName, Family, InvalidId, TaskArn};
 use berth_core::spec::{
-    Condition, ContainerSpec, Dependency, EnvVar, HealthCheck, NetworkMode, PortMapping, TaskFields,
+    Condition, ContainerSpec, Dependency, EnvVar, HealthCheck, Link, NetworkMode, PortMapping, TaskFields,
     TaskSpec, Ulimit,
 };
 use berth_core::units::{CpuUnits, Mebibytes, Millis, PortRange, Protocol};
@@ -188,9 +188,17 @@ fn container_spec(
             .iter()
             .map(|host| (host.hostname.clone(), host.ip_address.clone()))
             .collect(),
+        links: container.links.iter().map(|text| link(text)).collect::<Result<_, _>>()?,
         dns_servers: container.dns_servers.clone(),
         dns_search_domains: container.dns_search_domains.clone(),
     })
+}
+
+/// `name` or `name:alias`.
+fn link(text: &str) -> ApiResult<Link> {
+    let (name, alias) = text.split_once(':').unwrap_or((text, text));
+    let container = ContainerName::new(name).map_err(|error| invalid_id(&error))?;
+    Ok(Link { container, alias: alias.to_owned() })
 }
 
 /// An empty list is as good as none: the image decides.

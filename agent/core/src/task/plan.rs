@@ -8,7 +8,7 @@ use super::reason::{ErrorClass, Failure, StopCause, StopCode};
 use super::resource::{ResourceInput, ResourceKey, ResourceStatus};
 use super::step::Act;
 use super::{Admission, Container, Task, TaskStatus};
-use crate::ids::AttemptId;
+use crate::ids::{AttemptId, ContainerName};
 use crate::units::Timestamp;
 
 impl Task {
@@ -151,12 +151,17 @@ impl Task {
 
     fn can_be_created(&self, index: usize) -> bool {
         let (name, image) = (&self.state.containers[index].name, &self.spec.containers[index].image);
-        self.state.resources.iter().all(|resource| match &resource.key {
-            ResourceKey::Cgroup => resource.is_ready(),
-            ResourceKey::Ports(of) => of != name || resource.is_ready(),
-            ResourceKey::Image(of) => of != image || resource.is_ready(),
-            ResourceKey::CpuBound => true,
-        })
+        let runs = |name: &ContainerName| {
+            self.state.containers.iter().any(|c| &c.name == name && c.status == ContainerStatus::Running)
+        };
+        // The engine makes a link to a running container alone.
+        self.spec.containers[index].links.iter().all(|link| runs(&link.container))
+            && self.state.resources.iter().all(|resource| match &resource.key {
+                ResourceKey::Cgroup => resource.is_ready(),
+                ResourceKey::Ports(of) => of != name || resource.is_ready(),
+                ResourceKey::Image(of) => of != image || resource.is_ready(),
+                ResourceKey::CpuBound => true,
+            })
     }
 
     fn create(&mut self, index: usize, now: Timestamp, acts: &mut Vec<Act>) {

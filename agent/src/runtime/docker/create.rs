@@ -64,6 +64,7 @@ fn host_config(request: &CreateRequest, ports: Option<PortMap>) -> Result<HostCo
             hard: Some(limit.hard),
         })),
         extra_hosts: some(spec.extra_hosts.iter().map(|(name, address)| format!("{name}:{address}"))),
+        links: some(request.links.iter().map(|(container, alias)| format!("{container}:{alias}"))),
         dns: some(spec.dns_servers.iter().cloned()),
         dns_search: some(spec.dns_search_domains.iter().cloned()),
         ..HostConfig::default()
@@ -217,6 +218,7 @@ mod tests {
             task: Arc::new(task),
             container: 0,
             bindings: Vec::new(),
+            links: Vec::new(),
             cgroup_parent: Some("/ecs/x".to_owned()),
             labels: BTreeMap::from([("both".to_owned(), "agent".to_owned())]),
             environment: vec![("A".to_owned(), "agent".to_owned()), ("B".to_owned(), "agent".to_owned())],

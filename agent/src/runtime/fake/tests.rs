@@ -42,6 +42,7 @@ fn request(number: u8, image: &str) -> CreateRequest {
             host_ports: PortRange::single(8000 + u16::from(number)).unwrap(),
             protocol: Protocol::Tcp,
         }],
+        links: Vec::new(),
         cgroup_parent: None,
         labels: BTreeMap::new(),
         environment: Vec::new(),

@@ -110,7 +110,6 @@ fn of_container(container: &Container, definition: &Definition, names: &mut BTre
     need(ECS, "gmsa", !container.credential_specs.is_empty());
     need(ECS, "private-registry-authentication.secretsmanager", container.repository_credentials.is_some());
     need(LEGACY, "privileged-container", container.privileged);
-    need(BERTH, "links", !container.links.is_empty());
     need(BERTH, "volumes-from", !container.volumes_from.is_empty());
     need(BERTH, "system-controls", !container.system_controls.is_empty());
     need(BERTH, "disable-networking", container.disable_networking);
@@ -207,7 +206,6 @@ mod tests {
             ),
             (json!({"runtimePlatform": {"cpuArchitecture": "ARM64"}}), "ecs.cpu-architecture=arm64"),
             (container("privileged", json!(true)), "com.amazonaws.ecs.capability.privileged-container"),
-            (container("links", json!(["b"])), "berth.capability.links"),
             (container("restartPolicy", json!({"enabled": true})), "ecs.capability.container-restart-policy"),
             (
                 container("logConfiguration", json!({"logDriver": "json-file"})),
