@@ -83,28 +83,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         cgroups,
         ports: PortChooser::new(config.dynamic_ports),
         store: Arc::clone(&store),
-        settings: Settings {
-            stop_timeout: config.stop_timeout,
-            retention: config.cleanup_wait,
-        },
-        timeouts: Timeouts {
-            create: config.create_timeout,
-            start: config.start_timeout,
-        },
+        settings: Settings { stop_timeout: config.stop_timeout, retention: config.cleanup_wait },
+        timeouts: Timeouts { create: config.create_timeout, start: config.start_timeout },
         pids_limit: config.pids_limit,
         agent,
         total,
     };
-    let engine = Engine::start(parts, saved, world, tracker.child())
-        .await
-        .map_err(failed)?;
-    let session = Arc::new(Session::new(
-        backend,
-        registration,
-        engine.clone(),
-        store,
-        identity,
-    ));
+    let engine = Engine::start(parts, saved, world, tracker.child()).await.map_err(failed)?;
+    let session = Arc::new(Session::new(backend, registration, engine.clone(), store, identity));
     serve_introspection(&config, &tracker, engine, &session).await;
 
     let result = tokio::select! {
@@ -114,10 +100,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     };
     tracing::info!("stopping; containers run on");
     if !tracker.shutdown(STOP).await {
-        tracing::warn!(
-            "some work did not end within {} s and was left",
-            STOP.as_secs()
-        );
+        tracing::warn!("some work did not end within {} s and was left", STOP.as_secs());
     }
     result
 }
@@ -128,23 +111,15 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
 /// [`DaemonError::Terminal`].
 pub fn check(config: &Config) -> Result<(), DaemonError> {
     backend(config)?;
-    Docker::new(DockerConfig {
-        host: config.docker_host.clone(),
-        ..DockerConfig::default()
-    })
-    .map_err(|e| DaemonError::Terminal(e.to_string()))?;
+    Docker::new(DockerConfig { host: config.docker_host.clone(), ..DockerConfig::default() })
+        .map_err(|e| DaemonError::Terminal(e.to_string()))?;
     host::capacity(config).map_err(|e| DaemonError::Terminal(e.to_string()))?;
     Ok(())
 }
 
 fn backend(config: &Config) -> Result<Backend, DaemonError> {
-    let endpoint = config
-        .backend
-        .as_deref()
-        .ok_or(crate::session::InvalidEndpoint::Missing);
-    let endpoint = endpoint
-        .and_then(Endpoint::parse)
-        .map_err(|e| DaemonError::Terminal(e.to_string()))?;
+    let endpoint = config.backend.as_deref().ok_or(crate::session::InvalidEndpoint::Missing);
+    let endpoint = endpoint.and_then(Endpoint::parse).map_err(|e| DaemonError::Terminal(e.to_string()))?;
     Ok(Backend {
         endpoint,
         join_token: config.join_token.clone(),
@@ -158,25 +133,17 @@ fn backend(config: &Config) -> Result<Backend, DaemonError> {
 /// a container engine: the same after a restart, and after the directory was emptied.
 fn prepare_data_dir(path: &Path) -> Result<PathBuf, DaemonError> {
     let wrong = |e| DaemonError::Failed(format!("ECS_DATADIR={}: {e}", path.display()));
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(wrong)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(wrong)?;
     path.canonicalize().map_err(wrong)
 }
 
 async fn open_store(config: &Config, data_dir: &Path) -> Result<Arc<dyn Store>, DaemonError> {
     if !config.checkpoint {
-        tracing::warn!(
-            "ECS_CHECKPOINT=false: a restart knows no more than the labels of running containers"
-        );
+        tracing::warn!("ECS_CHECKPOINT=false: a restart knows no more than the labels of running containers");
         return Ok(Arc::new(MemoryStore::default()));
     }
     let data_dir = data_dir.to_owned();
-    let opened = tokio::task::spawn_blocking(move || RedbStore::open(&data_dir))
-        .await
-        .map_err(failed)?;
+    let opened = tokio::task::spawn_blocking(move || RedbStore::open(&data_dir)).await.map_err(failed)?;
     Ok(Arc::new(opened.map_err(|e| match e {
         StoreError::InUse { .. } => DaemonError::Terminal(e.to_string()),
         other => failed(other),
@@ -210,38 +177,21 @@ fn choose_cgroups(config: &Config, info: &EngineInfo) -> Result<Arc<dyn Cgroups>
     if config.task_limits == TaskLimits::Off {
         return Ok(Arc::new(Off));
     }
-    let (mount, root, period) = (
-        config.cgroup_path.clone(),
-        config.cgroup_root.clone(),
-        config.cgroup_cpu_period,
-    );
-    match driver(
-        info.cgroup_version,
-        info.cgroup_systemd,
-        mounted(&config.cgroup_path),
-    ) {
-        Ok(DriverKind::Cgroupfs(version)) => Ok(Arc::new(Cgroupfs::new(
-            CgroupfsConfig {
-                mount,
-                root,
-                period,
-            },
-            version,
-        ))),
+    let (mount, root, period) =
+        (config.cgroup_path.clone(), config.cgroup_root.clone(), config.cgroup_cpu_period);
+    match driver(info.cgroup_version, info.cgroup_systemd, mounted(&config.cgroup_path)) {
+        Ok(DriverKind::Cgroupfs(version)) => {
+            Ok(Arc::new(Cgroupfs::new(CgroupfsConfig { mount, root, period }, version)))
+        }
         Ok(DriverKind::Systemd(version)) => Ok(Arc::new(Systemd::new(
-            SystemdConfig {
-                prefix: format!("{root}tasks"),
-                period,
-            },
+            SystemdConfig { mount, prefix: format!("{root}tasks"), period },
             version,
         ))),
         Err(error) if config.task_limits == TaskLimits::WherePossible => {
             tracing::warn!(%error, "tasks have no limits of their own here");
             Ok(Arc::new(Off))
         }
-        Err(error) => Err(DaemonError::Terminal(format!(
-            "ECS_ENABLE_TASK_CPU_MEM_LIMIT=true: {error}"
-        ))),
+        Err(error) => Err(DaemonError::Terminal(format!("ECS_ENABLE_TASK_CPU_MEM_LIMIT=true: {error}"))),
     }
 }
 
@@ -279,10 +229,7 @@ async fn identify(
                 outbox_epoch: uuid::Uuid::new_v4().to_string(),
                 manifest_sequence: 0,
             };
-            store
-                .commit(vec![Write::Identity(identity.clone())])
-                .await
-                .map_err(failed)?;
+            store.commit(vec![Write::Identity(identity.clone())]).await.map_err(failed)?;
             identity
         }
     };
@@ -301,21 +248,14 @@ fn registration(
         total: total.clone(),
         attributes: host::attributes(config, info, cgroups.enabled()),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        agent_hash: option_env!("BERTH_BUILD_HASH")
-            .unwrap_or_default()
-            .to_owned(),
+        agent_hash: option_env!("BERTH_BUILD_HASH").unwrap_or_default().to_owned(),
         engine_version: format!("DockerVersion: {}", info.version),
         hostname: host::hostname(),
     }
 }
 
 /// The introspection API is a convenience: tasks do not suffer when its port is taken.
-async fn serve_introspection(
-    config: &Config,
-    tracker: &Tracker,
-    engine: Engine,
-    session: &Session,
-) {
+async fn serve_introspection(config: &Config, tracker: &Tracker, engine: Engine, session: &Session) {
     let Some(address) = config.introspection else {
         return;
     };

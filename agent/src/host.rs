@@ -42,10 +42,7 @@ pub fn capacity(config: &Config) -> Result<Resources, HostError> {
     let left = total
         .0
         .checked_sub(config.reserved_memory.0)
-        .ok_or(HostError::ReservedTooMuch {
-            reserved: config.reserved_memory.0,
-            total: total.0,
-        })?;
+        .ok_or(HostError::ReservedTooMuch { reserved: config.reserved_memory.0, total: total.0 })?;
     Ok(Resources {
         cpu: CpuUnits(logical_cpus().saturating_mul(CPU_UNITS_PER_CPU)),
         memory: Mebibytes(left),
@@ -57,70 +54,35 @@ pub fn capacity(config: &Config) -> Result<Resources, HostError> {
 
 fn logical_cpus() -> u32 {
     let count = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN);
-    count
-        .ok()
-        .flatten()
-        .and_then(|n| u32::try_from(n).ok())
-        .unwrap_or(1)
-        .max(1)
+    count.ok().flatten().and_then(|n| u32::try_from(n).ok()).unwrap_or(1).max(1)
 }
 
 fn memory(meminfo: &Path, cgroups: &Path) -> Result<Mebibytes, HostError> {
-    let unreadable = || HostError::Unreadable {
-        what: "MemTotal",
-        path: meminfo.display().to_string(),
-    };
+    let unreadable = || HostError::Unreadable { what: "MemTotal", path: meminfo.display().to_string() };
     let text = fs::read_to_string(meminfo).map_err(|_| unreadable())?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))
-        .ok_or_else(unreadable)?;
-    let kib: u64 = line
-        .trim()
-        .trim_end_matches("kB")
-        .trim()
-        .parse()
-        .map_err(|_| unreadable())?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:")).ok_or_else(unreadable)?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().map_err(|_| unreadable())?;
     let limit = ["memory.max", "memory/memory.limit_in_bytes"]
         .into_iter()
-        .find_map(|file| {
-            fs::read_to_string(cgroups.join(file))
-                .ok()?
-                .trim()
-                .parse::<u64>()
-                .ok()
-        });
+        .find_map(|file| fs::read_to_string(cgroups.join(file)).ok()?.trim().parse::<u64>().ok());
     let bytes = limit.map_or(kib * 1024, |limit| limit.min(kib * 1024));
-    Ok(Mebibytes(
-        u32::try_from(bytes / (1024 * 1024)).unwrap_or(u32::MAX),
-    ))
+    Ok(Mebibytes(u32::try_from(bytes / (1024 * 1024)).unwrap_or(u32::MAX)))
 }
 
 /// The host's name, for people.
 #[must_use]
 pub fn hostname() -> String {
-    nix::unistd::gethostname()
-        .ok()
-        .and_then(|name| name.into_string().ok())
-        .unwrap_or_default()
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
 }
 
 /// Attributes and capabilities, under ECS's names. Placement offers the host no task that asks for
 /// one that is missing.
 #[must_use]
-pub fn attributes(
-    config: &Config,
-    engine: &EngineInfo,
-    task_limits: bool,
-) -> BTreeMap<String, String> {
+pub fn attributes(config: &Config, engine: &EngineInfo, task_limits: bool) -> BTreeMap<String, String> {
     const LEGACY: &str = "com.amazonaws.ecs.capability";
-    let mut names: Vec<String> = [
-        "container-ordering",
-        "full-sync",
-        "network.container-port-range",
-    ]
-    .map(|name| format!("ecs.capability.{name}"))
-    .to_vec();
+    let mut names: Vec<String> = ["container-ordering", "full-sync", "network.container-port-range"]
+        .map(|name| format!("ecs.capability.{name}"))
+        .to_vec();
     let (major, minor) = engine.api;
     if major == 1 {
         names.extend((17..=minor).map(|n| format!("{LEGACY}.docker-remote-api.1.{n}")));
@@ -130,28 +92,20 @@ pub fn attributes(
     }
     if task_limits {
         names.extend(
-            ["task-cpu-mem-limit", "increased-task-cpu-limit"]
-                .map(|name| format!("ecs.capability.{name}")),
+            ["task-cpu-mem-limit", "increased-task-cpu-limit"].map(|name| format!("ecs.capability.{name}")),
         );
     }
     if !config.disable_health_check {
         names.push("ecs.capability.container-health-check".to_owned());
     }
     // Drivers that need no configuration of their own work as the engine's default.
-    let usable =
-        |driver: &&String| driver.as_str() == "none" || engine.log_drivers.contains(driver);
+    let usable = |driver: &&String| driver.as_str() == "none" || engine.log_drivers.contains(driver);
     names.extend(
-        config
-            .log_drivers
-            .iter()
-            .filter(usable)
-            .map(|driver| format!("{LEGACY}.logging-driver.{driver}")),
+        config.log_drivers.iter().filter(usable).map(|driver| format!("{LEGACY}.logging-driver.{driver}")),
     );
 
-    let mut attributes: BTreeMap<String, String> = names
-        .into_iter()
-        .map(|name| (name, String::new()))
-        .collect();
+    let mut attributes: BTreeMap<String, String> =
+        names.into_iter().map(|name| (name, String::new())).collect();
     attributes.insert("ecs.os-type".to_owned(), "linux".to_owned());
     attributes.insert("ecs.os-family".to_owned(), "LINUX".to_owned());
     let architecture = match std::env::consts::ARCH {
@@ -179,11 +133,7 @@ mod tests {
         assert_eq!(memory(&meminfo, dir.path()).unwrap(), Mebibytes(1024));
         fs::remove_file(dir.path().join("memory.max")).unwrap();
         fs::create_dir(dir.path().join("memory")).unwrap();
-        fs::write(
-            dir.path().join("memory/memory.limit_in_bytes"),
-            "9223372036854771712\n",
-        )
-        .unwrap();
+        fs::write(dir.path().join("memory/memory.limit_in_bytes"), "9223372036854771712\n").unwrap();
         assert_eq!(memory(&meminfo, dir.path()).unwrap(), Mebibytes(4096));
     }
 }

@@ -54,10 +54,7 @@ fn main() -> ExitCode {
     }
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "the last word of a program, also where no log is set up"
-)]
+#[expect(clippy::print_stderr, reason = "the last word of a program, also where no log is set up")]
 fn tell(text: &str) {
     eprintln!("berth-agent: {text}");
 }
@@ -74,10 +71,7 @@ fn start(arguments: &Arguments) -> Result<(), DaemonError> {
     }
     telemetry::init(&config.log_level, config.log_format);
     for name in Config::unknown(&variables) {
-        tracing::warn!(
-            variable = name,
-            "unknown variable; see berth-agent check-config"
-        );
+        tracing::warn!(variable = name, "unknown variable; see berth-agent check-config");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -24,19 +24,13 @@ impl Tracker {
     /// An empty set.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            tracker: TaskTracker::new(),
-            token: CancellationToken::new(),
-        }
+        Self { tracker: TaskTracker::new(), token: CancellationToken::new() }
     }
 
     /// A part of this set with a cancellation of its own, which the whole's includes.
     #[must_use]
     pub fn child(&self) -> Self {
-        Self {
-            tracker: self.tracker.clone(),
-            token: self.token.child_token(),
-        }
+        Self { tracker: self.tracker.clone(), token: self.token.child_token() }
     }
 
     /// The cancellation: "the agent stops", never "the task stops".
@@ -60,10 +54,7 @@ impl Tracker {
                 tracing::error!(name, "a future of the agent panicked; please report this");
             }
         };
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "ends with the future that it watches"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "ends with the future that it watches")]
         tokio::spawn(watch);
     }
 
@@ -83,8 +74,6 @@ impl Tracker {
     pub async fn shutdown(&self, deadline: Duration) -> bool {
         self.token.cancel();
         self.tracker.close();
-        tokio::time::timeout(deadline, self.tracker.wait())
-            .await
-            .is_ok()
+        tokio::time::timeout(deadline, self.tracker.wait()).await.is_ok()
     }
 }

@@ -22,11 +22,7 @@ pub fn init(level: &str, format: LogFormat) {
             Err(_) => registry.with(json()).try_init(),
         },
         LogFormat::Auto if std::io::stderr().is_terminal() => registry
-            .with(
-                tracing_subscriber::fmt::layer()
-                    .with_writer(std::io::stderr)
-                    .with_target(false),
-            )
+            .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false))
             .try_init(),
         LogFormat::Auto | LogFormat::Json => registry.with(json()).try_init(),
         LogFormat::Text => {
@@ -45,8 +41,5 @@ fn json<S>() -> impl tracing_subscriber::Layer<S>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
-    tracing_subscriber::fmt::layer()
-        .json()
-        .flatten_event(true)
-        .with_writer(std::io::stderr)
+    tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)
 }

@@ -2,6 +2,8 @@
 //!
 //! Needs root and a v1 hierarchy; without them the tests fail: what was not tried does not work.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on panics")]
+
 use std::fs;
 use std::future::Future;
 use std::io;
@@ -32,37 +34,20 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        assert_eq!(
-            mounted(MOUNT.as_ref()),
-            Some(Hierarchy::V1),
-            "a host with cgroup v1 is needed"
-        );
+        assert_eq!(mounted(MOUNT.as_ref()), Some(Hierarchy::V1), "a host with cgroup v1 is needed");
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let root = format!("berth-test-{}-{number}", std::process::id());
-        let config = CgroupfsConfig {
-            root: root.clone(),
-            period: Millis(50),
-            ..CgroupfsConfig::default()
-        };
+        let config = CgroupfsConfig { root: root.clone(), period: Millis(50), ..CgroupfsConfig::default() };
         let arn = format!("arn:aws:ecs:eu-west-1:123456789012:task/test/{number:032x}");
-        Self {
-            cgroups: Cgroupfs::new(config, Hierarchy::V1),
-            root,
-            task: TaskArn::new(arn).unwrap(),
-        }
+        Self { cgroups: Cgroupfs::new(config, Hierarchy::V1), root, task: TaskArn::new(arn).unwrap() }
     }
 
     fn path(&self, tree: &str, below: &str) -> PathBuf {
-        [MOUNT, tree, &self.root, self.task.id(), below]
-            .iter()
-            .collect()
+        [MOUNT, tree, &self.root, self.task.id(), below].iter().collect()
     }
 
     fn read(&self, tree: &str, file: &str) -> String {
-        fs::read_to_string(self.path(tree, file))
-            .unwrap()
-            .trim()
-            .to_owned()
+        fs::read_to_string(self.path(tree, file)).unwrap().trim().to_owned()
     }
 
     fn sweep(&self) {
@@ -73,9 +58,7 @@ impl Rig {
 }
 
 fn sweep(path: &PathBuf) {
-    let Ok(entries) = fs::read_dir(path) else {
-        return;
-    };
+    let Ok(entries) = fs::read_dir(path) else { return };
     for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
         sweep(&entry.path());
     }
@@ -92,40 +75,21 @@ async fn with_rig<'a, F: Future<Output = ()> + 'a>(rig: &'a Rig, test: impl FnOn
 }
 
 fn sleeper() -> Child {
-    Command::new("sleep")
-        .arg("600")
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap()
+    Command::new("sleep").arg("600").stdout(Stdio::null()).spawn().unwrap()
 }
 
 #[tokio::test]
 async fn bounds_are_in_force_but_for_the_quota_which_comes_later() {
     with_rig(&Rig::new(), |rig| async move {
-        let bounds = Bounds {
-            cpu: Some(CpuUnits(512)),
-            cpu_shares: 77,
-            memory: Some(Mebibytes(64)),
-            pids: Some(100),
-        };
+        let bounds =
+            Bounds { cpu: Some(CpuUnits(512)), cpu_shares: 77, memory: Some(Mebibytes(64)), pids: Some(100) };
         let parent = rig.cgroups.create(&rig.task, bounds).await.unwrap();
         assert_eq!(parent.unwrap(), format!("/{}/{}", rig.root, rig.task.id()));
-        assert_eq!(
-            rig.read("memory", "memory.limit_in_bytes"),
-            (64 << 20).to_string()
-        );
+        assert_eq!(rig.read("memory", "memory.limit_in_bytes"), (64 << 20).to_string());
         assert_eq!(rig.read("memory", "memory.use_hierarchy"), "1");
         assert_eq!(rig.read("pids", "pids.max"), "100");
-        assert_eq!(
-            rig.read("cpu", "cpu.cfs_quota_us"),
-            "-1",
-            "the quota comes after the start"
-        );
-        assert_eq!(
-            rig.read("cpu", "cpu.shares"),
-            "1024",
-            "a bounded task has no weight of its own"
-        );
+        assert_eq!(rig.read("cpu", "cpu.cfs_quota_us"), "-1", "the quota comes after the start");
+        assert_eq!(rig.read("cpu", "cpu.shares"), "1024", "a bounded task has no weight of its own");
 
         rig.cgroups.bound(&rig.task, CpuUnits(512)).await.unwrap();
         assert_eq!(rig.read("cpu", "cpu.cfs_quota_us"), "25000");
@@ -148,23 +112,11 @@ async fn bounds_are_in_force_but_for_the_quota_which_comes_later() {
 #[tokio::test]
 async fn without_a_quota_the_weight_holds_and_only_what_bounds_is_made() {
     with_rig(&Rig::new(), |rig| async move {
-        rig.cgroups
-            .create(
-                &rig.task,
-                Bounds {
-                    cpu_shares: 300,
-                    ..Bounds::default()
-                },
-            )
-            .await
-            .unwrap();
+        rig.cgroups.create(&rig.task, Bounds { cpu_shares: 300, ..Bounds::default() }).await.unwrap();
         assert_eq!(rig.read("cpu", "cpu.shares"), "300");
         assert!(!rig.path("pids", "").exists());
         let systemd = rig.path("systemd", "");
-        assert!(
-            !systemd.exists(),
-            "the hierarchy of systemd is not ours to touch"
-        );
+        assert!(!systemd.exists(), "the hierarchy of systemd is not ours to touch");
     })
     .await;
 }
@@ -172,16 +124,9 @@ async fn without_a_quota_the_weight_holds_and_only_what_bounds_is_made() {
 #[tokio::test]
 async fn an_unbounded_task_cannot_be_bounded_before_it_is_made() {
     with_rig(&Rig::new(), |rig| async move {
-        let error = rig
-            .cgroups
-            .bound(&rig.task, CpuUnits(512))
-            .await
-            .unwrap_err();
+        let error = rig.cgroups.bound(&rig.task, CpuUnits(512)).await.unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::NotFound);
-        assert!(
-            error.to_string().contains(rig.task.id()) && error.to_string().contains("cfs_"),
-            "{error}"
-        );
+        assert!(error.to_string().contains(rig.task.id()) && error.to_string().contains("cfs_"), "{error}");
     })
     .await;
 }
@@ -189,16 +134,7 @@ async fn an_unbounded_task_cannot_be_bounded_before_it_is_made() {
 #[tokio::test]
 async fn what_runs_below_is_killed_and_then_removed() {
     with_rig(&Rig::new(), |rig| async move {
-        rig.cgroups
-            .create(
-                &rig.task,
-                Bounds {
-                    cpu_shares: 2,
-                    ..Bounds::default()
-                },
-            )
-            .await
-            .unwrap();
+        rig.cgroups.create(&rig.task, Bounds { cpu_shares: 2, ..Bounds::default() }).await.unwrap();
         let mut child = sleeper();
         for tree in ["memory", "cpu"] {
             // A container's cgroup, as the engine makes it, and another one inside.
@@ -209,19 +145,12 @@ async fn what_runs_below_is_killed_and_then_removed() {
         let begun = Instant::now();
         let busy = rig.cgroups.remove(&rig.task).await.unwrap_err();
         assert_eq!(busy.source.kind(), io::ErrorKind::ResourceBusy, "{busy}");
-        assert!(
-            (500..2500).contains(&begun.elapsed().as_millis()),
-            "{:?}",
-            begun.elapsed()
-        );
+        assert!((500..2500).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
 
         let reaped = tokio::task::spawn_blocking(move || child.wait().unwrap());
         rig.cgroups.kill(&rig.task).await.unwrap();
         let status = reaped.await.unwrap();
-        assert_eq!(
-            std::os::unix::process::ExitStatusExt::signal(&status),
-            Some(9)
-        );
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
         rig.cgroups.kill(&rig.task).await.unwrap();
         rig.cgroups.remove_id(rig.task.id()).await.unwrap();
         assert!(!rig.path("memory", "").exists() && !rig.path("cpu", "").exists());
@@ -233,16 +162,7 @@ async fn what_runs_below_is_killed_and_then_removed() {
 #[tokio::test]
 async fn a_process_that_is_just_going_does_not_spoil_the_removal() {
     with_rig(&Rig::new(), |rig| async move {
-        rig.cgroups
-            .create(
-                &rig.task,
-                Bounds {
-                    cpu_shares: 2,
-                    ..Bounds::default()
-                },
-            )
-            .await
-            .unwrap();
+        rig.cgroups.create(&rig.task, Bounds { cpu_shares: 2, ..Bounds::default() }).await.unwrap();
         let mut child = sleeper();
         fs::write(rig.path("cpu", "cgroup.procs"), child.id().to_string()).unwrap();
         let going = async {
@@ -260,12 +180,7 @@ async fn a_process_that_is_just_going_does_not_spoil_the_removal() {
 #[tokio::test]
 async fn calls_are_quick() {
     with_rig(&Rig::new(), |rig| async move {
-        let bounds = Bounds {
-            cpu: None,
-            cpu_shares: 2,
-            memory: Some(Mebibytes(64)),
-            pids: Some(10),
-        };
+        let bounds = Bounds { cpu: None, cpu_shares: 2, memory: Some(Mebibytes(64)), pids: Some(10) };
         let mut times = [const { Vec::new() }; 3];
         for _ in 0..21 {
             let begun = Instant::now();
@@ -295,54 +210,24 @@ async fn a_container_of_the_engine_is_bounded_and_nothing_of_it_is_left() {
     with_rig(&Rig::new(), |rig| async move {
         let docker = |args: &[&str]| {
             let done = Command::new("docker").args(args).output().unwrap();
-            assert!(
-                done.status.success(),
-                "docker {args:?}: {}",
-                String::from_utf8_lossy(&done.stderr)
-            );
+            assert!(done.status.success(), "docker {args:?}: {}", String::from_utf8_lossy(&done.stderr));
         };
-        let bounds = Bounds {
-            cpu: Some(CpuUnits(256)),
-            cpu_shares: 2,
-            memory: Some(Mebibytes(24)),
-            pids: None,
-        };
-        let parent = rig
-            .cgroups
-            .create(&rig.task, bounds)
-            .await
-            .unwrap()
-            .unwrap();
+        let bounds =
+            Bounds { cpu: Some(CpuUnits(256)), cpu_shares: 2, memory: Some(Mebibytes(24)), pids: None };
+        let parent = rig.cgroups.create(&rig.task, bounds).await.unwrap().unwrap();
         let name = rig.root.clone();
         let eater = ["berth-demo:latest", "eat-memory", "64"];
-        let run = [
-            "run",
-            "-d",
-            "--network",
-            "none",
-            "--name",
-            &name,
-            "--cgroup-parent",
-            &parent,
-        ];
-        let (created, swept) = (
-            AssertUnwindSafe(async { docker(&[&run[..], &eater].concat()) }),
-            || {
-                let _ = Command::new("docker")
-                    .args(["rm", "-f", "-v", &name])
-                    .output();
-            },
-        );
+        let run = ["run", "-d", "--network", "none", "--name", &name, "--cgroup-parent", &parent];
+        let (created, swept) = (AssertUnwindSafe(async { docker(&[&run[..], &eater].concat()) }), || {
+            let _ = Command::new("docker").args(["rm", "-f", "-v", &name]).output();
+        });
         if let Err(panic) = created.catch_unwind().await {
             swept();
             std::panic::resume_unwind(panic);
         }
         rig.cgroups.bound(&rig.task, CpuUnits(256)).await.unwrap();
         // The container itself has no limit: it is the task's that it runs into.
-        let waited = Command::new("docker")
-            .args(["wait", &name])
-            .output()
-            .unwrap();
+        let waited = Command::new("docker").args(["wait", &name]).output().unwrap();
         swept();
         assert_eq!(String::from_utf8_lossy(&waited.stdout).trim(), "137");
         rig.cgroups.remove(&rig.task).await.unwrap();

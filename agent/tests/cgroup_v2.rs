@@ -2,6 +2,8 @@
 //!
 //! Ignored where such a host is not at hand: run with `--ignored`, as root, on one that is.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on panics")]
+
 use std::fs;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -24,10 +26,7 @@ fn task(number: u32) -> TaskArn {
 }
 
 fn read(path: &Path, file: &str) -> String {
-    fs::read_to_string(path.join(file))
-        .unwrap()
-        .trim()
-        .to_owned()
+    fs::read_to_string(path.join(file)).unwrap().trim().to_owned()
 }
 
 fn sleeper() -> Child {
@@ -36,23 +35,12 @@ fn sleeper() -> Child {
 
 /// What both drivers must do. `place` is where the task's cgroup is expected.
 async fn lives(cgroups: &dyn Cgroups, task: &TaskArn, place: PathBuf, parent: &str, quota: &str) {
-    assert_eq!(
-        mounted(MOUNT.as_ref()),
-        Some(Hierarchy::V2),
-        "a host with cgroup v2 is needed"
-    );
+    assert_eq!(mounted(MOUNT.as_ref()), Some(Hierarchy::V2), "a host with cgroup v2 is needed");
     let outcome = AssertUnwindSafe(async {
-        let bounds = Bounds {
-            cpu: Some(CpuUnits(512)),
-            cpu_shares: 2,
-            memory: Some(Mebibytes(64)),
-            pids: Some(100),
-        };
+        let bounds =
+            Bounds { cpu: Some(CpuUnits(512)), cpu_shares: 2, memory: Some(Mebibytes(64)), pids: Some(100) };
         let begun = Instant::now();
-        assert_eq!(
-            cgroups.create(task, bounds).await.unwrap().as_deref(),
-            Some(parent)
-        );
+        assert_eq!(cgroups.create(task, bounds).await.unwrap().as_deref(), Some(parent));
         println!("{parent}: create {:?}", begun.elapsed());
         assert_eq!(read(&place, "memory.max"), (64 << 20).to_string());
         assert_eq!(read(&place, "pids.max"), "100");
@@ -63,60 +51,31 @@ async fn lives(cgroups: &dyn Cgroups, task: &TaskArn, place: PathBuf, parent: &s
         assert_eq!(read(&place, "cpu.max"), quota);
         // Again, with another weight in place of the quota.
         cgroups.create(task, bounds).await.unwrap();
-        let weighed = Bounds {
-            cpu: None,
-            cpu_shares: 1024,
-            ..bounds
-        };
+        let weighed = Bounds { cpu: None, cpu_shares: 1024, ..bounds };
         cgroups.create(task, weighed).await.unwrap();
         assert_eq!(read(&place, "cpu.weight"), "39");
-        assert!(
-            cgroups
-                .list()
-                .await
-                .unwrap()
-                .iter()
-                .any(|id| id == task.id())
-        );
+        assert!(cgroups.list().await.unwrap().iter().any(|id| id == task.id()));
 
         let mut child = sleeper();
         let inner = place.join("container");
         fs::create_dir_all(&inner).unwrap();
         fs::write(inner.join("cgroup.procs"), child.id().to_string()).unwrap();
         cgroups.kill(task).await.unwrap();
-        tokio::task::spawn_blocking(move || child.wait().unwrap())
-            .await
-            .unwrap();
+        tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
         let begun = Instant::now();
         cgroups.remove(task).await.unwrap();
         println!("{parent}: remove {:?}", begun.elapsed());
         assert!(!place.exists());
         for _ in 0..50 {
-            if !cgroups
-                .list()
-                .await
-                .unwrap()
-                .iter()
-                .any(|id| id == task.id())
-            {
+            if !cgroups.list().await.unwrap().iter().any(|id| id == task.id()) {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        assert!(
-            !cgroups
-                .list()
-                .await
-                .unwrap()
-                .iter()
-                .any(|id| id == task.id())
-        );
+        assert!(!cgroups.list().await.unwrap().iter().any(|id| id == task.id()));
         cgroups.remove(task).await.unwrap();
         cgroups.kill(task).await.unwrap();
-        assert!(
-            cgroups.bound(task, CpuUnits(512)).await.is_err(),
-            "there is nothing to bound"
-        );
+        assert!(cgroups.bound(task, CpuUnits(512)).await.is_err(), "there is nothing to bound");
     })
     .catch_unwind()
     .await;
@@ -130,48 +89,21 @@ async fn lives(cgroups: &dyn Cgroups, task: &TaskArn, place: PathBuf, parent: &s
 /// A slice under the engine: its containers are bounded by it, and go with it.
 async fn with_engine(parent: &str, container: &str) {
     let run = Command::new("docker")
-        .args([
-            "run",
-            "-d",
-            "--name",
-            container,
-            "--cgroup-parent",
-            parent,
-            "busybox:local",
-            "sleep",
-            "600",
-        ])
+        .args(["run", "-d", "--name", container, "--cgroup-parent", parent, "busybox:local", "sleep", "600"])
         .output();
-    let run = tokio::task::spawn_blocking(move || run.unwrap())
-        .await
-        .unwrap();
-    assert!(
-        run.status.success(),
-        "{}",
-        String::from_utf8_lossy(&run.stderr)
-    );
+    let run = tokio::task::spawn_blocking(move || run.unwrap()).await.unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
 }
 
 #[tokio::test]
 #[ignore = "needs a host with cgroup v2"]
 async fn directories_of_our_own() {
     let root = format!("berth-test-{}", std::process::id());
-    let config = CgroupfsConfig {
-        root: root.clone(),
-        period: Millis(50),
-        ..CgroupfsConfig::default()
-    };
+    let config = CgroupfsConfig { root: root.clone(), period: Millis(50), ..CgroupfsConfig::default() };
     let cgroups = Cgroupfs::new(config, Hierarchy::V2);
     let task = task(1);
     let place = Path::new(MOUNT).join(&root).join(task.id());
-    lives(
-        &cgroups,
-        &task,
-        place,
-        &format!("/{root}/{}", task.id()),
-        "25000 50000",
-    )
-    .await;
+    lives(&cgroups, &task, place, &format!("/{root}/{}", task.id()), "25000 50000").await;
     fs::remove_dir(Path::new(MOUNT).join(root)).unwrap();
 }
 
@@ -190,26 +122,15 @@ async fn slices_of_systemd() {
 async fn a_container_lives_and_dies_in_its_slice() {
     let cgroups = Systemd::new(SystemdConfig::default(), Hierarchy::V2);
     let task = task(3);
-    let bounds = Bounds {
-        memory: Some(Mebibytes(64)),
-        cpu_shares: 2,
-        ..Bounds::default()
-    };
+    let bounds = Bounds { memory: Some(Mebibytes(64)), cpu_shares: 2, ..Bounds::default() };
     let parent = cgroups.create(&task, bounds).await.unwrap().unwrap();
     let name = format!("berth-test-{}", std::process::id());
     with_engine(&parent, &name).await;
     let place = Path::new(MOUNT).join("ecstasks.slice").join(&parent);
-    let scopes = fs::read_dir(&place)
-        .unwrap()
-        .flatten()
-        .filter(|entry| entry.path().is_dir())
-        .count();
+    let scopes = fs::read_dir(&place).unwrap().flatten().filter(|entry| entry.path().is_dir()).count();
     assert_eq!(scopes, 1, "the container's scope is in the slice");
     cgroups.kill(&task).await.unwrap();
-    let waited = Command::new("docker")
-        .args(["wait", &name])
-        .output()
-        .unwrap();
+    let waited = Command::new("docker").args(["wait", &name]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&waited.stdout).trim(), "137");
     Command::new("docker").args(["rm", &name]).output().unwrap();
     cgroups.remove(&task).await.unwrap();

@@ -3,6 +3,8 @@
 //! Needs an engine on `DOCKER_HOST` (else the usual socket) that has `berth-demo:latest`
 //! (`tests/scripts/demo-image.sh`). Without them the tests fail: what was not tried does not work.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on panics")]
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
@@ -21,10 +23,23 @@ use berth_core::units::{Mebibytes, Millis, PortRange, Protocol};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 const IMAGE: &str = "berth-demo:latest";
 
 static COUNTER: AtomicU64 = AtomicU64::new(0);
+
+/// Where the engine listens.
+fn host() -> String {
+    std::env::var("DOCKER_HOST").unwrap_or_else(|_| DockerConfig::default().host)
+}
+
+/// Hands a connection on to the engine.
+async fn relay(mut near: impl AsyncRead + AsyncWrite + Unpin) {
+    let mut far = UnixStream::connect(host().trim_start_matches("unix://")).await.unwrap();
+    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+}
 
 /// An engine and a namespace of the test's own; what is left of it is removed at the end.
 struct Rig {
@@ -36,30 +51,20 @@ impl Rig {
     fn new() -> Self {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("berth-test-{}-{number}", std::process::id());
-        let mut config = DockerConfig {
-            namespace: Some(namespace.clone()),
-            ..DockerConfig::default()
-        };
-        if let Ok(host) = std::env::var("DOCKER_HOST") {
-            config.host = host;
-        }
-        Self {
-            docker: Docker::new(config).unwrap(),
-            namespace,
-        }
+        let config =
+            DockerConfig { host: host(), namespace: Some(namespace.clone()), ..DockerConfig::default() };
+        Self { docker: Docker::new(config).unwrap(), namespace }
     }
 
     /// A request for a container that runs `berth-demo` with these words.
     fn request(&self, words: &[&str]) -> Request {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let id = format!("{:016x}{number:016x}", std::process::id());
-        let mut spec =
-            ContainerSpec::minimal(ContainerName::new("main").unwrap(), IMAGE, Mebibytes(32));
+        let mut spec = ContainerSpec::minimal(ContainerName::new("main").unwrap(), IMAGE, Mebibytes(32));
         spec.command = Some(words.iter().map(ToString::to_string).collect());
         Request {
             name: format!("{}-{number}", self.namespace),
-            arn: TaskArn::new(format!("arn:aws:ecs:eu-west-1:123456789012:task/test/{id}"))
-                .unwrap(),
+            arn: TaskArn::new(format!("arn:aws:ecs:eu-west-1:123456789012:task/test/{id}")).unwrap(),
             network: NetworkMode::None,
             spec,
             bindings: Vec::new(),
@@ -80,10 +85,7 @@ impl Rig {
             if let Some(found) = wanted(fact.clone()) {
                 return found;
             }
-            assert!(
-                begun.elapsed() < Duration::from_secs(30),
-                "{what}: still {fact:?}"
-            );
+            assert!(begun.elapsed() < Duration::from_secs(30), "{what}: still {fact:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -96,10 +98,7 @@ impl Rig {
         .await
     }
 
-    async fn events(
-        &self,
-        since: Option<i64>,
-    ) -> BoxStream<'static, Result<EngineEvent, RuntimeError>> {
+    async fn events(&self, since: Option<i64>) -> BoxStream<'static, Result<EngineEvent, RuntimeError>> {
         self.docker.events(since).await.unwrap()
     }
 
@@ -139,6 +138,7 @@ impl Request {
             task: Arc::new(TaskSpec::try_from(fields).unwrap()),
             container: 0,
             bindings: self.bindings.clone(),
+            links: Vec::new(),
             cgroup_parent: None,
             labels: BTreeMap::from([(labels::SPEC.to_owned(), "{}".to_owned())]),
             environment: vec![("AGENT".to_owned(), "1".to_owned())],
@@ -150,8 +150,7 @@ impl Request {
 async fn with_rig<F: Future<Output = ()>>(test: impl FnOnce(Arc<Rig>) -> F) {
     let rig = Arc::new(Rig::new());
     let outcome =
-        futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(test(Arc::clone(&rig))))
-            .await;
+        futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(test(Arc::clone(&rig)))).await;
     rig.sweep().await;
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
@@ -175,9 +174,7 @@ async fn kinds(
             }
         }
     };
-    let in_time = tokio::time::timeout(Duration::from_secs(20), read)
-        .await
-        .is_ok();
+    let in_time = tokio::time::timeout(Duration::from_secs(20), read).await.is_ok();
     assert!(in_time, "no {last:?} among {seen:?}");
     seen
 }
@@ -187,31 +184,19 @@ async fn a_container_lives_and_its_events_and_facts_tell_so() {
     with_rig(|rig| async move {
         let info = rig.docker.info().await.unwrap();
         assert!(info.api >= (1, 41), "{info:?}");
-        assert!(
-            [1, 2].contains(&info.cgroup_version) && !info.log_drivers.is_empty(),
-            "{info:?}"
-        );
+        assert!([1, 2].contains(&info.cgroup_version) && !info.log_drivers.is_empty(), "{info:?}");
 
         let mut events = rig.events(None).await;
         let mut request = rig.request(&["serve"]);
-        request.spec.environment = vec![EnvVar {
-            name: "AGENT".to_owned(),
-            value: "user".to_owned(),
-        }];
+        request.spec.environment = vec![EnvVar { name: "AGENT".to_owned(), value: "user".to_owned() }];
         let id = rig.docker.create(request.build()).await.unwrap();
-        assert_eq!(
-            rig.docker.inspect(&id).await.unwrap(),
-            Fact::Created { id: id.clone() }
-        );
+        assert_eq!(rig.docker.inspect(&id).await.unwrap(), Fact::Created { id: id.clone() });
         // The same request again finds the container that the first one made.
         assert_eq!(rig.docker.create(request.build()).await.unwrap(), id);
 
         rig.docker.start(&id).await.unwrap();
         rig.docker.start(&id).await.unwrap();
-        let Fact::Running {
-            started_at, health, ..
-        } = rig.docker.inspect(&id).await.unwrap()
-        else {
+        let Fact::Running { started_at, health, .. } = rig.docker.inspect(&id).await.unwrap() else {
             panic!("it does not run")
         };
         assert_eq!(health, None);
@@ -233,17 +218,11 @@ async fn a_container_lives_and_its_events_and_facts_tell_so() {
         rig.docker.remove(&id).await.unwrap();
         rig.docker.stop(&id, Millis(0)).await.unwrap();
         assert_eq!(rig.docker.inspect(&id).await.unwrap(), Fact::Missing);
-        assert!(matches!(
-            rig.docker.start(&id).await,
-            Err(RuntimeError::NoSuchContainer(_))
-        ));
+        assert!(matches!(rig.docker.start(&id).await, Err(RuntimeError::NoSuchContainer(_))));
 
         use EngineEventKind::{Died, Removed, Started};
         let seen = kinds(&mut events, &id, Removed).await;
-        assert_eq!(
-            seen.iter().map(|event| event.kind).collect::<Vec<_>>(),
-            [Started, Died, Removed]
-        );
+        assert_eq!(seen.iter().map(|event| event.kind).collect::<Vec<_>>(), [Started, Died, Removed]);
         assert_eq!(seen[0].task, request.arn);
 
         // From the start's event on, exclusively: the replay has the other two, in order.
@@ -266,46 +245,28 @@ async fn what_is_not_there_or_in_the_way_is_named() {
         assert_eq!(rig.docker.image(&request.spec.image).await.unwrap(), None);
         let found = rig.docker.image("berth-demo").await.unwrap().unwrap();
         assert!(found.id.starts_with("sha256:"), "{found:?}");
-        let pulled = rig
-            .docker
-            .pull(&request.spec.image, None, Millis::from_secs(60))
-            .await;
-        assert!(
-            matches!(&pulled, Err(RuntimeError::Refused(why)) if !why.is_empty()),
-            "{pulled:?}"
-        );
+        let pulled = rig.docker.pull(&request.spec.image, None, Millis::from_secs(60)).await;
+        assert!(matches!(&pulled, Err(RuntimeError::Refused(why)) if !why.is_empty()), "{pulled:?}");
 
         let id = rig.start(&rig.request(&["serve"])).await;
         let mut other = rig.request(&["serve"]);
         let taken = rig.docker.list().await.unwrap().remove(0);
-        other.name = format!(
-            "{}-{}",
-            rig.namespace,
-            u64::from_str_radix(&taken.task.id()[16..], 16).unwrap()
-        );
+        other.name =
+            format!("{}-{}", rig.namespace, u64::from_str_radix(&taken.task.id()[16..], 16).unwrap());
         match rig.docker.create(other.build()).await {
             Err(RuntimeError::Refused(why)) => {
-                assert!(
-                    why.contains(id.as_str()) && why.contains(taken.task.as_str()),
-                    "{why}"
-                );
+                assert!(why.contains(id.as_str()) && why.contains(taken.task.as_str()), "{why}");
             }
             other => panic!("{other:?}"),
         }
-        assert!(
-            matches!(rig.docker.remove(&id).await, Err(RuntimeError::Refused(_))),
-            "a running one"
-        );
+        assert!(matches!(rig.docker.remove(&id).await, Err(RuntimeError::Refused(_))), "a running one");
 
         let mut broken = rig.request(&[]);
         broken.spec.entry_point = Some(vec!["/no/such/program".to_owned()]);
         let id = rig.docker.create(broken.build()).await.unwrap();
         match rig.docker.start(&id).await {
             Err(RuntimeError::Refused(why)) => {
-                assert!(
-                    why.contains("no such file") && !why.ends_with(": unknown"),
-                    "{why}"
-                );
+                assert!(why.contains("no such file") && !why.ends_with(": unknown"), "{why}");
             }
             other => panic!("{other:?}"),
         }
@@ -334,10 +295,7 @@ async fn a_taken_port_is_told_from_other_failures() {
             matches!(&failed, Err(RuntimeError::PortTaken(why)) if why.contains(&port.to_string())),
             "{failed:?}"
         );
-        assert_eq!(
-            rig.docker.inspect(&id).await.unwrap(),
-            Fact::Created { id: id.clone() }
-        );
+        assert_eq!(rig.docker.inspect(&id).await.unwrap(), Fact::Created { id: id.clone() });
 
         drop(taken);
         rig.docker.start(&id).await.unwrap();
@@ -345,10 +303,7 @@ async fn a_taken_port_is_told_from_other_failures() {
         (second.network, second.bindings) = (request.network, request.bindings);
         let second = rig.docker.create(second.build()).await.unwrap();
         let failed = rig.docker.start(&second).await;
-        assert!(
-            matches!(&failed, Err(RuntimeError::PortTaken(_))),
-            "{failed:?}"
-        );
+        assert!(matches!(&failed, Err(RuntimeError::PortTaken(_))), "{failed:?}");
     })
     .await;
 }
@@ -363,9 +318,7 @@ async fn exits_are_told_with_code_cause_and_health() {
         let greedy = rig.start(&greedy).await;
         let mut checked = rig.request(&["serve"]);
         checked.spec.health_check = Some(HealthCheck {
-            command: ["CMD", "/berth-demo", "healthy"]
-                .map(str::to_owned)
-                .to_vec(),
+            command: ["CMD", "/berth-demo", "healthy"].map(str::to_owned).to_vec(),
             interval: Millis(1000),
             timeout: Millis(2000),
             retries: 1,
@@ -381,10 +334,7 @@ async fn exits_are_told_with_code_cause_and_health() {
         let exit = rig.until_exited(&greedy).await;
         assert_eq!((exit.code, exit.oom_killed), (137, true), "{exit:?}");
         rig.until(&checked, "healthy", |fact| match fact {
-            Fact::Running {
-                health: Some(Health::Healthy),
-                ..
-            } => Some(()),
+            Fact::Running { health: Some(Health::Healthy), .. } => Some(()),
             _ => None,
         })
         .await;
@@ -409,29 +359,19 @@ async fn a_slow_stop_delays_nobody() {
         tokio::time::sleep(Duration::from_millis(300)).await;
 
         let begun = Instant::now();
-        let mut slow_stops = pin!(join_all(
-            slow.iter().map(|id| rig.docker.stop(id, Millis(2500)))
-        ));
+        let mut slow_stops = pin!(join_all(slow.iter().map(|id| rig.docker.stop(id, Millis(2500)))));
         let quick_stop = rig.docker.stop(&quick, Millis::from_secs(30));
         tokio::select! {
             biased;
             _ = &mut slow_stops => panic!("the stubborn ones stopped first"),
             stopped = quick_stop => stopped.unwrap(),
         }
-        assert!(
-            begun.elapsed() < Duration::from_secs(2),
-            "{:?}",
-            begun.elapsed()
-        );
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
         for stopped in slow_stops.await {
             stopped.unwrap();
         }
         // The grace is rounded up to whole seconds.
-        assert!(
-            begun.elapsed() >= Duration::from_millis(2900),
-            "{:?}",
-            begun.elapsed()
-        );
+        assert!(begun.elapsed() >= Duration::from_millis(2900), "{:?}", begun.elapsed());
         assert_eq!(rig.until_exited(&slow[0]).await.code, 137);
     })
     .await;
@@ -441,26 +381,16 @@ async fn a_slow_stop_delays_nobody() {
 async fn an_engine_that_comes_late_or_comes_back_is_found() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("engine.sock");
-    let config = DockerConfig {
-        host: format!("unix://{}", socket.display()),
-        ..DockerConfig::default()
-    };
+    let config = DockerConfig { host: format!("unix://{}", socket.display()), ..DockerConfig::default() };
     let docker = Docker::new(config).unwrap();
-    assert!(matches!(
-        docker.info().await,
-        Err(RuntimeError::Unavailable(_))
-    ));
+    assert!(matches!(docker.info().await, Err(RuntimeError::Unavailable(_))));
 
     // A relay to the real engine stands for an engine that starts, stops and starts again.
     for _ in 0..2 {
-        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let listener = UnixListener::bind(&socket).unwrap();
         let relay = async {
             loop {
-                let (mut near, _) = listener.accept().await.unwrap();
-                let mut far = tokio::net::UnixStream::connect("/var/run/docker.sock")
-                    .await
-                    .unwrap();
-                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                relay(listener.accept().await.unwrap().0).await;
             }
         };
         tokio::select! {
@@ -469,10 +399,23 @@ async fn an_engine_that_comes_late_or_comes_back_is_found() {
         }
         drop(listener);
         std::fs::remove_file(&socket).unwrap();
-        assert!(matches!(
-            docker.list().await,
-            Err(RuntimeError::Unavailable(_))
-        ));
+        assert!(matches!(docker.list().await, Err(RuntimeError::Unavailable(_))));
+    }
+}
+
+#[tokio::test]
+async fn an_engine_may_be_reached_over_tcp() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = format!("tcp://{}", listener.local_addr().unwrap());
+    let docker = Docker::new(DockerConfig { host, ..DockerConfig::default() }).unwrap();
+    let relay = async {
+        loop {
+            relay(listener.accept().await.unwrap().0).await;
+        }
+    };
+    tokio::select! {
+        () = relay => {}
+        info = docker.info() => assert!(!info.unwrap().version.is_empty()),
     }
 }
 
@@ -497,12 +440,9 @@ async fn calls_are_quick() {
             rig.docker.start(&id).await.unwrap();
             starts.push(begun.elapsed());
         }
-        join_all((0..42).map(|_| async {
-            rig.docker
-                .create(rig.request(&["serve"]).build())
-                .await
-                .unwrap()
-        }))
+        join_all(
+            (0..42).map(|_| async { rig.docker.create(rig.request(&["serve"]).build()).await.unwrap() }),
+        )
         .await;
 
         let begun = Instant::now();
@@ -520,15 +460,9 @@ async fn calls_are_quick() {
 
         creates.sort_unstable();
         starts.sort_unstable();
-        println!(
-            "create {:?} (median), start {:?} (median, host network)",
-            creates[4], starts[4]
-        );
+        println!("create {:?} (median), start {:?} (median, host network)", creates[4], starts[4]);
         println!("inspect {inspect:?}, list of 50 {list:?}, 50 inspections {inspects:?}");
-        assert!(
-            list + inspects < Duration::from_secs(1),
-            "{list:?} + {inspects:?}"
-        );
+        assert!(list + inspects < Duration::from_secs(1), "{list:?} + {inspects:?}");
     })
     .await;
 }

@@ -13,6 +13,13 @@ pub struct Arns {
 }
 
 impl Arns {
+    /// The region and account of an ARN; `None` when it is none.
+    #[must_use]
+    pub fn of(arn: &str) -> Option<Self> {
+        let mut parts = arn.split(':').skip(3);
+        Some(Self::new(parts.next()?, parts.next()?))
+    }
+
     /// For a region and an account.
     #[must_use]
     pub fn new(region: impl Into<String>, account: impl Into<String>) -> Self {
@@ -113,7 +120,11 @@ pub fn parse(kind: &'static str, value: &str) -> Result<Reference, InvalidRefere
         None => (None, path),
     };
     let scoped = matches!(kind, "task" | "container-instance");
-    if name.is_empty() || name.contains('/') || (cluster.is_some() && !scoped) || cluster.as_deref() == Some("") {
+    if name.is_empty()
+        || name.contains('/')
+        || (cluster.is_some() && !scoped)
+        || cluster.as_deref() == Some("")
+    {
         return Err(invalid());
     }
     Ok(Reference { cluster, name: name.to_owned() })
@@ -153,7 +164,14 @@ mod tests {
     #[test]
     fn what_is_neither_is_refused() {
         let arns = Arns::new("us-east-1", "123456789012");
-        for bad in ["", "a/b", "arn:aws:ecs:r:1:task/blue/x", "arn:aws:ecs:r:1:cluster/", "arn:aws", &arns.cluster("a/b")] {
+        for bad in [
+            "",
+            "a/b",
+            "arn:aws:ecs:r:1:task/blue/x",
+            "arn:aws:ecs:r:1:cluster/",
+            "arn:aws",
+            &arns.cluster("a/b"),
+        ] {
             assert!(parse("cluster", bad).is_err(), "{bad}");
         }
     }

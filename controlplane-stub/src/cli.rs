@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use berth_core::units::Millis;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::agents::HEARTBEAT_INTERVAL;
 use crate::agents::listener::AgentAddress;
 use crate::daemon::{AgentTls, Config};
 use crate::state::AccessKey;
@@ -118,6 +119,7 @@ impl From<Options> for Config {
             dev: options.dev,
             certificate_lifetime: options.certificate_lifetime,
             task_retention: options.task_retention.as_duration(),
+            heartbeat_interval: HEARTBEAT_INTERVAL,
         }
     }
 }
@@ -151,7 +153,9 @@ mod tests {
     fn the_command_line_is_sound() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
-        let cli = Cli::try_parse_from(["x", "serve", "--agent-tls", "--access-key", "a:b", "--access-key", "c:d"]).unwrap();
+        let cli =
+            Cli::try_parse_from(["x", "serve", "--agent-tls", "--access-key", "a:b", "--access-key", "c:d"])
+                .unwrap();
         assert_eq!((cli.options.agent_tls, cli.options.access_key.len()), (TlsMode::On, 2));
         let cli = Cli::try_parse_from(["x", "--data-dir", "/d", "token", "--lifetime", "2d"]).unwrap();
         assert_eq!(cli.command, Some(Command::Token { lifetime: Millis::from_secs(172_800) }));

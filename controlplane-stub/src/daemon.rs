@@ -11,9 +11,9 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::agents::Agents;
 use crate::agents::listener::{AgentAddress, Listener};
 use crate::agents::registry::Registry;
+use crate::agents::{Agents, HEARTBEAT_INTERVAL};
 use crate::api;
 use crate::arn::Arns;
 use crate::controller::Controller;
@@ -68,6 +68,8 @@ pub struct Config {
     pub certificate_lifetime: Millis,
     /// How long a task stays describable after it has STOPPED.
     pub task_retention: Duration,
+    /// How often agents are heard at least; one that misses three in a row counts as dead.
+    pub heartbeat_interval: Duration,
 }
 
 impl Config {
@@ -87,6 +89,7 @@ impl Config {
             dev: false,
             certificate_lifetime: DEFAULT_CERTIFICATE_LIFETIME,
             task_retention: DEFAULT_TASK_RETENTION,
+            heartbeat_interval: HEARTBEAT_INTERVAL,
         }
     }
 
@@ -110,8 +113,13 @@ impl Config {
         if self.account.len() != 12 || !self.account.bytes().all(|b| b.is_ascii_digit()) {
             bail!("--account {:?}: twelve digits are needed", self.account);
         }
-        if self.region.is_empty() || !self.region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
-            bail!("--region {:?}: lower-case letters, digits and hyphens are needed, such as us-east-1", self.region);
+        if self.region.is_empty()
+            || !self.region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        {
+            bail!(
+                "--region {:?}: lower-case letters, digits and hyphens are needed, such as us-east-1",
+                self.region
+            );
         }
         Ok(())
     }
@@ -193,17 +201,29 @@ impl Daemon {
         let (front, back, broken) = (Tracker::new(), Tracker::new(), CancellationToken::new());
         let arns = Arns::new(&config.region, &config.account);
         let registry = Registry::new();
-        let controller =
-            Controller::start(Arc::clone(&store), registry.clone(), arns.clone(), config.task_retention, &back);
+        let controller = Controller::start(
+            Arc::clone(&store),
+            registry.clone(),
+            arns.clone(),
+            config.task_retention,
+            &back,
+        );
         if let Err(error) = controller.ensure_default_cluster().await {
             back.token().cancel();
             return Err(error.into());
         }
 
-        let certifier = authority
-            .as_ref()
-            .map(|authority| Certifier::new(Arc::clone(authority), &config.data_dir, config.certificate_lifetime));
-        let agents = Agents::start(Arc::clone(&store), registry.clone(), arns.clone(), certifier, &front);
+        let certifier = authority.as_ref().map(|authority| {
+            Certifier::new(Arc::clone(authority), &config.data_dir, config.certificate_lifetime)
+        });
+        let agents = Agents::start(
+            Arc::clone(&store),
+            registry.clone(),
+            arns.clone(),
+            certifier,
+            config.heartbeat_interval,
+            &front,
+        );
         let connections = ReceiverStream::new(listener.accept(tls, &front));
         let guard = broken.clone().drop_guard();
         front.spawn("agents", async move {

@@ -2,13 +2,16 @@
 //!
 //! | module | its one job |
 //! | --- | --- |
-//! | `main` | arguments, wiring, start and stop order |
+//! | `main`, [`cli`], [`daemon`] | arguments, wiring, start and stop order |
 //! | [`api`] | ECS's JSON 1.1 over HTTP: typed requests, ECS's errors; writes desired state only |
-//! | `agents` | the gRPC side: enrolment, registration, sessions; writes observed state only |
-//! | `controller` | applies what the scheduler plans by compare-and-swap |
-//! | `scheduler` | pure: read-only view in, plan out |
+//! | [`agents`] | the gRPC side: enrolment, registration, sessions; writes observed state only |
+//! | [`simulated`] | development: agents of this process over the real sessions |
+//! | [`controller`] | applies what the scheduler plans; the one owner of placement |
+//! | [`scheduler`] | pure: read-only view in, plan out |
 //! | [`store`] | read, transactional compare-and-swap, watch |
-//! | [`model`] | the records |
+//! | [`tls`] | the certificate authority, join tokens, certificates of hosts |
+//! | [`model`], [`arn`], [`state`] | the records, their names, and what request handlers work with |
+//! | [`supervise`], [`clock`] | owned futures; the time |
 
 pub mod agents;
 pub mod api;

@@ -28,7 +28,10 @@ pub struct ApiState {
 
 impl fmt::Debug for ApiState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ApiState").field("arns", &self.arns).field("access_keys", &self.access_keys).finish_non_exhaustive()
+        f.debug_struct("ApiState")
+            .field("arns", &self.arns)
+            .field("access_keys", &self.access_keys)
+            .finish_non_exhaustive()
     }
 }
 

@@ -59,8 +59,11 @@ impl Tracker {
                 tracing::error!(name, "a part of the control plane panicked");
             }
         };
-        #[expect(clippy::disallowed_methods, reason = "the one place that spawns; the tracker owns the future")]
-        let _ = tokio::spawn(self.tasks.track_future(watched));
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the one place that spawns; the tracker owns the future"
+        )]
+        drop(tokio::spawn(self.tasks.track_future(watched)));
     }
 
     /// Orders everything to stop, and waits for it.

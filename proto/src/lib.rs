@@ -2,19 +2,8 @@
 //! `berth/v1/agent.proto`, where every message and field is documented. No logic lives here.
 
 /// The messages and services of `berth.v1`.
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    unused_qualifications,
-    reason = "generated"
-)]
-#[allow(
-    clippy::all,
-    clippy::pedantic,
-    clippy::restriction,
-    clippy::nursery,
-    reason = "generated"
-)]
+#[allow(missing_docs, unreachable_pub, unused_qualifications, reason = "generated")]
+#[allow(clippy::all, clippy::pedantic, clippy::restriction, clippy::nursery, reason = "generated")]
 pub mod v1 {
     tonic::include_proto!("berth.v1");
 }

@@ -16,6 +16,7 @@ readonly SCRIPTS=$ROOT/tests/scripts
 readonly PROFILE=${BERTH_PROFILE:-release}
 readonly API_PORT=${BERTH_API_PORT:-8045}
 readonly AGENTS_PORT=${BERTH_AGENTS_PORT:-8046}
+readonly CGROUP=berth-run
 readonly FAMILY=berth-demo-run
 # Containers of this demo's tasks and of nothing else.
 readonly OURS=label=com.amazonaws.ecs.task-definition-family=$FAMILY
@@ -78,6 +79,10 @@ finish() {
     if [ -n "$agent" ]; then step "stopping the agent" end_process "$agent" 20; fi
     if [ -n "$control_plane" ]; then step "stopping the control plane" end_process "$control_plane" 20; fi
     rm -f "$RUN_DIR/agent.pid" "$RUN_DIR/controlplane.pid"
+    # The agent would keep ended containers for a while; it is gone.
+    docker ps --all --quiet --filter "$OURS" --filter status=exited | xargs --no-run-if-empty docker rm --volumes >/dev/null
+    # Stays where tasks of the user's own still run.
+    rmdir "/sys/fs/cgroup/$CGROUP" /sys/fs/cgroup/*/"$CGROUP" 2>/dev/null || true
     if [ "$engine_was_down" = yes ]; then step "stopping the engine" stop_engine; fi
     exit "$code"
 }
@@ -150,7 +155,7 @@ connected() {
 
 start_agent() {
     ECS_CLUSTER=default ECS_BACKEND_HOST=http://127.0.0.1:$AGENTS_PORT ECS_DATADIR=$RUN_DIR/agent \
-        ECS_IMAGE_PULL_BEHAVIOR=prefer-cached \
+        ECS_IMAGE_PULL_BEHAVIOR=prefer-cached BERTH_CGROUP_ROOT="$CGROUP" \
         setsid "$BIN/berth-agent" >"$RUN_DIR/agent.log" 2>&1 </dev/null 9>&- &
     agent=$!
     echo "$agent" >"$RUN_DIR/agent.pid"

@@ -94,7 +94,7 @@ async fn eleven_containers() -> Result<()> {
 #[tokio::test]
 async fn two_containers_of_one_name() -> Result<()> {
     let twice = json!([demo::container("one", &[]), demo::container("one", &[])]);
-    refuses_definition(demo::task("f", "bridge", twice), "ClientException", "one").await
+    refuses_definition(demo::task("f", "bridge", twice), "ClientException", "unique").await
 }
 
 #[tokio::test]

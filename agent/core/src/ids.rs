@@ -87,9 +87,7 @@ macro_rules! checked_text {
 #[must_use]
 pub fn is_resource_name(value: &str) -> bool {
     (1..=255).contains(&value.len())
-        && value
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 checked_text!(
@@ -138,14 +136,9 @@ checked_text!(
 
 fn is_scoped_arn(value: &str, kind: &str) -> bool {
     let mut parts = value.splitn(6, ':');
-    let (Some("arn"), Some(partition), Some("ecs"), Some(_region), Some(_account), Some(resource)) = (
-        parts.next(),
-        parts.next(),
-        parts.next(),
-        parts.next(),
-        parts.next(),
-        parts.next(),
-    ) else {
+    let (Some("arn"), Some(partition), Some("ecs"), Some(_region), Some(_account), Some(resource)) =
+        (parts.next(), parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+    else {
         return false;
     };
     let mut path = resource.split('/');
@@ -153,10 +146,7 @@ fn is_scoped_arn(value: &str, kind: &str) -> bool {
         && path.next() == Some(kind)
         && path.next().is_some_and(is_resource_name)
         && path.next().is_some_and(|id| {
-            id.len() == 32
-                && id
-                    .bytes()
-                    .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+            id.len() == 32 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
         })
         && path.next().is_none()
 }
@@ -189,9 +179,7 @@ impl ContainerInstanceArn {
 
 /// Names one attempt at one thing inside one task. An answer that carries another number than
 /// the one in flight came too late and counts for nothing.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default)]
 #[serde(transparent)]
 pub struct AttemptId(pub u64);
 
@@ -207,10 +195,9 @@ mod tests {
 
     #[test]
     fn a_task_arn_tells_its_id_and_cluster() {
-        let arn = TaskArn::new(
-            "arn:aws:ecs:eu-west-1:123456789012:task/blue/0123456789abcdef0123456789abcdef",
-        )
-        .unwrap();
+        let arn =
+            TaskArn::new("arn:aws:ecs:eu-west-1:123456789012:task/blue/0123456789abcdef0123456789abcdef")
+                .unwrap();
         assert_eq!(arn.id(), "0123456789abcdef0123456789abcdef");
         assert_eq!(arn.cluster(), "blue");
     }
@@ -226,12 +213,7 @@ mod tests {
             "arn:aws:ecs:r:1:task/blue/0123456789abcdef0123456789abcdef/x",
         ] {
             let refused = TaskArn::new(bad).unwrap_err();
-            assert!(
-                refused
-                    .to_string()
-                    .contains("task/<cluster>/<32 hex digits>"),
-                "{refused}"
-            );
+            assert!(refused.to_string().contains("task/<cluster>/<32 hex digits>"), "{refused}");
         }
     }
 }

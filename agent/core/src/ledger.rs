@@ -47,12 +47,7 @@ impl Ledger {
     /// A ledger without grants. The ports of `total` are those reserved from tasks.
     #[must_use]
     pub fn new(total: Resources) -> Self {
-        Self {
-            total,
-            grants: BTreeMap::new(),
-            in_use: Resources::default(),
-            line: Vec::new(),
-        }
+        Self { total, grants: BTreeMap::new(), in_use: Resources::default(), line: Vec::new() }
     }
 
     /// Asks for what a task needs. Asking again changes nothing.
@@ -65,25 +60,24 @@ impl Ledger {
             return Verdict::Never(never);
         }
         if !self.line.iter().any(|w| &w.task == task) {
-            self.line.push(Waiting {
-                task: task.clone(),
-                need: need.clone(),
-                bypassed: 0,
-            });
+            self.line.push(Waiting { task: task.clone(), need: need.clone(), bypassed: 0 });
         }
-        self.serve();
-        match self.missing(task) {
-            None => Verdict::Granted,
-            Some(missing) => Verdict::Waiting(missing),
+        let missing = self.missing(task).unwrap_or_default();
+        if !missing.is_empty() {
+            return Verdict::Waiting(missing);
         }
+        // Only who asks is granted here: nobody would tell the others.
+        if let Some(at) = self.line.iter().position(|w| &w.task == task) {
+            self.grant(at);
+        }
+        Verdict::Granted
     }
 
     /// Takes note of a task that already runs, whatever the host can hold.
     pub fn adopt(&mut self, task: &TaskArn, need: &Resources) {
         self.line.retain(|w| &w.task != task);
-        if self.grants.insert(task.clone(), need.clone()).is_none() {
-            self.in_use = Resources::sum(self.grants.values());
-        }
+        self.grants.insert(task.clone(), need.clone());
+        self.in_use = Resources::sum(self.grants.values());
     }
 
     /// Takes back what a task was granted, or its place in the line. Returns the tasks that are
@@ -100,20 +94,14 @@ impl Ledger {
     #[must_use]
     pub fn missing(&self, task: &TaskArn) -> Option<Vec<Shortfall>> {
         let at = self.line.iter().position(|w| &w.task == task)?;
-        Some(
-            self.total
-                .shortfalls(&self.taken_before(at), &self.line[at].need),
-        )
+        Some(self.total.shortfalls(&self.taken_before(at), &self.line[at].need))
     }
 
     /// Everything that waits, with what it lacks, in order.
     #[must_use]
     pub fn waiting(&self) -> Vec<(TaskArn, Vec<Shortfall>)> {
         let lacks = |(at, w): (usize, &Waiting)| {
-            (
-                w.task.clone(),
-                self.total.shortfalls(&self.taken_before(at), &w.need),
-            )
+            (w.task.clone(), self.total.shortfalls(&self.taken_before(at), &w.need))
         };
         self.line.iter().enumerate().map(lacks).collect()
     }
@@ -145,15 +133,20 @@ impl Ledger {
                 at += 1;
                 continue;
             }
-            let served = self.line.remove(at);
-            for passed_over in &mut self.line[..at] {
-                passed_over.bypassed = passed_over.bypassed.saturating_add(1);
-            }
-            self.in_use.add(&served.need);
-            self.grants.insert(served.task.clone(), served.need);
-            granted.push(served.task);
+            granted.push(self.grant(at));
         }
         granted
+    }
+
+    /// Grants what the place `at` in the line needs; all before it are passed over.
+    fn grant(&mut self, at: usize) -> TaskArn {
+        let served = self.line.remove(at);
+        for passed_over in &mut self.line[..at] {
+            passed_over.bypassed = passed_over.bypassed.saturating_add(1);
+        }
+        self.in_use.add(&served.need);
+        self.grants.insert(served.task.clone(), served.need);
+        served.task
     }
 
     /// What is not to be had for the place `at` in the line: all grants, and what is set aside
@@ -177,41 +170,26 @@ mod tests {
     }
 
     fn mib(n: u32) -> Resources {
-        Resources {
-            memory: Mebibytes(n),
-            ..Resources::default()
-        }
+        Resources { memory: Mebibytes(n), ..Resources::default() }
     }
 
     fn host(memory: u32) -> Ledger {
-        Ledger::new(Resources {
-            cpu: CpuUnits(2048),
-            memory: Mebibytes(memory),
-            ..Resources::default()
-        })
+        Ledger::new(Resources { cpu: CpuUnits(2048), memory: Mebibytes(memory), ..Resources::default() })
     }
 
     #[test]
     fn a_wait_says_what_is_missing() {
         let mut ledger = host(1000);
         assert_eq!(ledger.request(&task(1), &mib(800)), Verdict::Granted);
-        let Verdict::Waiting(missing) = ledger.request(&task(2), &mib(612)) else {
-            panic!("has to wait")
-        };
-        assert_eq!(
-            crate::resources::describe(&missing),
-            "memory, 412 MiB short"
-        );
+        let Verdict::Waiting(missing) = ledger.request(&task(2), &mib(612)) else { panic!("has to wait") };
+        assert_eq!(crate::resources::describe(&missing), "memory, 412 MiB short");
     }
 
     #[test]
     fn what_does_not_fit_holds_up_nobody() {
         let mut ledger = host(1000);
         ledger.request(&task(1), &mib(500));
-        assert!(matches!(
-            ledger.request(&task(2), &mib(900)),
-            Verdict::Waiting(_)
-        ));
+        assert!(matches!(ledger.request(&task(2), &mib(900)), Verdict::Waiting(_)));
         for n in 3..13 {
             assert_eq!(ledger.request(&task(n), &mib(50)), Verdict::Granted);
         }
@@ -221,10 +199,7 @@ mod tests {
     fn a_task_is_passed_over_a_bounded_number_of_times() {
         let mut ledger = host(1000);
         ledger.request(&task(0), &mib(100));
-        assert!(matches!(
-            ledger.request(&task(1), &mib(950)),
-            Verdict::Waiting(_)
-        ));
+        assert!(matches!(ledger.request(&task(1), &mib(950)), Verdict::Waiting(_)));
         let mut served = 0;
         for n in 2..1000 {
             if ledger.request(&task(n), &mib(60)) == Verdict::Granted {
@@ -240,9 +215,7 @@ mod tests {
     #[test]
     fn a_task_that_can_never_fit_does_not_wait() {
         let mut ledger = host(1000);
-        let Verdict::Never(missing) = ledger.request(&task(1), &mib(1001)) else {
-            panic!("never")
-        };
+        let Verdict::Never(missing) = ledger.request(&task(1), &mib(1001)) else { panic!("never") };
         assert_eq!(missing.len(), 1);
         assert!(ledger.waiting().is_empty());
     }

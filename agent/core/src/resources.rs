@@ -68,14 +68,10 @@ impl Resources {
     pub fn shortfalls(&self, in_use: &Self, need: &Self) -> Vec<Shortfall> {
         let mut missing = Vec::new();
         if let Some(short) = short(self.cpu.0, in_use.cpu.0, need.cpu.0) {
-            missing.push(Shortfall::Cpu {
-                short_by: CpuUnits(short),
-            });
+            missing.push(Shortfall::Cpu { short_by: CpuUnits(short) });
         }
         if let Some(short) = short(self.memory.0, in_use.memory.0, need.memory.0) {
-            missing.push(Shortfall::Memory {
-                short_by: Mebibytes(short),
-            });
+            missing.push(Shortfall::Memory { short_by: Mebibytes(short) });
         }
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let taken: Vec<u16> = need
@@ -83,9 +79,7 @@ impl Resources {
                 .of(protocol)
                 .iter()
                 .copied()
-                .filter(|p| {
-                    self.ports.of(protocol).contains(p) || in_use.ports.of(protocol).contains(p)
-                })
+                .filter(|p| self.ports.of(protocol).contains(p) || in_use.ports.of(protocol).contains(p))
                 .collect();
             if !taken.is_empty() {
                 missing.push(Shortfall::Ports { protocol, taken });
@@ -144,9 +138,11 @@ impl Resources {
 }
 
 fn short(total: u32, in_use: u32, need: u32) -> Option<u32> {
-    let left = total.saturating_sub(in_use);
-    // A need of nothing fits even where more than everything is in use.
-    (need > left).then(|| need - left)
+    // Where more than everything is in use, that surplus has to go as well.
+    let wanted = u64::from(in_use) + u64::from(need);
+    let missing = wanted.saturating_sub(u64::from(total));
+    // A need of nothing fits even there.
+    (need > 0 && missing > 0).then(|| u32::try_from(missing).unwrap_or(u32::MAX))
 }
 
 /// One thing that is missing, and how much of it.
@@ -201,11 +197,7 @@ impl fmt::Display for Shortfall {
             Self::Cpu { short_by } => write!(f, "cpu, {} units short", short_by.0),
             Self::Memory { short_by } => write!(f, "memory, {short_by} short"),
             Self::Ports { protocol, taken } => {
-                write!(
-                    f,
-                    "{protocol} port{} ",
-                    if taken.len() == 1 { "" } else { "s" }
-                )?;
+                write!(f, "{protocol} port{} ", if taken.len() == 1 { "" } else { "s" })?;
                 for (i, port) in taken.iter().enumerate() {
                     write!(f, "{}{port}", if i == 0 { "" } else { ", " })?;
                 }
@@ -220,9 +212,5 @@ impl fmt::Display for Shortfall {
 /// Several shortfalls in one line: `memory, 412 MiB short; tcp port 80 in use`.
 #[must_use]
 pub fn describe(missing: &[Shortfall]) -> String {
-    missing
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join("; ")
+    missing.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

@@ -88,6 +88,15 @@ pub struct Dependency {
     pub condition: Condition,
 }
 
+/// One entry of `links`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// The container that is reached.
+    pub container: ContainerName,
+    /// The name that it is reached by.
+    pub alias: String,
+}
+
 /// A health check that the engine runs inside the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthCheck {
@@ -201,6 +210,10 @@ pub struct ContainerSpec {
     /// Lines for `/etc/hosts`: (host name, address).
     #[serde(default)]
     pub extra_hosts: Vec<(String, String)>,
+    /// Other containers of the task that this one reaches by name (`bridge` alone). A link counts
+    /// as a dependency with [`Condition::Start`].
+    #[serde(default)]
+    pub links: Vec<Link>,
     /// DNS servers.
     #[serde(default)]
     pub dns_servers: Vec<String>,
@@ -238,6 +251,7 @@ impl ContainerSpec {
             health_check: None,
             ulimits: Vec::new(),
             extra_hosts: Vec::new(),
+            links: Vec::new(),
             dns_servers: Vec::new(),
             dns_search_domains: Vec::new(),
         }
@@ -294,17 +308,17 @@ pub struct InvalidSpec {
 }
 
 fn invalid<T>(field: impl Into<String>, problem: impl Into<String>) -> Result<T, InvalidSpec> {
-    Err(InvalidSpec {
-        field: field.into(),
-        problem: problem.into(),
-    })
+    Err(InvalidSpec { field: field.into(), problem: problem.into() })
 }
 
 impl TryFrom<TaskFields> for TaskSpec {
     type Error = InvalidSpec;
 
-    fn try_from(fields: TaskFields) -> Result<Self, InvalidSpec> {
+    fn try_from(mut fields: TaskFields) -> Result<Self, InvalidSpec> {
         check_set(&fields)?;
+        for container in &mut fields.containers {
+            depend_on_links(container);
+        }
         for container in &fields.containers {
             check_container(&fields, container)?;
         }
@@ -314,16 +328,23 @@ impl TryFrom<TaskFields> for TaskSpec {
     }
 }
 
+/// What is linked must run first, whether or not the definition says so.
+fn depend_on_links(container: &mut ContainerSpec) {
+    for link in &container.links {
+        if !container.depends_on.iter().any(|d| d.container == link.container) {
+            let dependency = Dependency { container: link.container.clone(), condition: Condition::Start };
+            container.depends_on.push(dependency);
+        }
+    }
+}
+
 fn check_set(fields: &TaskFields) -> Result<(), InvalidSpec> {
     let containers = &fields.containers;
     if containers.is_empty() {
         return invalid("containers", "a task has at least one container");
     }
     if containers.len() > MAX_CONTAINERS {
-        return invalid(
-            "containers",
-            format!("{} containers, at most {MAX_CONTAINERS}", containers.len()),
-        );
+        return invalid("containers", format!("{} containers, at most {MAX_CONTAINERS}", containers.len()));
     }
     let names: BTreeSet<_> = containers.iter().map(|c| &c.name).collect();
     if names.len() != containers.len() {
@@ -340,8 +361,7 @@ fn check_container(task: &TaskFields, container: &ContainerSpec) -> Result<(), I
     if container.image.trim().is_empty() {
         return invalid(at("image"), "is empty");
     }
-    if task.memory.is_none() && container.memory.is_none() && container.memory_reservation.is_none()
-    {
+    if task.memory.is_none() && container.memory.is_none() && container.memory_reservation.is_none() {
         return invalid(
             at("memory"),
             "the task has no memory bound, so memory or memoryReservation is needed",
@@ -350,18 +370,12 @@ fn check_container(task: &TaskFields, container: &ContainerSpec) -> Result<(), I
     if let (Some(hard), Some(soft)) = (container.memory, container.memory_reservation)
         && hard < soft
     {
-        return invalid(
-            at("memory"),
-            format!("{hard} is less than memoryReservation, {soft}"),
-        );
+        return invalid(at("memory"), format!("{hard} is less than memoryReservation, {soft}"));
     }
     if let (Some(hard), Some(bound)) = (container.memory, task.memory)
         && hard > bound
     {
-        return invalid(
-            at("memory"),
-            format!("{hard} is more than the task's {bound}"),
-        );
+        return invalid(at("memory"), format!("{hard} is more than the task's {bound}"));
     }
     for mapping in &container.ports {
         let fixed = mapping.static_host_ports();
@@ -383,6 +397,9 @@ fn check_container(task: &TaskFields, container: &ContainerSpec) -> Result<(), I
             _ => {}
         }
     }
+    if !container.links.is_empty() && task.network_mode != NetworkMode::Bridge {
+        return invalid(at("links"), "only possible in network mode bridge");
+    }
     if let Some(check) = &container.health_check
         && check.command.is_empty()
     {
@@ -395,17 +412,11 @@ fn check_host_ports(fields: &TaskFields) -> Result<(), InvalidSpec> {
     let mut seen = Ports::default();
     for container in &fields.containers {
         for mapping in &container.ports {
-            for port in host_ports(fields.network_mode, mapping)
-                .into_iter()
-                .flat_map(PortRange::ports)
-            {
+            for port in host_ports(fields.network_mode, mapping).into_iter().flat_map(PortRange::ports) {
                 if !seen.of_mut(mapping.protocol).insert(port) {
                     return invalid(
                         format!("containers[{}].portMappings", container.name),
-                        format!(
-                            "{} host port {port} is used twice in the task",
-                            mapping.protocol
-                        ),
+                        format!("{} host port {port} is used twice in the task", mapping.protocol),
                     );
                 }
             }
@@ -418,24 +429,14 @@ fn check_dependencies(fields: &TaskFields) -> Result<(), InvalidSpec> {
     for container in &fields.containers {
         let at = format!("containers[{}].dependsOn", container.name);
         for dependency in &container.depends_on {
-            let Some(other) = fields
-                .containers
-                .iter()
-                .find(|c| c.name == dependency.container)
-            else {
-                return invalid(
-                    at,
-                    format!("there is no container {}", dependency.container),
-                );
+            let Some(other) = fields.containers.iter().find(|c| c.name == dependency.container) else {
+                return invalid(at, format!("there is no container {}", dependency.container));
             };
             match dependency.condition {
                 Condition::Complete | Condition::Success if other.essential => {
                     return invalid(
                         at,
-                        format!(
-                            "{} is essential and may not end before the task",
-                            other.name
-                        ),
+                        format!("{} is essential and may not end before the task", other.name),
                     );
                 }
                 Condition::Healthy if other.health_check.is_none() => {
@@ -486,11 +487,7 @@ impl TaskSpec {
             }
         }
         let cpu = self.cpu.unwrap_or_else(|| {
-            CpuUnits(
-                self.containers
-                    .iter()
-                    .fold(0, |sum: u32, c| sum.saturating_add(c.cpu.0)),
-            )
+            CpuUnits(self.containers.iter().fold(0, |sum: u32, c| sum.saturating_add(c.cpu.0)))
         });
         let memory = self.memory.unwrap_or_else(|| {
             Mebibytes(self.containers.iter().fold(0, |sum: u32, c| {
@@ -498,13 +495,7 @@ impl TaskSpec {
             }))
         });
         let enis = u32::from(self.network_mode == NetworkMode::Awsvpc);
-        Resources {
-            cpu,
-            memory,
-            ports,
-            enis,
-            gpus: 0,
-        }
+        Resources { cpu, memory, ports, enis, gpus: 0 }
     }
 
     /// The container of that name.
@@ -517,9 +508,6 @@ impl TaskSpec {
     #[must_use]
     pub fn has_dynamic_ports(&self) -> bool {
         self.network_mode == NetworkMode::Bridge
-            && self
-                .containers
-                .iter()
-                .any(|c| c.ports.iter().any(|p| p.host.is_none()))
+            && self.containers.iter().any(|c| c.ports.iter().any(|p| p.host.is_none()))
     }
 }

@@ -65,19 +65,11 @@ pub const fn driver(
         return Err(Unsuitable::NotMounted);
     };
     // Engines before 20.10 report no version: they know v1 alone.
-    let engine = if engine_version == 0 {
-        1
-    } else {
-        engine_version
-    };
+    let engine = if engine_version == 0 { 1 } else { engine_version };
     if engine != mounted.version() {
         return Err(Unsuitable::Different { engine, mounted });
     }
-    Ok(if systemd {
-        DriverKind::Systemd(mounted)
-    } else {
-        DriverKind::Cgroupfs(mounted)
-    })
+    Ok(if systemd { DriverKind::Systemd(mounted) } else { DriverKind::Cgroupfs(mounted) })
 }
 
 #[cfg(test)]
@@ -87,69 +79,22 @@ mod tests {
     #[test]
     fn engine_and_agent_go_the_same_way() {
         for (version, systemd, mounted, expected) in [
-            (
-                1,
-                false,
-                Some(Hierarchy::V1),
-                Ok(DriverKind::Cgroupfs(Hierarchy::V1)),
-            ),
-            (
-                0,
-                false,
-                Some(Hierarchy::V1),
-                Ok(DriverKind::Cgroupfs(Hierarchy::V1)),
-            ),
-            (
-                1,
-                true,
-                Some(Hierarchy::V1),
-                Ok(DriverKind::Systemd(Hierarchy::V1)),
-            ),
-            (
-                2,
-                false,
-                Some(Hierarchy::V2),
-                Ok(DriverKind::Cgroupfs(Hierarchy::V2)),
-            ),
-            (
-                2,
-                true,
-                Some(Hierarchy::V2),
-                Ok(DriverKind::Systemd(Hierarchy::V2)),
-            ),
-            (
-                2,
-                true,
-                Some(Hierarchy::V1),
-                Err(Unsuitable::Different {
-                    engine: 2,
-                    mounted: Hierarchy::V1,
-                }),
-            ),
-            (
-                1,
-                false,
-                Some(Hierarchy::V2),
-                Err(Unsuitable::Different {
-                    engine: 1,
-                    mounted: Hierarchy::V2,
-                }),
-            ),
+            (1, false, Some(Hierarchy::V1), Ok(DriverKind::Cgroupfs(Hierarchy::V1))),
+            (0, false, Some(Hierarchy::V1), Ok(DriverKind::Cgroupfs(Hierarchy::V1))),
+            (1, true, Some(Hierarchy::V1), Ok(DriverKind::Systemd(Hierarchy::V1))),
+            (2, false, Some(Hierarchy::V2), Ok(DriverKind::Cgroupfs(Hierarchy::V2))),
+            (2, true, Some(Hierarchy::V2), Ok(DriverKind::Systemd(Hierarchy::V2))),
+            (2, true, Some(Hierarchy::V1), Err(Unsuitable::Different { engine: 2, mounted: Hierarchy::V1 })),
+            (1, false, Some(Hierarchy::V2), Err(Unsuitable::Different { engine: 1, mounted: Hierarchy::V2 })),
             (2, true, None, Err(Unsuitable::NotMounted)),
         ] {
-            assert_eq!(
-                driver(version, systemd, mounted),
-                expected,
-                "{version} {systemd} {mounted:?}"
-            );
+            assert_eq!(driver(version, systemd, mounted), expected, "{version} {systemd} {mounted:?}");
         }
     }
 
     #[test]
     fn a_mismatch_names_both_versions() {
-        let text = driver(2, true, Some(Hierarchy::V1))
-            .unwrap_err()
-            .to_string();
+        let text = driver(2, true, Some(Hierarchy::V1)).unwrap_err().to_string();
         assert!(text.contains("v2") && text.contains("v1"), "{text}");
     }
 }

@@ -75,9 +75,7 @@ impl FakeCgroups {
 
     /// Leaves a cgroup behind, as an agent of old would.
     pub fn plant(&self, task_id: &str) {
-        self.state()
-            .cgroups
-            .insert(task_id.to_owned(), FakeCgroup::default());
+        self.state().cgroups.insert(task_id.to_owned(), FakeCgroup::default());
     }
 
     /// Every call so far, in order.
@@ -95,12 +93,7 @@ impl FakeCgroups {
         let delay = {
             let mut state = self.state();
             state.calls.push(call);
-            state
-                .delays
-                .iter()
-                .rev()
-                .find(|(of, _)| *of == call)
-                .map(|(_, by)| *by)
+            state.delays.iter().rev().find(|(of, _)| *of == call).map(|(_, by)| *by)
         };
         if let Some(by) = delay {
             tokio::time::sleep(by.as_duration()).await;
@@ -123,11 +116,7 @@ impl FakeCgroups {
 }
 
 fn failed(task: &str, what: String, kind: io::ErrorKind) -> CgroupError {
-    CgroupError {
-        task: task.to_owned(),
-        what,
-        source: io::Error::from(kind),
-    }
+    CgroupError { task: task.to_owned(), what, source: io::Error::from(kind) }
 }
 
 impl Cgroups for FakeCgroups {
@@ -138,21 +127,13 @@ impl Cgroups for FakeCgroups {
     ) -> BoxFuture<'a, Result<Option<String>, CgroupError>> {
         async move {
             self.begin(Call::Create, task.id()).await?;
-            self.state()
-                .cgroups
-                .entry(task.id().to_owned())
-                .or_default()
-                .bounds = bounds;
+            self.state().cgroups.entry(task.id().to_owned()).or_default().bounds = bounds;
             Ok(Some(format!("/ecs/{}", task.id())))
         }
         .boxed()
     }
 
-    fn bound<'a>(
-        &'a self,
-        task: &'a TaskArn,
-        cpu: CpuUnits,
-    ) -> BoxFuture<'a, Result<(), CgroupError>> {
+    fn bound<'a>(&'a self, task: &'a TaskArn, cpu: CpuUnits) -> BoxFuture<'a, Result<(), CgroupError>> {
         async move {
             self.begin(Call::Bound, task.id()).await?;
             match self.state().cgroups.get_mut(task.id()) {
@@ -160,11 +141,7 @@ impl Cgroups for FakeCgroups {
                     cgroup.quota = Some(cpu);
                     Ok(())
                 }
-                None => Err(failed(
-                    task.id(),
-                    "set the CPU quota".to_owned(),
-                    io::ErrorKind::NotFound,
-                )),
+                None => Err(failed(task.id(), "set the CPU quota".to_owned(), io::ErrorKind::NotFound)),
             }
         }
         .boxed()

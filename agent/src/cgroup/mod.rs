@@ -59,11 +59,7 @@ pub trait Cgroups: Send + Sync + 'static {
         bounds: Bounds,
     ) -> BoxFuture<'a, Result<Option<String>, CgroupError>>;
     /// Puts the CPU quota in force.
-    fn bound<'a>(
-        &'a self,
-        task: &'a TaskArn,
-        cpu: CpuUnits,
-    ) -> BoxFuture<'a, Result<(), CgroupError>>;
+    fn bound<'a>(&'a self, task: &'a TaskArn, cpu: CpuUnits) -> BoxFuture<'a, Result<(), CgroupError>>;
     /// Removes the task's cgroup; one that is not there is removed already.
     fn remove<'a>(&'a self, task: &'a TaskArn) -> BoxFuture<'a, Result<(), CgroupError>>;
     /// Kills every process in the task's cgroup and below.
@@ -82,9 +78,6 @@ mod tests {
 
     #[test]
     fn the_scale_of_shares_maps_onto_the_scale_of_weights() {
-        assert_eq!(
-            [0, 2, 1024, 262_144, u64::MAX].map(weight),
-            [1, 1, 39, 10_000, 10_000]
-        );
+        assert_eq!([0, 2, 1024, 262_144, u64::MAX].map(weight), [1, 1, 39, 10_000, 10_000]);
     }
 }

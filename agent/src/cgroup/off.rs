@@ -11,11 +11,7 @@ use super::{Bounds, CgroupError, Cgroups};
 pub struct Off;
 
 impl Cgroups for Off {
-    fn create<'a>(
-        &'a self,
-        _: &'a TaskArn,
-        _: Bounds,
-    ) -> BoxFuture<'a, Result<Option<String>, CgroupError>> {
+    fn create<'a>(&'a self, _: &'a TaskArn, _: Bounds) -> BoxFuture<'a, Result<Option<String>, CgroupError>> {
         future::ready(Ok(None)).boxed()
     }
 

@@ -69,13 +69,7 @@ pub(super) fn kill_all(path: &Path) -> io::Result<usize> {
     let ours = Pid::this();
     for line in processes.lines() {
         // A process of a namespace that cannot be seen from here shows as 0, which would mean us.
-        let Some(pid) = line
-            .trim()
-            .parse()
-            .ok()
-            .filter(|pid| *pid > 1)
-            .map(Pid::from_raw)
-        else {
+        let Some(pid) = line.trim().parse().ok().filter(|pid| *pid > 1).map(Pid::from_raw) else {
             continue;
         };
         if pid == ours {
@@ -92,14 +86,10 @@ pub(super) fn kill_all(path: &Path) -> io::Result<usize> {
 
 /// Whether the thing is not there: absent, or taken away while we looked.
 pub(super) fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound
-        || error.raw_os_error() == Some(nix::errno::Errno::ENODEV as i32)
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::errno::Errno::ENODEV as i32)
 }
 
 /// Whether processes, or cgroups that are on their way out, are still in it.
 pub(super) fn is_busy(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ResourceBusy | io::ErrorKind::DirectoryNotEmpty
-    )
+    matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::DirectoryNotEmpty)
 }

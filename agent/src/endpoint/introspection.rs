@@ -47,15 +47,10 @@ pub async fn serve(
         .route("/v1/metadata", get(metadata))
         .route("/v1/tasks", get(tasks))
         .route("/v1/health", get(health))
-        .route(
-            "/license",
-            get(|| async { include_str!("../../../LICENSE") }),
-        )
+        .route("/license", get(|| async { include_str!("../../../LICENSE") }))
         .fallback(get(commands))
         .with_state(Arc::new(state));
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
 #[derive(Serialize)]
@@ -65,9 +60,7 @@ struct Commands {
 }
 
 async fn commands() -> Json<Commands> {
-    Json(Commands {
-        available_commands: ["/v1/metadata", "/v1/tasks", "/v1/health", "/license"],
-    })
+    Json(Commands { available_commands: ["/v1/metadata", "/v1/tasks", "/v1/health", "/license"] })
 }
 
 #[derive(Serialize)]
@@ -106,21 +99,8 @@ async fn health(State(state): State<Arc<Introspection>>) -> Response {
         SessionStatus::Deregistered => "deregistered".to_owned(),
     };
     let waiting_tasks = state.engine.usage().borrow().waiting.len();
-    let status = if healthy {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    (
-        status,
-        Json(Health {
-            healthy,
-            session,
-            engine,
-            waiting_tasks,
-        }),
-    )
-        .into_response()
+    let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(Health { healthy, session, engine, waiting_tasks })).into_response()
 }
 
 #[derive(Serialize)]
@@ -182,11 +162,7 @@ impl TaskView {
             .iter()
             .zip(&task.spec().containers)
             .map(|(container, spec)| ContainerView {
-                docker_id: container
-                    .id
-                    .as_ref()
-                    .map(ToString::to_string)
-                    .unwrap_or_default(),
+                docker_id: container.id.as_ref().map(ToString::to_string).unwrap_or_default(),
                 docker_name: crate::engine::engine_name(task.spec(), &container.name),
                 name: container.name.to_string(),
                 image: spec.image.clone(),
@@ -200,11 +176,7 @@ impl TaskView {
             .collect();
         Self {
             arn: task.spec().arn.to_string(),
-            desired_status: if task.is_stopping() {
-                "STOPPED"
-            } else {
-                "RUNNING"
-            },
+            desired_status: if task.is_stopping() { "STOPPED" } else { "RUNNING" },
             known_status: state.status.as_str(),
             family: task.spec().family.to_string(),
             version: task.spec().revision.to_string(),
@@ -227,11 +199,7 @@ fn ports(task: &Task, container: &Container) -> Vec<PortView> {
 }
 
 fn rfc3339(at: Timestamp) -> Option<String> {
-    Some(
-        jiff::Timestamp::from_millisecond(i64::try_from(at.0).ok()?)
-            .ok()?
-            .to_string(),
-    )
+    Some(jiff::Timestamp::from_millisecond(i64::try_from(at.0).ok()?).ok()?.to_string())
 }
 
 /// All tasks, or one by `?taskarn=` or `?dockerid=` (a prefix of 12 digits or fewer will do).
@@ -241,17 +209,14 @@ async fn tasks(
 ) -> Response {
     let all = state.engine.tasks();
     match (query.get("taskarn"), query.get("dockerid")) {
-        (Some(_), Some(_)) => (
-            StatusCode::BAD_REQUEST,
-            "Request contains both taskarn and dockerid; give one",
-        )
-            .into_response(),
+        (Some(_), Some(_)) => {
+            (StatusCode::BAD_REQUEST, "Request contains both taskarn and dockerid; give one").into_response()
+        }
         (Some(arn), None) => one(all.iter().filter(|task| task.spec().arn.as_str() == arn)),
         (None, Some(id)) => one(all.iter().filter(|task| has_container(task, id))),
-        (None, None) => Json(TaskList {
-            tasks: all.iter().map(|task| TaskView::of(task)).collect(),
-        })
-        .into_response(),
+        (None, None) => {
+            Json(TaskList { tasks: all.iter().map(|task| TaskView::of(task)).collect() }).into_response()
+        }
     }
 }
 
@@ -261,19 +226,13 @@ fn has_container(task: &Task, id: &str) -> bool {
         .containers
         .iter()
         .filter_map(|c| c.id.as_ref())
-        .any(|full| {
-            full.as_str() == id || (short && !id.is_empty() && full.as_str().starts_with(id))
-        })
+        .any(|full| full.as_str() == id || (short && !id.is_empty() && full.as_str().starts_with(id)))
 }
 
 fn one<'a>(mut found: impl Iterator<Item = &'a Arc<Task>>) -> Response {
     match (found.next(), found.next()) {
         (None, _) => (StatusCode::NOT_FOUND, "no such task").into_response(),
         (Some(task), None) => Json(TaskView::of(task)).into_response(),
-        (Some(_), Some(_)) => (
-            StatusCode::BAD_REQUEST,
-            "the id is the beginning of several",
-        )
-            .into_response(),
+        (Some(_), Some(_)) => (StatusCode::BAD_REQUEST, "the id is the beginning of several").into_response(),
     }
 }

@@ -41,10 +41,7 @@ pub(super) struct Message {
 
 impl From<Event> for Message {
     fn from(event: Event) -> Self {
-        Self {
-            event,
-            persisted: None,
-        }
+        Self { event, persisted: None }
     }
 }
 
@@ -152,11 +149,7 @@ impl Actor {
                 }
             }
             let token = self.shared.tracker.token();
-            if token
-                .run_until_cancelled(tokio::time::sleep(pause))
-                .await
-                .is_none()
-            {
+            if token.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return false;
             }
             pause = (pause * 2).min(WRITE_PAUSE_MAX);
@@ -191,11 +184,8 @@ impl Actor {
         };
         let abandoned = self.shared.tracker.token().child_token();
         self.in_flight.insert(attempt, abandoned.clone());
-        let (shared, spec, sender) = (
-            Arc::clone(&self.shared),
-            Arc::clone(self.task.spec()),
-            self.sender.clone(),
-        );
+        let (shared, spec, sender) =
+            (Arc::clone(&self.shared), Arc::clone(self.task.spec()), self.sender.clone());
         self.shared.tracker.spawn("act", async move {
             // Dropped when it is abandoned, or when the agent stops: restoring asks the world what
             // became of it.
@@ -217,9 +207,7 @@ impl Actor {
             self.shared.tracker.spawn_droppable("look", async move {
                 match perform::inspect(&shared, &id).await {
                     Outcome::Fact(fact) => {
-                        let _ = sender
-                            .send(Event::Observed { container, fact }.into())
-                            .await;
+                        let _ = sender.send(Event::Observed { container, fact }.into()).await;
                     }
                     // The engine is away: when it is back, every container is looked at.
                     other => tracing::debug!(%container, ?other, "could not look at a container"),
@@ -230,13 +218,7 @@ impl Actor {
 
     /// Whether an act in flight will tell about it anyway.
     fn is_expected(&self, container: &ContainerName, kind: EngineEventKind) -> bool {
-        let Some(known) = self
-            .task
-            .state()
-            .containers
-            .iter()
-            .find(|c| &c.name == container)
-        else {
+        let Some(known) = self.task.state().containers.iter().find(|c| &c.name == container) else {
             return true;
         };
         let in_flight = known.attempt.map(|a| a.kind);
@@ -245,9 +227,7 @@ impl Actor {
                 known.status == ContainerStatus::Running || in_flight == Some(AttemptKind::Start)
             }
             EngineEventKind::Died => in_flight == Some(AttemptKind::Stop),
-            EngineEventKind::Removed => {
-                in_flight == Some(AttemptKind::Remove) || known.is_stopped()
-            }
+            EngineEventKind::Removed => in_flight == Some(AttemptKind::Remove) || known.is_stopped(),
             EngineEventKind::Health => false,
             // The death that may follow says whether the kernel was the cause.
             EngineEventKind::OutOfMemory => true,
@@ -258,14 +238,8 @@ impl Actor {
 /// The state and what is to be told of it, for one transaction.
 pub(super) fn writes_of(task: &Task, report: Option<Report>) -> Vec<Write> {
     let arn = task.spec().arn.clone();
-    let mut writes = vec![Write::State {
-        task: arn.clone(),
-        state: task.state().clone(),
-    }];
-    writes.extend(report.map(|report| Write::Report {
-        task: arn,
-        report: Box::new(report),
-    }));
+    let mut writes = vec![Write::State { task: arn.clone(), state: task.state().clone() }];
+    writes.extend(report.map(|report| Write::Report { task: arn, report: Box::new(report) }));
     writes
 }
 

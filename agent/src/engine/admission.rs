@@ -34,25 +34,15 @@ struct Inner {
 
 impl Admission {
     pub(super) fn new(total: Resources) -> Self {
-        let usage = Usage {
-            total: total.clone(),
-            ..Usage::default()
-        };
+        let usage = Usage { total: total.clone(), ..Usage::default() };
         Self {
-            inner: Mutex::new(Inner {
-                ledger: Ledger::new(total),
-                tasks: HashMap::new(),
-            }),
+            inner: Mutex::new(Inner { ledger: Ledger::new(total), tasks: HashMap::new() }),
             usage: watch::Sender::new(usage),
         }
     }
 
     /// Asks for what a task needs; the receiver tells of every change of the answer.
-    pub(super) fn request(
-        &self,
-        task: &TaskArn,
-        need: &Resources,
-    ) -> (Verdict, watch::Receiver<Verdict>) {
+    pub(super) fn request(&self, task: &TaskArn, need: &Resources) -> (Verdict, watch::Receiver<Verdict>) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let verdict = inner.ledger.request(task, need);
         let sender = watch::Sender::new(verdict.clone());
@@ -102,11 +92,8 @@ impl Admission {
                 });
             }
         }
-        let usage = Usage {
-            total: inner.ledger.total().clone(),
-            in_use: inner.ledger.in_use().clone(),
-            waiting,
-        };
+        let usage =
+            Usage { total: inner.ledger.total().clone(), in_use: inner.ledger.in_use().clone(), waiting };
         self.usage.send_if_modified(|old| {
             let changed = *old != usage;
             *old = usage;

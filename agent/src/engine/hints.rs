@@ -31,13 +31,9 @@ impl Hints {
     /// Takes all hints; waits until there is one. Dropping the future loses none.
     pub(super) async fn take(&self) -> Vec<(ContainerName, EngineId, EngineEventKind)> {
         loop {
-            let taken =
-                std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+            let taken = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
             if !taken.is_empty() {
-                return taken
-                    .into_iter()
-                    .map(|((container, id), kind)| (container, id, kind))
-                    .collect();
+                return taken.into_iter().map(|((container, id), kind)| (container, id, kind)).collect();
             }
             self.notify.notified().await;
         }

@@ -27,10 +27,7 @@ pub(super) fn labels_of(
     agent: &str,
     instance: Option<&ContainerInstanceArn>,
 ) -> BTreeMap<String, String> {
-    let keepsake = Keepsake {
-        spec: spec.clone(),
-        bindings: bindings.to_vec(),
-    };
+    let keepsake = Keepsake { spec: spec.clone(), bindings: bindings.to_vec() };
     let mut all = BTreeMap::from([
         (labels::CLUSTER.to_owned(), spec.arn.cluster().to_owned()),
         (labels::TASK_ARN.to_owned(), spec.arn.to_string()),
@@ -51,10 +48,5 @@ pub(super) fn labels_of(
 /// The engine's name for a container: unique for task and container, and the same at every try.
 #[must_use]
 pub fn engine_name(spec: &TaskSpec, container: &ContainerName) -> String {
-    format!(
-        "ecs-{}-{}-{container}-{}",
-        spec.family,
-        spec.revision,
-        spec.arn.id()
-    )
+    format!("ecs-{}-{}-{container}-{}", spec.family, spec.revision, spec.arn.id())
 }

@@ -89,10 +89,7 @@ struct Shared {
 
 impl Shared {
     fn instance(&self) -> Option<ContainerInstanceArn> {
-        self.instance
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.instance.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -143,25 +140,16 @@ impl Engine {
             engine_healthy: watch::Sender::new(true),
             tracker,
         });
-        let engine = Self {
-            shared: Arc::clone(&shared),
-        };
+        let engine = Self { shared: Arc::clone(&shared) };
         let cursor = world.cursor;
-        let mut known: BTreeSet<TaskArn> = saved
-            .tasks
-            .iter()
-            .map(|(spec, _)| spec.arn.clone())
-            .collect();
+        let mut known: BTreeSet<TaskArn> = saved.tasks.iter().map(|(spec, _)| spec.arn.clone()).collect();
         let mut writes = Vec::new();
         let mut started = Vec::new();
         for (mut task, events) in restore::reunite(&shared, saved, world) {
             let need = task.spec().need();
             let arn = task.spec().arn.clone();
             let holds = task.holds_grant();
-            let waits = matches!(
-                task.state().admission,
-                berth_core::task::Admission::Waiting(_)
-            );
+            let waits = matches!(task.state().admission, berth_core::task::Admission::Waiting(_));
             let (verdict, receiver) = if waits {
                 shared.admission.request(&arn, &need)
             } else if holds {
@@ -178,20 +166,15 @@ impl Engine {
                 acts.extend(step.persisted());
             }
             if known.remove(&arn) {
-                writes.push(Write::State {
-                    task: arn.clone(),
-                    state: task.state().clone(),
-                });
+                writes.push(Write::State { task: arn.clone(), state: task.state().clone() });
             } else {
-                writes.push(Write::NewTask {
-                    spec: Arc::clone(task.spec()),
-                    state: task.state().clone(),
-                });
+                writes.push(Write::NewTask { spec: Arc::clone(task.spec()), state: task.state().clone() });
             }
-            writes.extend(reports.into_iter().map(|report| Write::Report {
-                task: arn.clone(),
-                report: Box::new(report),
-            }));
+            writes.extend(
+                reports
+                    .into_iter()
+                    .map(|report| Write::Report { task: arn.clone(), report: Box::new(report) }),
+            );
             started.push((task, receiver, acts));
         }
         if !writes.is_empty() {
@@ -205,23 +188,15 @@ impl Engine {
             tracing::info!(tasks = restored, "restored");
         }
         let follower = Arc::clone(&shared);
-        shared
-            .tracker
-            .spawn_droppable("engine events", reconcile::follow(follower, cursor));
+        shared.tracker.spawn_droppable("engine events", reconcile::follow(follower, cursor));
         let sweeper = engine.clone();
-        shared
-            .tracker
-            .spawn_droppable("sweep", async move { sweeper.sweep().await });
+        shared.tracker.spawn_droppable("sweep", async move { sweeper.sweep().await });
         Ok(engine)
     }
 
     /// Says which instance this is, once it is registered.
     pub fn set_instance(&self, instance: ContainerInstanceArn) {
-        *self
-            .shared
-            .instance
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(instance);
+        *self.shared.instance.lock().unwrap_or_else(PoisonError::into_inner) = Some(instance);
     }
 
     /// Takes what the control plane wants; durable when it returns. Stops come before starts. What
@@ -230,17 +205,10 @@ impl Engine {
     /// # Errors
     /// When the state cannot be written: nothing was taken that was not known before.
     pub async fn accept(&self, assignments: Vec<Assignment>) -> Result<(), StoreError> {
-        let (stops, starts): (Vec<_>, Vec<_>) =
-            assignments.into_iter().partition(|a| a.stop.is_some());
+        let (stops, starts): (Vec<_>, Vec<_>) = assignments.into_iter().partition(|a| a.stop.is_some());
         let mut fresh = Vec::new();
         let mut known = Vec::new();
-        for Assignment {
-            task,
-            spec,
-            stop,
-            last_heard,
-        } in stops.into_iter().chain(starts)
-        {
+        for Assignment { task, spec, stop, last_heard } in stops.into_iter().chain(starts) {
             if let Some(handle) = self.shared.registry.get(&task) {
                 known.extend(stop.map(|cause| (handle, Event::Stop(cause))));
             } else if let (Some(spec), true) = (spec, last_heard != TaskStatus::Stopped) {
@@ -272,20 +240,11 @@ impl Engine {
             execution_stopped_at: None,
             stopped_at: Some(clock::now()),
         };
-        self.shared
-            .store
-            .commit(vec![Write::Report {
-                task,
-                report: Box::new(report),
-            }])
-            .await
+        self.shared.store.commit(vec![Write::Report { task, report: Box::new(report) }]).await
     }
 
     /// Takes in tasks that are new here, in one transaction.
-    async fn admit(
-        &self,
-        fresh: Vec<(Arc<TaskSpec>, Option<StopCause>)>,
-    ) -> Result<(), StoreError> {
+    async fn admit(&self, fresh: Vec<(Arc<TaskSpec>, Option<StopCause>)>) -> Result<(), StoreError> {
         let now = clock::now();
         let mut writes = Vec::new();
         let mut started = Vec::new();
@@ -294,16 +253,12 @@ impl Engine {
             let (event, receiver) = match stop {
                 Some(cause) => (Event::Stop(cause), watch::channel(Verdict::Granted).1),
                 None => {
-                    let (verdict, receiver) =
-                        self.shared.admission.request(&spec.arn, &spec.need());
+                    let (verdict, receiver) = self.shared.admission.request(&spec.arn, &spec.need());
                     (event_of(verdict), receiver)
                 }
             };
             let step = task.handle(now, event);
-            writes.push(Write::NewTask {
-                spec: Arc::clone(&spec),
-                state: task.state().clone(),
-            });
+            writes.push(Write::NewTask { spec: Arc::clone(&spec), state: task.state().clone() });
             writes.extend(writes_of(&task, step.report.clone()).into_iter().skip(1));
             started.push((task, receiver, step.persisted()));
         }
@@ -327,15 +282,7 @@ impl Engine {
         let mut waits = Vec::new();
         for (handle, event) in events {
             let (persisted, wait) = oneshot::channel();
-            if handle
-                .mailbox
-                .send(Message {
-                    event,
-                    persisted: Some(persisted),
-                })
-                .await
-                .is_ok()
-            {
+            if handle.mailbox.send(Message { event, persisted: Some(persisted) }).await.is_ok() {
                 waits.push(wait);
             }
         }
@@ -383,11 +330,7 @@ impl Engine {
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         let hints = Arc::<hints::Hints>::default();
         let (view, seen) = watch::channel(Arc::new(task.clone()));
-        let handle = Handle {
-            mailbox: sender.clone(),
-            hints: Arc::clone(&hints),
-            view: seen,
-        };
+        let handle = Handle { mailbox: sender.clone(), hints: Arc::clone(&hints), view: seen };
         self.shared.registry.insert(task.spec().arn.clone(), handle);
         let actor = Actor {
             task,
@@ -414,18 +357,14 @@ impl Engine {
                 return;
             }
         };
-        let known: BTreeSet<String> = self
-            .tasks()
-            .iter()
-            .map(|task| task.spec().arn.id().to_owned())
-            .collect();
+        let known: BTreeSet<String> =
+            self.tasks().iter().map(|task| task.spec().arn.id().to_owned()).collect();
         for id in left_over.into_iter().filter(|id| !known.contains(id)) {
             match self.shared.cgroups.remove_id(&id).await {
                 Ok(()) => tracing::info!(task = id, "removed a cgroup that was left over"),
-                Err(error) => tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "a cgroup that was left over"
-                ),
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "a cgroup that was left over")
+                }
             }
         }
     }

@@ -37,20 +37,12 @@ pub(super) async fn perform(shared: &Shared, spec: &Arc<TaskSpec>, act: Act) -> 
     match act {
         Act::Acquire { resource, .. } => acquire(shared, spec, resource).await,
         Act::Release { resource, .. } => release(shared, spec, &resource).await,
-        Act::Create {
-            container,
-            bindings,
-            cgroup_parent,
-            ..
-        } => create(shared, spec, &container, bindings, cgroup_parent).await,
+        Act::Create { container, bindings, cgroup_parent, .. } => {
+            create(shared, spec, &container, bindings, cgroup_parent).await
+        }
         Act::Start { container, id, .. } => start(shared, spec, &container, &id).await,
         Act::Inspect { id, .. } => inspect(shared, &id).await,
-        Act::Stop {
-            id,
-            grace,
-            failed_before,
-            ..
-        } => stop(shared, spec, &id, grace, failed_before).await,
+        Act::Stop { id, grace, failed_before, .. } => stop(shared, spec, &id, grace, failed_before).await,
         Act::Remove { container, id, .. } => remove(shared, spec, &container, id).await,
         // These have no attempt and never come here.
         Act::Abandon { .. } | Act::ReturnGrant | Act::Forget => Outcome::Released,
@@ -74,11 +66,7 @@ fn failure(class: ErrorClass, error: RuntimeError) -> Failure {
         RuntimeError::NoSuchImage(_) => FailureKind::NoSuchImage,
         RuntimeError::NoSuchContainer(_) | RuntimeError::Refused(_) => FailureKind::Refused,
     };
-    Failure {
-        kind,
-        class,
-        detail: error.to_string(),
-    }
+    Failure { kind, class, detail: error.to_string() }
 }
 
 fn into_outcome<T>(result: Result<T, Failure>, ok: impl FnOnce(T) -> Outcome) -> Outcome {
@@ -89,11 +77,7 @@ async fn acquire(shared: &Shared, spec: &TaskSpec, resource: ResourceKey) -> Out
     match resource {
         ResourceKey::Cgroup => {
             let make = async {
-                shared
-                    .cgroups
-                    .create(&spec.arn, bounds(shared, spec))
-                    .await
-                    .map_err(|e| cgroup_failure(&e))
+                shared.cgroups.create(&spec.arn, bounds(shared, spec)).await.map_err(|e| cgroup_failure(&e))
             };
             into_outcome(within(QUICK, "CREATED", make).await, |parent| {
                 Outcome::Acquired(Acquired::Cgroup { parent })
@@ -101,21 +85,11 @@ async fn acquire(shared: &Shared, spec: &TaskSpec, resource: ResourceKey) -> Out
         }
         ResourceKey::CpuBound => {
             let cpu = spec.cpu.unwrap_or_default();
-            let bound = async {
-                shared
-                    .cgroups
-                    .bound(&spec.arn, cpu)
-                    .await
-                    .map_err(|e| cgroup_failure(&e))
-            };
-            into_outcome(within(QUICK, "RUNNING", bound).await, |()| {
-                Outcome::Acquired(Acquired::Plain)
-            })
+            let bound = async { shared.cgroups.bound(&spec.arn, cpu).await.map_err(|e| cgroup_failure(&e)) };
+            into_outcome(within(QUICK, "RUNNING", bound).await, |()| Outcome::Acquired(Acquired::Plain))
         }
         ResourceKey::Image(image) => match shared.images.ensure(&image).await {
-            Ok(facts) => Outcome::Acquired(Acquired::Image {
-                digest: facts.digest,
-            }),
+            Ok(facts) => Outcome::Acquired(Acquired::Image { digest: facts.digest }),
             Err(error) => {
                 let kind = match error {
                     ImageError::EngineAway(_) => FailureKind::EngineAway,
@@ -143,16 +117,8 @@ async fn acquire(shared: &Shared, spec: &TaskSpec, resource: ResourceKey) -> Out
 }
 
 fn bounds(shared: &Shared, spec: &TaskSpec) -> Bounds {
-    let shares = spec
-        .containers
-        .iter()
-        .fold(0_u64, |sum, c| sum + u64::from(c.cpu.0.max(2)));
-    Bounds {
-        cpu: spec.cpu,
-        cpu_shares: shares.min(262_144),
-        memory: spec.memory,
-        pids: shared.pids_limit,
-    }
+    let shares = spec.containers.iter().fold(0_u64, |sum, c| sum + u64::from(c.cpu.0.max(2)));
+    Bounds { cpu: spec.cpu, cpu_shares: shares.min(262_144), memory: spec.memory, pids: shared.pids_limit }
 }
 
 fn cgroup_failure(error: &crate::cgroup::CgroupError) -> Failure {
@@ -167,16 +133,8 @@ fn cgroup_failure(error: &crate::cgroup::CgroupError) -> Failure {
 async fn release(shared: &Shared, spec: &TaskSpec, resource: &ResourceKey) -> Outcome {
     match resource {
         ResourceKey::Cgroup => {
-            let remove = async {
-                shared
-                    .cgroups
-                    .remove(&spec.arn)
-                    .await
-                    .map_err(|e| cgroup_failure(&e))
-            };
-            into_outcome(within(QUICK, "STOPPED", remove).await, |()| {
-                Outcome::Released
-            })
+            let remove = async { shared.cgroups.remove(&spec.arn).await.map_err(|e| cgroup_failure(&e)) };
+            into_outcome(within(QUICK, "STOPPED", remove).await, |()| Outcome::Released)
         }
         ResourceKey::Ports(container) => {
             shared.ports.give_back(&spec.arn, container);
@@ -203,28 +161,23 @@ async fn create(
         container: index,
         labels: labels_of(spec, container, &bindings, &shared.agent, instance.as_ref()),
         bindings,
+        links: spec.containers[index]
+            .links
+            .iter()
+            .map(|link| (engine_name(spec, &link.container), link.alias.clone()))
+            .collect(),
         cgroup_parent,
         environment: Vec::new(),
     };
     let call = async {
-        shared
-            .runtime
-            .create(request)
-            .await
-            .map_err(|e| failure(ErrorClass::CannotCreateContainer, e))
+        shared.runtime.create(request).await.map_err(|e| failure(ErrorClass::CannotCreateContainer, e))
     };
-    into_outcome(
-        within(shared.timeouts.create, "CREATED", call).await,
-        |id| Outcome::Fact(Fact::Created { id }),
-    )
+    into_outcome(within(shared.timeouts.create, "CREATED", call).await, |id| {
+        Outcome::Fact(Fact::Created { id })
+    })
 }
 
-async fn start(
-    shared: &Shared,
-    spec: &TaskSpec,
-    container: &ContainerName,
-    id: &EngineId,
-) -> Outcome {
+async fn start(shared: &Shared, spec: &TaskSpec, container: &ContainerName, id: &EngineId) -> Outcome {
     shared.ports.hand_over(&spec.arn, container);
     let call = async {
         match shared.runtime.start(id).await {
@@ -239,30 +192,17 @@ async fn start(
             detail: e.to_string(),
         })
     };
-    into_outcome(
-        within(shared.timeouts.start, "RUNNING", call).await,
-        Outcome::Fact,
-    )
+    into_outcome(within(shared.timeouts.start, "RUNNING", call).await, Outcome::Fact)
 }
 
 pub(super) async fn inspect(shared: &Shared, id: &EngineId) -> Outcome {
     let call = async {
-        shared
-            .runtime
-            .inspect(id)
-            .await
-            .map_err(|e| failure(ErrorClass::CannotInspectContainer, e))
+        shared.runtime.inspect(id).await.map_err(|e| failure(ErrorClass::CannotInspectContainer, e))
     };
     into_outcome(within(QUICK, "known", call).await, Outcome::Fact)
 }
 
-async fn stop(
-    shared: &Shared,
-    spec: &TaskSpec,
-    id: &EngineId,
-    grace: Millis,
-    failed_before: u32,
-) -> Outcome {
+async fn stop(shared: &Shared, spec: &TaskSpec, id: &EngineId, grace: Millis, failed_before: u32) -> Outcome {
     let refused = |e| failure(ErrorClass::CannotStopContainer, e);
     let call = async {
         if failed_before == 0 {
@@ -272,11 +212,7 @@ async fn stop(
         }
         shared.runtime.inspect(id).await.map_err(refused)
     };
-    let limit = if failed_before == 0 {
-        Millis(grace.0.saturating_add(STOP_SLACK.0))
-    } else {
-        QUICK
-    };
+    let limit = if failed_before == 0 { Millis(grace.0.saturating_add(STOP_SLACK.0)) } else { QUICK };
     let outcome = into_outcome(within(limit, "STOPPED", call).await, Outcome::Fact);
     if failed_before > 1
         && spec.containers.len() == 1
@@ -284,10 +220,7 @@ async fn stop(
     {
         // The engine cannot; the kernel can. Only where the cgroup holds nobody else.
         if let Err(error) = shared.cgroups.kill(&spec.arn).await {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "a container that does not stop"
-            );
+            tracing::warn!(error = &error as &dyn std::error::Error, "a container that does not stop");
         }
     }
     outcome
@@ -303,12 +236,7 @@ async fn remove(
     let Some(id) = id.or_else(|| EngineId::new(engine_name(spec, container)).ok()) else {
         return Outcome::Removed;
     };
-    let call = async {
-        shared
-            .runtime
-            .remove(&id)
-            .await
-            .map_err(|e| failure(ErrorClass::CannotStopContainer, e))
-    };
+    let call =
+        async { shared.runtime.remove(&id).await.map_err(|e| failure(ErrorClass::CannotStopContainer, e)) };
     into_outcome(within(REMOVE, "REMOVED", call).await, |()| Outcome::Removed)
 }

@@ -40,10 +40,7 @@ impl Registry {
 
     /// All tasks as they stand, by ARN.
     pub(super) fn views(&self) -> Vec<Arc<Task>> {
-        self.lock()
-            .values()
-            .map(|handle| Arc::clone(&handle.view.borrow()))
-            .collect()
+        self.lock().values().map(|handle| Arc::clone(&handle.view.borrow())).collect()
     }
 
     /// Passes an event of the engine on, as a hint.
@@ -61,9 +58,7 @@ impl Registry {
                 if let (Some(id), ContainerStatus::Created | ContainerStatus::Running) =
                     (&container.id, container.status)
                 {
-                    handle
-                        .hints
-                        .leave(container.name.clone(), id.clone(), EngineEventKind::Health);
+                    handle.hints.leave(container.name.clone(), id.clone(), EngineEventKind::Health);
                 }
             }
         }

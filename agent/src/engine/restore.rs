@@ -39,9 +39,7 @@ pub struct World {
 /// # Errors
 /// The engine's, when it does not answer.
 pub async fn look(runtime: &dyn crate::runtime::Runtime) -> Result<World, RuntimeError> {
-    let cursor = i64::try_from(runtime.now().0)
-        .unwrap_or(i64::MAX)
-        .saturating_mul(1_000_000);
+    let cursor = i64::try_from(runtime.now().0).unwrap_or(i64::MAX).saturating_mul(1_000_000);
     let listed = runtime.list().await?;
     let looks = futures_util::stream::iter(listed).map(|listed| async move {
         let fact = match &listed.fact {
@@ -51,18 +49,9 @@ pub async fn look(runtime: &dyn crate::runtime::Runtime) -> Result<World, Runtim
         (listed, fact)
     });
     let mut looks = looks.buffer_unordered(LOOKS);
-    let mut world = World {
-        cursor,
-        ..World::default()
-    };
+    let mut world = World { cursor, ..World::default() };
     while let Some((listed, fact)) = looks.next().await {
-        let Listed {
-            task,
-            container,
-            instance,
-            spec,
-            ..
-        } = listed;
+        let Listed { task, container, instance, spec, .. } = listed;
         world.instance = world.instance.or(instance);
         let found = world.tasks.entry(task).or_default();
         found.facts.push((container, fact?));
@@ -77,22 +66,12 @@ pub(super) fn reunite(shared: &Shared, saved: Saved, mut world: World) -> Vec<(T
     let mut tasks = Vec::new();
     for (spec, state) in saved.tasks {
         let found = world.tasks.remove(&spec.arn).unwrap_or_default();
-        tasks.push((
-            Task::restored(spec, shared.settings, state),
-            vec![Event::Restored(found.facts)],
-        ));
+        tasks.push((Task::restored(spec, shared.settings, state), vec![Event::Restored(found.facts)]));
     }
     for (arn, found) in world.tasks {
-        let keepsakes: Vec<Keepsake> = found
-            .keepsakes
-            .iter()
-            .filter_map(|json| serde_json::from_str(json).ok())
-            .collect();
-        let Some(spec) = keepsakes
-            .first()
-            .map(|k| k.spec.clone())
-            .filter(|spec| spec.arn == arn)
-        else {
+        let keepsakes: Vec<Keepsake> =
+            found.keepsakes.iter().filter_map(|json| serde_json::from_str(json).ok()).collect();
+        let Some(spec) = keepsakes.first().map(|k| k.spec.clone()).filter(|spec| spec.arn == arn) else {
             tracing::warn!(task = %arn, "containers of an unknown task carry no readable specification; they are left alone");
             continue;
         };
@@ -104,9 +83,7 @@ pub(super) fn reunite(shared: &Shared, saved: Saved, mut world: World) -> Vec<(T
     for (task, _) in &tasks {
         for resource in &task.state().resources {
             if matches!(resource.key, ResourceKey::Ports(_)) {
-                shared
-                    .ports
-                    .adopt(&task.spec().arn, &resource.yielded.ports);
+                shared.ports.adopt(&task.spec().arn, &resource.yielded.ports);
             }
         }
     }

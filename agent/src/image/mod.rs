@@ -73,11 +73,7 @@ impl Images {
                 None => self.pull(reference).await,
             },
             PullBehavior::Once => {
-                let known = self
-                    .pulled
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .contains(reference);
+                let known = self.pulled.lock().unwrap_or_else(PoisonError::into_inner).contains(reference);
                 match self.local(reference).await? {
                     Some(facts) if known => Ok(facts),
                     local => self.pull_or(reference, local).await,
@@ -92,18 +88,11 @@ impl Images {
     }
 
     async fn local(&self, reference: &str) -> Result<Option<ImageFacts>, ImageError> {
-        self.runtime
-            .image(reference)
-            .await
-            .map_err(|e| ImageError::EngineAway(e.to_string()))
+        self.runtime.image(reference).await.map_err(|e| ImageError::EngineAway(e.to_string()))
     }
 
     /// Pulls, with an image that is here already to fall back on: then one try is enough.
-    async fn pull_or(
-        &self,
-        reference: &str,
-        local: Option<ImageFacts>,
-    ) -> Result<ImageFacts, ImageError> {
+    async fn pull_or(&self, reference: &str, local: Option<ImageFacts>) -> Result<ImageFacts, ImageError> {
         let Some(local) = local else {
             return self.pull(reference).await;
         };
@@ -120,10 +109,7 @@ impl Images {
     async fn pull(&self, reference: &str) -> Result<ImageFacts, ImageError> {
         loop {
             let (answer, mut waiting) = {
-                let mut under_way = self
-                    .under_way
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
+                let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
                 match under_way.get(reference) {
                     Some(waiting) => (None, waiting.clone()),
                     None => {
@@ -135,10 +121,7 @@ impl Images {
             };
             if let Some(answer) = answer {
                 // Dropped in mid-pull (its task was stopped), the guard lets the next one try.
-                let _guard = UnderWay {
-                    images: self,
-                    reference,
-                };
+                let _guard = UnderWay { images: self, reference };
                 let result = self.pull_with_retries(reference).await;
                 answer.send_replace(Some(result.clone()));
                 return result;
@@ -157,11 +140,7 @@ impl Images {
         loop {
             match self.pull_once(reference).await {
                 Err(ImageError::CannotPull(reason)) if tries < TRIES && is_passing(&reason) => {
-                    tracing::info!(
-                        image = reference,
-                        reason,
-                        "the pull failed and will be tried again"
-                    );
+                    tracing::info!(image = reference, reason, "the pull failed and will be tried again");
                     tokio::time::sleep(pause).await;
                     pause *= 2;
                     tries += 1;
@@ -182,21 +161,14 @@ impl Images {
         drop(permit);
         match result {
             Ok(Ok(facts)) => {
-                self.pulled
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(reference.to_owned());
+                self.pulled.lock().unwrap_or_else(PoisonError::into_inner).insert(reference.to_owned());
                 Ok(facts)
             }
             Ok(Err(RuntimeError::Unavailable(detail))) => Err(ImageError::EngineAway(detail)),
-            Ok(Err(error)) => Err(ImageError::CannotPull(with_hint(
-                reference,
-                &error.to_string(),
-            ))),
-            Err(_) => Err(ImageError::CannotPull(format!(
-                "{reference}: not pulled within {}",
-                self.settings.total
-            ))),
+            Ok(Err(error)) => Err(ImageError::CannotPull(with_hint(reference, &error.to_string()))),
+            Err(_) => {
+                Err(ImageError::CannotPull(format!("{reference}: not pulled within {}", self.settings.total)))
+            }
         }
     }
 }
@@ -208,11 +180,7 @@ struct UnderWay<'a> {
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.images
-            .under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(self.reference);
+        self.images.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(self.reference);
     }
 }
 

@@ -20,9 +20,7 @@ use nix::sys::socket::{
 
 /// Why no port was chosen.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "no {count} consecutive free {protocol} host ports in {range} (ECS_DYNAMIC_HOST_PORT_RANGE)"
-)]
+#[error("no {count} consecutive free {protocol} host ports in {range} (ECS_DYNAMIC_HOST_PORT_RANGE)")]
 pub struct NoPorts {
     count: u16,
     protocol: Protocol,
@@ -52,13 +50,7 @@ impl PortChooser {
     /// A chooser of ports within `range`.
     #[must_use]
     pub fn new(range: PortRange) -> Self {
-        Self {
-            range,
-            inner: Mutex::new(Inner {
-                next: range.first(),
-                ..Inner::default()
-            }),
-        }
+        Self { range, inner: Mutex::new(Inner { next: range.first(), ..Inner::default() }) }
     }
 
     /// Chooses host ports for those mappings of a container that leave them open, and holds them.
@@ -106,10 +98,7 @@ impl PortChooser {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         for binding in bindings {
             for port in binding.host_ports.ports() {
-                inner.taken.insert(
-                    (binding.protocol, port),
-                    (task.clone(), binding.container.clone()),
-                );
+                inner.taken.insert((binding.protocol, port), (task.clone(), binding.container.clone()));
             }
         }
     }
@@ -127,45 +116,21 @@ impl Inner {
         self.taken.retain(|_, who| who != owner);
     }
 
-    fn find(
-        &mut self,
-        range: PortRange,
-        mapping: &PortMapping,
-        owner: &Owner,
-    ) -> Option<PortRange> {
+    fn find(&mut self, range: PortRange, mapping: &PortMapping, owner: &Owner) -> Option<PortRange> {
         let count = mapping.container.count();
-        let last_start = range
-            .last()
-            .checked_sub(count - 1)
-            .filter(|last| *last >= range.first())?;
+        let last_start = range.last().checked_sub(count - 1).filter(|last| *last >= range.first())?;
         let from = self.next.clamp(range.first(), last_start);
         for first in (from..=last_start).chain(range.first()..from) {
             let wanted = PortRange::new(first, first + (count - 1))?;
-            if wanted
-                .ports()
-                .any(|port| self.taken.contains_key(&(mapping.protocol, port)))
-            {
+            if wanted.ports().any(|port| self.taken.contains_key(&(mapping.protocol, port))) {
                 continue;
             }
-            let sockets: io::Result<Vec<Vec<OwnedFd>>> = wanted
-                .ports()
-                .map(|port| hold(mapping.protocol, port))
-                .collect();
+            let sockets: io::Result<Vec<Vec<OwnedFd>>> =
+                wanted.ports().map(|port| hold(mapping.protocol, port)).collect();
             if let Ok(sockets) = sockets {
-                self.taken.extend(
-                    wanted
-                        .ports()
-                        .map(|port| ((mapping.protocol, port), owner.clone())),
-                );
-                self.held
-                    .entry(owner.clone())
-                    .or_default()
-                    .extend(sockets.into_iter().flatten());
-                self.next = if wanted.last() >= last_start {
-                    range.first()
-                } else {
-                    wanted.last() + 1
-                };
+                self.taken.extend(wanted.ports().map(|port| ((mapping.protocol, port), owner.clone())));
+                self.held.entry(owner.clone()).or_default().extend(sockets.into_iter().flatten());
+                self.next = if wanted.last() >= last_start { range.first() } else { wanted.last() + 1 };
                 return Some(wanted);
             }
         }
@@ -179,12 +144,7 @@ fn hold(protocol: Protocol, port: u16) -> io::Result<Vec<OwnedFd>> {
     match hold_on(protocol, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))) {
         Ok(v6) => Ok(vec![v4, v6]),
         // A host without IPv6.
-        Err(e)
-            if matches!(
-                e.raw_os_error(),
-                Some(nix::libc::EAFNOSUPPORT | nix::libc::EADDRNOTAVAIL)
-            ) =>
-        {
+        Err(e) if matches!(e.raw_os_error(), Some(nix::libc::EAFNOSUPPORT | nix::libc::EADDRNOTAVAIL)) => {
             Ok(vec![v4])
         }
         Err(e) => Err(e),
@@ -192,11 +152,7 @@ fn hold(protocol: Protocol, port: u16) -> io::Result<Vec<OwnedFd>> {
 }
 
 fn hold_on(protocol: Protocol, address: SocketAddr) -> io::Result<OwnedFd> {
-    let family = if address.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    };
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let kind = match protocol {
         Protocol::Tcp => SockType::Stream,
         Protocol::Udp => SockType::Datagram,
@@ -205,10 +161,7 @@ fn hold_on(protocol: Protocol, address: SocketAddr) -> io::Result<OwnedFd> {
     if address.is_ipv6() {
         setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
     }
-    bind(
-        std::os::fd::AsRawFd::as_raw_fd(&fd),
-        &SockaddrStorage::from(address),
-    )?;
+    bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &SockaddrStorage::from(address))?;
     Ok(fd)
 }
 
@@ -226,20 +179,14 @@ mod tests {
     }
 
     fn dynamic(container: &str, protocol: Protocol) -> PortMapping {
-        PortMapping {
-            container: PortRange::parse(container).unwrap(),
-            host: None,
-            protocol,
-        }
+        PortMapping { container: PortRange::parse(container).unwrap(), host: None, protocol }
     }
 
     #[test]
     fn a_chosen_port_is_held_until_it_is_handed_over() {
         let chooser = PortChooser::new(PortRange::parse("20100-20199").unwrap());
         let (task, web) = owner(1);
-        let chosen = chooser
-            .choose(&task, &web, &[dynamic("80", Protocol::Tcp)])
-            .unwrap();
+        let chosen = chooser.choose(&task, &web, &[dynamic("80", Protocol::Tcp)]).unwrap();
         let port = chosen[0].host_ports.first();
         assert!(TcpListener::bind(("0.0.0.0", port)).is_err());
         chooser.hand_over(&task, &web);
@@ -251,24 +198,13 @@ mod tests {
         let chooser = PortChooser::new(PortRange::parse("20200-20209").unwrap());
         let _foreign = UdpSocket::bind(("0.0.0.0", 20203)).unwrap();
         let (task, web) = owner(1);
-        let chosen = chooser
-            .choose(&task, &web, &[dynamic("5000-5004", Protocol::Udp)])
-            .unwrap();
-        assert_eq!(
-            chosen[0].host_ports,
-            PortRange::parse("20204-20208").unwrap()
-        );
+        let chosen = chooser.choose(&task, &web, &[dynamic("5000-5004", Protocol::Udp)]).unwrap();
+        assert_eq!(chosen[0].host_ports, PortRange::parse("20204-20208").unwrap());
         let (other, _) = owner(2);
-        let refused = chooser
-            .choose(&other, &web, &[dynamic("5000-5004", Protocol::Udp)])
-            .unwrap_err();
+        let refused = chooser.choose(&other, &web, &[dynamic("5000-5004", Protocol::Udp)]).unwrap_err();
         assert!(refused.to_string().contains("ECS_DYNAMIC_HOST_PORT_RANGE"));
         chooser.give_back(&task, &web);
-        assert!(
-            chooser
-                .choose(&other, &web, &[dynamic("5000-5004", Protocol::Udp)])
-                .is_ok()
-        );
+        assert!(chooser.choose(&other, &web, &[dynamic("5000-5004", Protocol::Udp)]).is_ok());
     }
 
     #[test]
@@ -277,9 +213,7 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         for n in 0..50 {
             let (task, web) = owner(n);
-            let chosen = chooser
-                .choose(&task, &web, &[dynamic("80", Protocol::Tcp)])
-                .unwrap();
+            let chosen = chooser.choose(&task, &web, &[dynamic("80", Protocol::Tcp)]).unwrap();
             chooser.hand_over(&task, &web);
             assert!(seen.insert(chosen[0].host_ports.first()));
         }

@@ -68,6 +68,8 @@ pub struct CreateRequest {
     pub container: usize,
     /// Its host ports, chosen and fixed ones alike.
     pub bindings: Vec<PortBinding>,
+    /// The containers that it reaches by name: (the engine's name for it, the alias).
+    pub links: Vec<(String, String)>,
     /// The cgroup that it goes under; the engine's default when absent.
     pub cgroup_parent: Option<String>,
     /// Labels of the agent, over those of the user.
@@ -148,11 +150,7 @@ pub trait Runtime: Send + Sync + 'static {
     fn start<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>>;
     /// Sends the container's stop signal, waits for `grace`, kills it; returns when it is gone.
     /// A container that does not run, or does not exist, is stopped already.
-    fn stop<'a>(
-        &'a self,
-        id: &'a EngineId,
-        grace: Millis,
-    ) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    fn stop<'a>(&'a self, id: &'a EngineId, grace: Millis) -> BoxFuture<'a, Result<(), RuntimeError>>;
     /// Kills a container at once; one that does not run is dead already.
     fn kill<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>>;
     /// Removes a container with its anonymous volumes; one that is gone is removed already.
@@ -169,10 +167,7 @@ pub trait Runtime: Send + Sync + 'static {
         since_ns: Option<i64>,
     ) -> BoxFuture<'_, Result<BoxStream<'static, Result<EngineEvent, RuntimeError>>, RuntimeError>>;
     /// The local image of that reference, if there is one.
-    fn image<'a>(
-        &'a self,
-        reference: &'a str,
-    ) -> BoxFuture<'a, Result<Option<ImageFacts>, RuntimeError>>;
+    fn image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<ImageFacts>, RuntimeError>>;
     /// Pulls an image and says what it is then. No progress for `inactivity` ends it.
     fn pull<'a>(
         &'a self,
@@ -193,13 +188,8 @@ pub async fn inspect_all(
     runtime: &dyn Runtime,
     ids: &[EngineId],
 ) -> Vec<(EngineId, Result<Fact, RuntimeError>)> {
-    let inspections = ids
-        .iter()
-        .map(|id| async move { (id.clone(), runtime.inspect(id).await) });
-    stream::iter(inspections)
-        .buffered(INSPECTIONS)
-        .collect()
-        .await
+    let inspections = ids.iter().map(|id| async move { (id.clone(), runtime.inspect(id).await) });
+    stream::iter(inspections).buffered(INSPECTIONS).collect().await
 }
 
 /// What the engine knows of an image.

@@ -19,10 +19,7 @@ pub(super) struct Backoff {
 impl Backoff {
     /// Begins with the first pause; `seed` spreads agents apart.
     pub(super) const fn new(seed: u64) -> Self {
-        Self {
-            next: FIRST,
-            seed: seed | 1,
-        }
+        Self { next: FIRST, seed: seed | 1 }
     }
 
     /// The pause to make now: up to a fifth longer than the plain one.

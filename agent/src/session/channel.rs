@@ -34,9 +34,7 @@ pub(super) async fn connect(
                 let path = path.clone();
                 async move { UnixStream::connect(path).await.map(TokioIo::new) }
             });
-            builder("http://localhost".to_owned())?
-                .connect_with_connector(connector)
-                .await
+            builder("http://localhost".to_owned())?.connect_with_connector(connector).await
         }
         Endpoint::Tls { host, port } => {
             let (host, port) = (host.clone(), *port);
@@ -54,9 +52,7 @@ pub(super) async fn connect(
                 }
             });
             // The connector speaks TLS itself; the URI only names the peer.
-            builder("http://controlplane".to_owned())?
-                .connect_with_connector(connector)
-                .await
+            builder("http://controlplane".to_owned())?.connect_with_connector(connector).await
         }
     }
 }

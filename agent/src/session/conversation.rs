@@ -54,18 +54,9 @@ pub(super) async fn converse(
         outbox_epoch: identity.outbox_epoch,
         last_manifest_sequence: identity.manifest_sequence,
     };
-    let mut conversation = Conversation {
-        session,
-        out,
-        sent: 0,
-        told: watch::Sender::new(0),
-        heartbeats: 0,
-    };
+    let mut conversation = Conversation { session, out, sent: 0, told: watch::Sender::new(0), heartbeats: 0 };
     conversation.say(Out::Hello(hello)).await?;
-    let reply = client
-        .session(ReceiverStream::new(outbound))
-        .await
-        .map_err(|s| called("session", s))?;
+    let reply = client.session(ReceiverStream::new(outbound)).await.map_err(|s| called("session", s))?;
     let mut inbound = reply.into_inner();
 
     session.status.send_replace(SessionStatus::Connected);
@@ -139,39 +130,24 @@ async fn confirm(session: &Session, mut told: watch::Receiver<u64>) -> Failed {
 impl Conversation<'_> {
     async fn say(&self, message: Out) -> Result<(), Failed> {
         let ended = |_| Failed::Protocol("the session has ended".to_owned());
-        self.out
-            .send(v1::AgentMessage {
-                message: Some(message),
-            })
-            .await
-            .map_err(ended)
+        self.out.send(v1::AgentMessage { message: Some(message) }).await.map_err(ended)
     }
 
     async fn heartbeat(&mut self) -> Result<(), Failed> {
         self.heartbeats += 1;
         let usage = self.session.engine.usage().borrow().clone();
         let healthy = *self.session.engine.healthy().borrow();
-        self.say(Out::Heartbeat(convert::heartbeat(
-            self.heartbeats,
-            &usage,
-            healthy,
-        )))
-        .await
+        self.say(Out::Heartbeat(convert::heartbeat(self.heartbeats, &usage, healthy))).await
     }
 
     /// Sends what the window has room for, in order.
     async fn send_outbox(&mut self) -> Result<(), Failed> {
         let acknowledged = *self.told.borrow();
         let room = (acknowledged + WINDOW).saturating_sub(self.sent.max(acknowledged));
-        let entries = self
-            .session
-            .store
-            .outbox()
-            .after(self.sent, usize::try_from(room).unwrap_or(0));
+        let entries = self.session.store.outbox().after(self.sent, usize::try_from(room).unwrap_or(0));
         for entry in entries {
             self.sent = entry.sequence;
-            self.say(Out::TaskStateChange(convert::state_change(&entry)))
-                .await?;
+            self.say(Out::TaskStateChange(convert::state_change(&entry))).await?;
         }
         Ok(())
     }
@@ -182,17 +158,10 @@ impl Conversation<'_> {
             In::Manifest(manifest) => self.take_manifest(manifest).await,
             In::StopVerificationAck(ack) => {
                 let reason = "The task is not in the manifest of its container instance";
-                for task in ack
-                    .task_arns
-                    .iter()
-                    .filter_map(|arn| TaskArn::new(arn).ok())
-                {
+                for task in ack.task_arns.iter().filter_map(|arn| TaskArn::new(arn).ok()) {
                     self.session
                         .engine
-                        .stop(
-                            &task,
-                            StopCause::new(StopCode::ServiceSchedulerInitiated, reason),
-                        )
+                        .stop(&task, StopCause::new(StopCode::ServiceSchedulerInitiated, reason))
                         .await;
                 }
                 Ok(())
@@ -206,18 +175,14 @@ impl Conversation<'_> {
                 Ok(())
             }
             In::Drain(drain) => {
-                tracing::info!(
-                    draining = drain.draining,
-                    "the control plane drains this instance"
-                );
+                tracing::info!(draining = drain.draining, "the control plane drains this instance");
                 Ok(())
             }
             In::HeartbeatAck(_) => Ok(()),
             In::Close(close) if close.instance_inactive => Err(Failed::Deregistered(close.reason)),
-            In::Close(close) => Err(Failed::Protocol(format!(
-                "the control plane closed the session: {}",
-                close.reason
-            ))),
+            In::Close(close) => {
+                Err(Failed::Protocol(format!("the control plane closed the session: {}", close.reason)))
+            }
         }
     }
 
@@ -227,24 +192,16 @@ impl Conversation<'_> {
             match convert::assignment(message) {
                 Admitted::Assignment(assignment) => assignments.push(assignment),
                 Admitted::Refused(task, reason) => self.session.engine.refuse(task, reason).await?,
-                Admitted::Unreadable(reason) => tracing::error!(
-                    reason,
-                    "the control plane sent something that names no task"
-                ),
+                Admitted::Unreadable(reason) => {
+                    tracing::error!(reason, "the control plane sent something that names no task")
+                }
             }
         }
         let accept = self.session.engine.accept(assignments);
-        let late = |_| {
-            Failed::Protocol(format!(
-                "a payload could not be persisted within {} s",
-                ACCEPT.as_secs()
-            ))
-        };
+        let late =
+            |_| Failed::Protocol(format!("a payload could not be persisted within {} s", ACCEPT.as_secs()));
         tokio::time::timeout(ACCEPT, accept).await.map_err(late)??;
-        self.say(Out::PayloadAck(v1::PayloadAck {
-            sequence: payload.sequence,
-        }))
-        .await
+        self.say(Out::PayloadAck(v1::PayloadAck { sequence: payload.sequence })).await
     }
 
     /// Tasks that run here and are not in the manifest are asked about before anything is done.
@@ -255,11 +212,7 @@ impl Conversation<'_> {
         }
         identity.manifest_sequence = manifest.sequence;
         self.session.keep(identity).await?;
-        let listed: BTreeSet<&str> = manifest
-            .tasks
-            .iter()
-            .map(|entry| entry.task_arn.as_str())
-            .collect();
+        let listed: BTreeSet<&str> = manifest.tasks.iter().map(|entry| entry.task_arn.as_str()).collect();
         let missing: Vec<String> = self
             .session
             .engine
@@ -281,9 +234,6 @@ impl Conversation<'_> {
             };
             self.say(Out::StopVerification(question)).await?;
         }
-        self.say(Out::ManifestAck(v1::ManifestAck {
-            sequence: manifest.sequence,
-        }))
-        .await
+        self.say(Out::ManifestAck(v1::ManifestAck { sequence: manifest.sequence })).await
     }
 }

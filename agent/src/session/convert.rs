@@ -6,8 +6,8 @@ use std::sync::Arc;
 use berth_core::ids::{ContainerName, Family, TaskArn};
 use berth_core::resources::{Resources, describe};
 use berth_core::spec::{
-    Condition, ContainerSpec, Dependency, EnvVar, HealthCheck, InvalidSpec, NetworkMode,
-    PortMapping, TaskFields, TaskSpec, Ulimit,
+    Condition, ContainerSpec, Dependency, EnvVar, HealthCheck, InvalidSpec, Link, NetworkMode, PortMapping,
+    TaskFields, TaskSpec, Ulimit,
 };
 use berth_core::task::{
     ContainerReport, ContainerStatus, Health, PortBinding, Report, StopCause, StopCode, TaskStatus,
@@ -35,10 +35,7 @@ pub(super) fn assignment(message: v1::Assignment) -> Admitted {
         Err(error) => return Admitted::Unreadable(error.to_string()),
     };
     let refused = |task: TaskArn, problem: String| {
-        Admitted::Refused(
-            task,
-            format!("UnrecognizedTaskError: Error loading task - {problem}"),
-        )
+        Admitted::Refused(task, format!("UnrecognizedTaskError: Error loading task - {problem}"))
     };
     let stop = match message.desired() {
         v1::DesiredStatus::Running => None,
@@ -58,30 +55,18 @@ pub(super) fn assignment(message: v1::Assignment) -> Admitted {
         None if stop.is_none() => return refused(task, "spec: is missing".to_owned()),
         None => None,
     };
-    Admitted::Assignment(Assignment {
-        task,
-        spec,
-        stop,
-        last_heard,
-    })
+    Admitted::Assignment(Assignment { task, spec, stop, last_heard })
 }
 
 fn stop_cause(cause: Option<v1::StopCause>) -> StopCause {
     let cause = cause.unwrap_or_default();
     let code = StopCode::parse(&cause.code).unwrap_or(StopCode::UserInitiated);
-    let reason = if cause.reason.is_empty() {
-        StopCause::BY_USER.to_owned()
-    } else {
-        cause.reason
-    };
+    let reason = if cause.reason.is_empty() { StopCause::BY_USER.to_owned() } else { cause.reason };
     StopCause { code, reason }
 }
 
 fn wrong(field: impl Into<String>, problem: impl Into<String>) -> InvalidSpec {
-    InvalidSpec {
-        field: field.into(),
-        problem: problem.into(),
-    }
+    InvalidSpec { field: field.into(), problem: problem.into() }
 }
 
 fn task_spec(task: &TaskArn, message: v1::TaskSpec) -> Result<TaskSpec, InvalidSpec> {
@@ -92,17 +77,10 @@ fn task_spec(task: &TaskArn, message: v1::TaskSpec) -> Result<TaskSpec, InvalidS
         "none" => NetworkMode::None,
         "awsvpc" => NetworkMode::Awsvpc,
         other => {
-            return Err(wrong(
-                "networkMode",
-                format!("{other:?} is not a network mode"),
-            ));
+            return Err(wrong("networkMode", format!("{other:?} is not a network mode")));
         }
     };
-    let containers = message
-        .containers
-        .into_iter()
-        .map(container_spec)
-        .collect::<Result<_, _>>()?;
+    let containers = message.containers.into_iter().map(container_spec).collect::<Result<_, _>>()?;
     TaskSpec::try_from(TaskFields {
         arn: task.clone(),
         family,
@@ -115,35 +93,29 @@ fn task_spec(task: &TaskArn, message: v1::TaskSpec) -> Result<TaskSpec, InvalidS
 }
 
 fn container_spec(message: v1::ContainerSpec) -> Result<ContainerSpec, InvalidSpec> {
-    let name =
-        ContainerName::new(&message.name).map_err(|e| wrong("containers.name", e.to_string()))?;
+    let name = ContainerName::new(&message.name).map_err(|e| wrong("containers.name", e.to_string()))?;
     let at = |field: &str| format!("containers[{name}].{field}");
     let ports = message
         .port_mappings
         .iter()
-        .map(|m| {
-            port_mapping(m)
-                .ok_or_else(|| wrong(at("portMappings"), "a port is not within 1 to 65535"))
-        })
+        .map(|m| port_mapping(m).ok_or_else(|| wrong(at("portMappings"), "a port is not within 1 to 65535")))
         .collect::<Result<_, _>>()?;
     let depends_on = message
         .depends_on
         .iter()
         .map(|d| {
             dependency(d).ok_or_else(|| {
-                wrong(
-                    at("dependsOn"),
-                    format!("{} {:?} is no dependency", d.container, d.condition),
-                )
+                wrong(at("dependsOn"), format!("{} {:?} is no dependency", d.container, d.condition))
             })
         })
         .collect::<Result<_, _>>()?;
+    let links = message
+        .links
+        .iter()
+        .map(|l| link(l).ok_or_else(|| wrong(at("links"), format!("{:?} is no container name", l.key))))
+        .collect::<Result<_, _>>()?;
     let text = |value: String| (!value.is_empty()).then_some(value);
-    let pairs = |list: Vec<v1::KeyValue>| {
-        list.into_iter()
-            .map(|pair| (pair.key, pair.value))
-            .collect()
-    };
+    let pairs = |list: Vec<v1::KeyValue>| list.into_iter().map(|pair| (pair.key, pair.value)).collect();
     Ok(ContainerSpec {
         name,
         image: message.image,
@@ -157,10 +129,7 @@ fn container_spec(message: v1::ContainerSpec) -> Result<ContainerSpec, InvalidSp
         environment: message
             .environment
             .into_iter()
-            .map(|pair| EnvVar {
-                name: pair.key,
-                value: pair.value,
-            })
+            .map(|pair| EnvVar { name: pair.key, value: pair.value })
             .collect(),
         ports,
         depends_on,
@@ -178,13 +147,10 @@ fn container_spec(message: v1::ContainerSpec) -> Result<ContainerSpec, InvalidSp
         ulimits: message
             .ulimits
             .into_iter()
-            .map(|u| Ulimit {
-                name: u.name,
-                soft: u.soft,
-                hard: u.hard,
-            })
+            .map(|u| Ulimit { name: u.name, soft: u.soft, hard: u.hard })
             .collect(),
         extra_hosts: pairs(message.extra_hosts),
+        links,
         dns_servers: message.dns_servers,
         dns_search_domains: message.dns_search_domains,
     })
@@ -193,21 +159,13 @@ fn container_spec(message: v1::ContainerSpec) -> Result<ContainerSpec, InvalidSp
 fn port_mapping(message: &v1::PortMapping) -> Option<PortMapping> {
     let port = |value: u32| u16::try_from(value).ok();
     let first = port(message.container_port)?;
-    let last = if message.container_port_last == 0 {
-        first
-    } else {
-        port(message.container_port_last)?
-    };
+    let last = if message.container_port_last == 0 { first } else { port(message.container_port_last)? };
     let host = port(message.host_port)?;
     let protocol = match message.protocol() {
         v1::Protocol::Tcp => Protocol::Tcp,
         v1::Protocol::Udp => Protocol::Udp,
     };
-    Some(PortMapping {
-        container: PortRange::new(first, last)?,
-        host: (host > 0).then_some(host),
-        protocol,
-    })
+    Some(PortMapping { container: PortRange::new(first, last)?, host: (host > 0).then_some(host), protocol })
 }
 
 fn dependency(message: &v1::Dependency) -> Option<Dependency> {
@@ -218,10 +176,11 @@ fn dependency(message: &v1::Dependency) -> Option<Dependency> {
         "HEALTHY" => Condition::Healthy,
         _ => return None,
     };
-    Some(Dependency {
-        container: ContainerName::new(&message.container).ok()?,
-        condition,
-    })
+    Some(Dependency { container: ContainerName::new(&message.container).ok()?, condition })
+}
+
+fn link(message: &v1::KeyValue) -> Option<Link> {
+    Some(Link { container: ContainerName::new(&message.key).ok()?, alias: message.value.clone() })
 }
 
 fn health_check(message: v1::HealthCheck) -> HealthCheck {
@@ -256,23 +215,14 @@ pub(super) fn heartbeat(sequence: u64, usage: &Usage, engine_healthy: bool) -> v
         waiting: usage
             .waiting
             .iter()
-            .map(|(task, missing)| v1::WaitingTask {
-                task_arn: task.to_string(),
-                missing: describe(missing),
-            })
+            .map(|(task, missing)| v1::WaitingTask { task_arn: task.to_string(), missing: describe(missing) })
             .collect(),
     }
 }
 
 /// A state change.
 pub(super) fn state_change(entry: &OutboxEntry) -> v1::TaskStateChange {
-    let Report {
-        status,
-        stop,
-        waiting_for,
-        containers,
-        ..
-    } = &entry.report;
+    let Report { status, stop, waiting_for, containers, .. } = &entry.report;
     let at = |time: Option<Timestamp>| time.unwrap_or_default().0;
     let status = match status {
         TaskStatus::Pending => v1::TaskStatus::Pending,
@@ -283,10 +233,9 @@ pub(super) fn state_change(entry: &OutboxEntry) -> v1::TaskStateChange {
         sequence: entry.sequence,
         task_arn: entry.task.to_string(),
         status: status.into(),
-        stop: stop.as_ref().map(|s| v1::StopCause {
-            code: s.code.as_str().to_owned(),
-            reason: s.reason.clone(),
-        }),
+        stop: stop
+            .as_ref()
+            .map(|s| v1::StopCause { code: s.code.as_str().to_owned(), reason: s.reason.clone() }),
         containers: containers.iter().map(container_state).collect(),
         waiting_for: waiting_for.clone(),
         pull_started_at_ms: at(entry.report.pull_started_at),
@@ -312,11 +261,7 @@ fn container_state(report: &ContainerReport) -> v1::ContainerState {
     v1::ContainerState {
         name: report.name.to_string(),
         status: status.into(),
-        runtime_id: report
-            .id
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default(),
+        runtime_id: report.id.as_ref().map(ToString::to_string).unwrap_or_default(),
         exit_code: report.exit_code,
         reason: report.reason.clone().unwrap_or_default(),
         network_bindings: report.bindings.iter().map(binding).collect(),
@@ -334,11 +279,7 @@ fn binding(binding: &PortBinding) -> v1::NetworkBinding {
     v1::NetworkBinding {
         bind_ip: "0.0.0.0".to_owned(),
         container_port: ports.first().into(),
-        container_port_last: if ports.is_single() {
-            0
-        } else {
-            ports.last().into()
-        },
+        container_port_last: if ports.is_single() { 0 } else { ports.last().into() },
         host_port: binding.host_ports.first().into(),
         protocol: protocol.into(),
     }
@@ -361,10 +302,7 @@ mod tests {
                     image: "web".into(),
                     essential: true,
                     memory_mib: 64,
-                    port_mappings: vec![v1::PortMapping {
-                        container_port: 80,
-                        ..Default::default()
-                    }],
+                    port_mappings: vec![v1::PortMapping { container_port: 80, ..Default::default() }],
                     ..Default::default()
                 }],
                 ..Default::default()
@@ -396,45 +334,20 @@ mod tests {
             (refusal(|m| m.desired = 0), "desired"),
             (refusal(|m| m.desired = 77), "desired"),
             (refusal(|m| m.spec = None), "spec"),
+            (refusal(|m| m.spec = Some(v1::TaskSpec { family: "a b".into(), ..spec(m) })), "family"),
             (
-                refusal(|m| {
-                    m.spec = Some(v1::TaskSpec {
-                        family: "a b".into(),
-                        ..spec(m)
-                    })
-                }),
-                "family",
-            ),
-            (
-                refusal(|m| {
-                    m.spec = Some(v1::TaskSpec {
-                        network_mode: "vpc".into(),
-                        ..spec(m)
-                    })
-                }),
+                refusal(|m| m.spec = Some(v1::TaskSpec { network_mode: "vpc".into(), ..spec(m) })),
                 "networkMode",
             ),
+            (refusal(|m| m.spec = Some(v1::TaskSpec { containers: vec![], ..spec(m) })), "containers"),
             (
-                refusal(|m| {
-                    m.spec = Some(v1::TaskSpec {
-                        containers: vec![],
-                        ..spec(m)
-                    })
-                }),
-                "containers",
-            ),
-            (
-                refusal(|m| {
-                    m.spec.as_mut().unwrap().containers[0].port_mappings[0].container_port = 70_000
-                }),
+                refusal(|m| m.spec.as_mut().unwrap().containers[0].port_mappings[0].container_port = 70_000),
                 "containers[web].portMappings",
             ),
             (
                 refusal(|m| {
-                    m.spec.as_mut().unwrap().containers[0].depends_on = vec![v1::Dependency {
-                        container: "db".into(),
-                        condition: "SOON".into(),
-                    }];
+                    m.spec.as_mut().unwrap().containers[0].depends_on =
+                        vec![v1::Dependency { container: "db".into(), condition: "SOON".into() }];
                 }),
                 "containers[web].dependsOn",
             ),

@@ -99,10 +99,7 @@ enum Failed {
     #[error("cannot reach the control plane")]
     Connect(#[source] tonic::transport::Error),
     #[error("{what}: {} ({:?})", .status.message(), .status.code())]
-    Call {
-        what: &'static str,
-        status: Box<tonic::Status>,
-    },
+    Call { what: &'static str, status: Box<tonic::Status> },
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
@@ -181,10 +178,7 @@ impl Session {
                 Failed::ForGood(error) => return Err(error),
                 failed => {
                     let text = with_causes(&failed);
-                    tracing::warn!(
-                        reason = text,
-                        "not connected to the control plane; running tasks go on"
-                    );
+                    tracing::warn!(reason = text, "not connected to the control plane; running tasks go on");
                     self.status.send_replace(SessionStatus::Disconnected(text));
                 }
             }
@@ -196,8 +190,7 @@ impl Session {
     /// Connects, registers, converses: until something fails.
     async fn once(&self) -> Result<std::convert::Infallible, Failed> {
         let channel = self.connect().await?;
-        let mut client =
-            ControlPlaneClient::new(channel).max_decoding_message_size(16 * 1024 * 1024);
+        let mut client = ControlPlaneClient::new(channel).max_decoding_message_size(16 * 1024 * 1024);
         let instance = self.register(&mut client).await?;
         conversation::converse(self, &mut client, &instance).await
     }
@@ -225,28 +218,21 @@ impl Session {
 
     /// Exchanges the join token for a certificate.
     async fn enrol(&self, credentials: &Credentials) -> Result<(), Failed> {
-        let (Some(token), Some(fingerprint)) =
-            (&self.backend.join_token, &self.backend.ca_fingerprint)
+        let (Some(token), Some(fingerprint)) = (&self.backend.join_token, &self.backend.ca_fingerprint)
         else {
             return Err(TlsError::NotEnrolled.into());
         };
         let host_key = self.identity.lock().await.host_key.clone();
         let request = tls::request(&host_key)?;
         let config = tls::enrolment_client(fingerprint)?;
-        let channel = channel::connect(
-            &self.backend.endpoint,
-            Some(config),
-            self.backend.server_name.as_deref(),
-        );
+        let channel =
+            channel::connect(&self.backend.endpoint, Some(config), self.backend.server_name.as_deref());
         let mut client = EnrollmentClient::new(channel.await.map_err(Failed::Connect)?);
         let call = client.enroll(v1::EnrollRequest {
             join_token: token.expose().to_owned(),
             csr_pem: request.csr_pem.clone(),
         });
-        let reply = call
-            .await
-            .map_err(|status| called("enrolment", status))?
-            .into_inner();
+        let reply = call.await.map_err(|status| called("enrolment", status))?.into_inner();
         credentials.keep(&request, &reply.certificate_pem, &reply.ca_pem)?;
         tracing::info!("enrolled with the control plane");
         Ok(())
@@ -258,21 +244,13 @@ impl Session {
             return Ok(());
         }
         let credentials = Credentials::within(&self.backend.data_dir);
-        if credentials
-            .load()?
-            .is_some_and(|loaded| loaded.renew_at() > clock::now())
-        {
+        if credentials.load()?.is_some_and(|loaded| loaded.renew_at() > clock::now()) {
             return Ok(());
         }
         let host_key = self.identity.lock().await.host_key.clone();
         let request = tls::request(&host_key)?;
-        let call = client.renew(v1::RenewRequest {
-            csr_pem: request.csr_pem.clone(),
-        });
-        let reply = call
-            .await
-            .map_err(|status| called("renewal of the certificate", status))?
-            .into_inner();
+        let call = client.renew(v1::RenewRequest { csr_pem: request.csr_pem.clone() });
+        let reply = call.await.map_err(|status| called("renewal of the certificate", status))?.into_inner();
         credentials.keep(&request, &reply.certificate_pem, &reply.ca_pem)?;
         tracing::info!("renewed the host's certificate");
         Ok(())
@@ -287,19 +265,12 @@ impl Session {
         let request = v1::RegisterRequest {
             cluster: registration.cluster.clone(),
             host_key: identity.host_key.clone(),
-            previous_instance_arn: identity
-                .instance
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
+            previous_instance_arn: identity.instance.as_ref().map(ToString::to_string).unwrap_or_default(),
             total: Some(convert::resources(&registration.total)),
             attributes: registration
                 .attributes
                 .iter()
-                .map(|(name, value)| v1::Attribute {
-                    name: name.clone(),
-                    value: value.clone(),
-                })
+                .map(|(name, value)| v1::Attribute { name: name.clone(), value: value.clone() })
                 .collect(),
             versions: Some(v1::Versions {
                 agent: registration.agent_version.clone(),
@@ -309,18 +280,14 @@ impl Session {
             protocol_version: berth_proto::PROTOCOL_VERSION,
             hostname: registration.hostname.clone(),
         };
-        let reply = client
-            .register(request)
-            .await
-            .map_err(|status| match status.code() {
-                Code::InvalidArgument | Code::PermissionDenied => {
-                    Failed::ForGood(SessionError::Refused(status.message().to_owned()))
-                }
-                _ => called("registration", status),
-            })?;
+        let reply = client.register(request).await.map_err(|status| match status.code() {
+            Code::InvalidArgument | Code::PermissionDenied => {
+                Failed::ForGood(SessionError::Refused(status.message().to_owned()))
+            }
+            _ => called("registration", status),
+        })?;
         let arn = &reply.get_ref().container_instance_arn;
-        let instance =
-            ContainerInstanceArn::new(arn).map_err(|e| Failed::Protocol(e.to_string()))?;
+        let instance = ContainerInstanceArn::new(arn).map_err(|e| Failed::Protocol(e.to_string()))?;
         if identity.instance.as_ref() != Some(&instance) {
             identity.instance = Some(instance.clone());
             self.keep(identity).await?;
@@ -333,19 +300,14 @@ impl Session {
 
     /// Makes a change of identity durable.
     async fn keep(&self, identity: Identity) -> Result<(), StoreError> {
-        self.store
-            .commit(vec![Write::Identity(identity.clone())])
-            .await?;
+        self.store.commit(vec![Write::Identity(identity.clone())]).await?;
         *self.identity.lock().await = identity;
         Ok(())
     }
 }
 
 fn called(what: &'static str, status: tonic::Status) -> Failed {
-    Failed::Call {
-        what,
-        status: Box::new(status),
-    }
+    Failed::Call { what, status: Box::new(status) }
 }
 
 /// An error and what is behind it, in one line.

@@ -18,9 +18,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Why there is no usable certificate.
@@ -51,10 +49,7 @@ pub enum TlsError {
 }
 
 fn unusable(what: &'static str, detail: impl std::fmt::Display) -> TlsError {
-    TlsError::Unusable {
-        what,
-        detail: detail.to_string(),
-    }
+    TlsError::Unusable { what, detail: detail.to_string() }
 }
 
 /// A private key and the request to certify it.
@@ -69,14 +64,9 @@ pub(super) fn request(host_key: &str) -> Result<Request, TlsError> {
     let wrong = |e: rcgen::Error| unusable("certificate request", e);
     let key = rcgen::KeyPair::generate().map_err(wrong)?;
     let mut params = rcgen::CertificateParams::default();
-    params
-        .distinguished_name
-        .push(rcgen::DnType::CommonName, host_key);
+    params.distinguished_name.push(rcgen::DnType::CommonName, host_key);
     let csr = params.serialize_request(&key).map_err(wrong)?;
-    Ok(Request {
-        key_pem: key.serialize_pem(),
-        csr_pem: csr.pem().map_err(wrong)?,
-    })
+    Ok(Request { key_pem: key.serialize_pem(), csr_pem: csr.pem().map_err(wrong)? })
 }
 
 /// The host's certificate, its key and the CA, in the data directory.
@@ -88,9 +78,7 @@ pub(super) struct Credentials {
 impl Credentials {
     /// Credentials that are, or will be, in `<data directory>/tls`.
     pub(super) fn within(data_dir: &Path) -> Self {
-        Self {
-            directory: data_dir.join("tls"),
-        }
+        Self { directory: data_dir.join("tls") }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -106,24 +94,13 @@ impl Credentials {
         ca_pem: &str,
     ) -> Result<(), TlsError> {
         let path = self.file("host.pem");
-        let wrong = |source| TlsError::File {
-            path: path.display().to_string(),
-            source,
-        };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.directory)
-            .map_err(wrong)?;
+        let wrong = |source| TlsError::File { path: path.display().to_string(), source };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory).map_err(wrong)?;
         let fresh = self.file("host.pem.new");
         let text = format!("{}\n{certificate_pem}\n{ca_pem}\n", request.key_pem);
         let write = || -> io::Result<()> {
-            let mut file = fs::OpenOptions::new()
-                .create(true)
-                .truncate(true)
-                .write(true)
-                .mode(0o600)
-                .open(&fresh)?;
+            let mut file =
+                fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
             io::Write::write_all(&mut file, text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&fresh, &path)
@@ -138,22 +115,13 @@ impl Credentials {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => {
-                return Err(TlsError::File {
-                    path: path.display().to_string(),
-                    source,
-                });
+                return Err(TlsError::File { path: path.display().to_string(), source });
             }
         };
-        let wrong = |e| {
-            unusable(
-                "the host's certificate (tls/host.pem; remove it to enrol anew)",
-                e,
-            )
-        };
+        let wrong = |e| unusable("the host's certificate (tls/host.pem; remove it to enrol anew)", e);
         let key = PrivateKeyDer::from_pem_slice(&text).map_err(wrong)?;
-        let mut chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&text)
-            .collect::<Result<_, _>>()
-            .map_err(wrong)?;
+        let mut chain: Vec<CertificateDer<'static>> =
+            CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>().map_err(wrong)?;
         if chain.len() < 2 {
             return Err(unusable(
                 "the host's certificate",
@@ -161,22 +129,12 @@ impl Credentials {
             ));
         }
         let ca = chain.split_off(1);
-        let (_, parsed) = X509Certificate::from_der(&chain[0])
-            .map_err(|e| unusable("the host's certificate", e))?;
-        let at =
-            |time: i64| Timestamp(u64::try_from(time).unwrap_or_default().saturating_mul(1000));
+        let (_, parsed) =
+            X509Certificate::from_der(&chain[0]).map_err(|e| unusable("the host's certificate", e))?;
+        let at = |time: i64| Timestamp(u64::try_from(time).unwrap_or_default().saturating_mul(1000));
         let validity = parsed.validity();
-        let (begins, ends) = (
-            at(validity.not_before.timestamp()),
-            at(validity.not_after.timestamp()),
-        );
-        Ok(Some(Loaded {
-            key,
-            chain,
-            ca,
-            begins,
-            ends,
-        }))
+        let (begins, ends) = (at(validity.not_before.timestamp()), at(validity.not_after.timestamp()));
+        Ok(Some(Loaded { key, chain, ca, begins, ends }))
     }
 }
 
@@ -201,9 +159,7 @@ impl Loaded {
     pub(super) fn client(self) -> Result<ClientConfig, TlsError> {
         let mut roots = RootCertStore::empty();
         for ca in self.ca {
-            roots
-                .add(ca)
-                .map_err(|e| unusable("the control plane's CA", e))?;
+            roots.add(ca).map_err(|e| unusable("the control plane's CA", e))?;
         }
         let builder = builder()?;
         let mut config = builder
@@ -227,14 +183,9 @@ fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier
 
 /// A TLS client for enrolment: trusts whatever the CA of that fingerprint signed.
 pub(super) fn enrolment_client(fingerprint: &str) -> Result<ClientConfig, TlsError> {
-    let verifier = PinnedCa {
-        fingerprint: fingerprint.to_owned(),
-        provider: provider(),
-    };
-    let mut config = builder()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
+    let verifier = PinnedCa { fingerprint: fingerprint.to_owned(), provider: provider() };
+    let mut config =
+        builder()?.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
 }
@@ -249,11 +200,7 @@ struct PinnedCa {
 /// The fingerprint of a certificate: `sha256:` and 64 hex digits over its DER form.
 fn fingerprint_of(certificate: &CertificateDer<'_>) -> String {
     let hash = digest::digest(&digest::SHA256, certificate);
-    hash.as_ref()
-        .iter()
-        .fold("sha256:".to_owned(), |text, byte| {
-            format!("{text}{byte:02x}")
-        })
+    hash.as_ref().iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 impl ServerCertVerifier for PinnedCa {
@@ -266,18 +213,13 @@ impl ServerCertVerifier for PinnedCa {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let unknown = || rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
-        let ca = intermediates
-            .iter()
-            .find(|c| fingerprint_of(c) == self.fingerprint)
-            .ok_or_else(unknown)?;
+        let ca = intermediates.iter().find(|c| fingerprint_of(c) == self.fingerprint).ok_or_else(unknown)?;
         let mut roots = RootCertStore::empty();
         roots.add(ca.clone().into_owned())?;
-        let verifier = WebPkiServerVerifier::builder_with_provider(
-            Arc::new(roots),
-            Arc::clone(&self.provider),
-        )
-        .build()
-        .map_err(|e| rustls::Error::General(e.to_string()))?;
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
+                .build()
+                .map_err(|e| rustls::Error::General(e.to_string()))?;
         verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
 
@@ -310,8 +252,6 @@ impl ServerCertVerifier for PinnedCa {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

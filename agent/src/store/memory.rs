@@ -28,10 +28,7 @@ struct Kept {
 impl MemoryStore {
     /// Makes every commit fail with that error until it is called with `None`.
     pub fn fail_with(&self, error: Option<StoreError>) {
-        self.kept
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .failing = error;
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).failing = error;
     }
 
     fn apply(&self, writes: Vec<Write>) -> Result<(), StoreError> {
@@ -55,11 +52,7 @@ impl MemoryStore {
                 Write::Report { task, report } => {
                     kept.next_sequence += 1;
                     let sequence = kept.next_sequence;
-                    self.outbox.push([OutboxEntry {
-                        sequence,
-                        task,
-                        report: *report,
-                    }]);
+                    self.outbox.push([OutboxEntry { sequence, task, report: *report }]);
                 }
                 Write::Told(up_to) => self.outbox.told(up_to),
                 Write::Identity(identity) => kept.identity = Some(identity),
@@ -72,10 +65,7 @@ impl MemoryStore {
 impl Store for MemoryStore {
     fn load(&self) -> BoxFuture<'_, Result<Saved, StoreError>> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let saved = Saved {
-            identity: kept.identity.clone(),
-            tasks: kept.tasks.values().cloned().collect(),
-        };
+        let saved = Saved { identity: kept.identity.clone(), tasks: kept.tasks.values().cloned().collect() };
         Box::pin(std::future::ready(Ok(saved)))
     }
 

@@ -28,10 +28,7 @@ pub struct Outbox {
 
 impl Default for Outbox {
     fn default() -> Self {
-        Self {
-            entries: Mutex::default(),
-            newest: watch::Sender::new(0),
-        }
+        Self { entries: Mutex::default(), newest: watch::Sender::new(0) }
     }
 }
 

@@ -158,37 +158,22 @@ impl Writer {
         let mut told = None;
         let mut entries = Vec::new();
         let failed = |e: redb::Error| io("write", &path, &e);
-        let transaction = self
-            .database()?
-            .begin_write()
-            .map_err(|e| failed(e.into()))?;
+        let transaction = self.database()?.begin_write().map_err(|e| failed(e.into()))?;
         {
-            let mut specs = transaction
-                .open_table(SPECS)
-                .map_err(|e| failed(e.into()))?;
-            let mut states = transaction
-                .open_table(STATES)
-                .map_err(|e| failed(e.into()))?;
-            let mut outbox = transaction
-                .open_table(OUTBOX)
-                .map_err(|e| failed(e.into()))?;
+            let mut specs = transaction.open_table(SPECS).map_err(|e| failed(e.into()))?;
+            let mut states = transaction.open_table(STATES).map_err(|e| failed(e.into()))?;
+            let mut outbox = transaction.open_table(OUTBOX).map_err(|e| failed(e.into()))?;
             let mut meta = transaction.open_table(META).map_err(|e| failed(e.into()))?;
             for write in writes {
                 match write {
                     Write::NewTask { spec, state } => {
                         let key = spec.arn.as_str();
-                        specs
-                            .insert(key, &*encode(&**spec, &path, key)?)
-                            .map_err(|e| failed(e.into()))?;
-                        states
-                            .insert(key, &*encode(state, &path, key)?)
-                            .map_err(|e| failed(e.into()))?;
+                        specs.insert(key, &*encode(&**spec, &path, key)?).map_err(|e| failed(e.into()))?;
+                        states.insert(key, &*encode(state, &path, key)?).map_err(|e| failed(e.into()))?;
                     }
                     Write::State { task, state } => {
                         let key = task.as_str();
-                        states
-                            .insert(key, &*encode(state, &path, key)?)
-                            .map_err(|e| failed(e.into()))?;
+                        states.insert(key, &*encode(state, &path, key)?).map_err(|e| failed(e.into()))?;
                     }
                     Write::Forget(task) => {
                         specs.remove(task.as_str()).map_err(|e| failed(e.into()))?;
@@ -197,9 +182,7 @@ impl Writer {
                     Write::Report { task, report } => {
                         sequence += 1;
                         let value = encode(&(task, report), &path, "outbox")?;
-                        outbox
-                            .insert(sequence, &*value)
-                            .map_err(|e| failed(e.into()))?;
+                        outbox.insert(sequence, &*value).map_err(|e| failed(e.into()))?;
                         entries.push(OutboxEntry {
                             sequence,
                             task: task.clone(),
@@ -207,22 +190,18 @@ impl Writer {
                         });
                     }
                     Write::Told(up_to) => {
-                        outbox
-                            .retain_in::<u64, _>(..=*up_to, |_, _| false)
-                            .map_err(|e| failed(e.into()))?;
+                        outbox.retain_in::<u64, _>(..=*up_to, |_, _| false).map_err(|e| failed(e.into()))?;
                         told = told.max(Some(*up_to));
                     }
                     Write::Identity(identity) => {
                         let value = encode(identity, &path, IDENTITY)?;
-                        meta.insert(IDENTITY, &*value)
-                            .map_err(|e| failed(e.into()))?;
+                        meta.insert(IDENTITY, &*value).map_err(|e| failed(e.into()))?;
                     }
                 }
             }
             if sequence != self.last_sequence {
                 let value = encode(&sequence, &path, LAST_SEQUENCE)?;
-                meta.insert(LAST_SEQUENCE, &*value)
-                    .map_err(|e| failed(e.into()))?;
+                meta.insert(LAST_SEQUENCE, &*value).map_err(|e| failed(e.into()))?;
             }
         }
         transaction.commit().map_err(|e| failed(e.into()))?;
@@ -237,19 +216,10 @@ impl Writer {
     fn load(&mut self) -> Result<Saved, StoreError> {
         let path = self.path.clone();
         let failed = |e: redb::Error| io("read", &path, &e);
-        let transaction = self
-            .database()?
-            .begin_read()
-            .map_err(|e| failed(e.into()))?;
-        let specs = transaction
-            .open_table(SPECS)
-            .map_err(|e| failed(e.into()))?;
-        let states = transaction
-            .open_table(STATES)
-            .map_err(|e| failed(e.into()))?;
-        let outbox = transaction
-            .open_table(OUTBOX)
-            .map_err(|e| failed(e.into()))?;
+        let transaction = self.database()?.begin_read().map_err(|e| failed(e.into()))?;
+        let specs = transaction.open_table(SPECS).map_err(|e| failed(e.into()))?;
+        let states = transaction.open_table(STATES).map_err(|e| failed(e.into()))?;
+        let outbox = transaction.open_table(OUTBOX).map_err(|e| failed(e.into()))?;
         let meta = transaction.open_table(META).map_err(|e| failed(e.into()))?;
 
         let mut saved = Saved::default();
@@ -272,11 +242,7 @@ impl Writer {
         for row in outbox.iter().map_err(|e| failed(e.into()))? {
             let (key, value) = row.map_err(|e| failed(e.into()))?;
             let (task, report): (TaskArn, Report) = decode(value.value(), &path, "outbox")?;
-            entries.push(OutboxEntry {
-                sequence: key.value(),
-                task,
-                report,
-            });
+            entries.push(OutboxEntry { sequence: key.value(), task, report });
         }
         drop((specs, states, outbox, meta, transaction));
         self.last_sequence = last_sequence;
@@ -301,9 +267,7 @@ fn open_database(path: &Path) -> Result<Database, StoreError> {
         drop(prepare(&fresh)?);
         fs::rename(&fresh, path).map_err(|e| io("make", path, &e))?;
         if let Some(directory) = path.parent() {
-            fs::File::open(directory)
-                .and_then(|d| d.sync_all())
-                .map_err(|e| io("sync", directory, &e))?;
+            fs::File::open(directory).and_then(|d| d.sync_all()).map_err(|e| io("sync", directory, &e))?;
         }
     }
     prepare(path)
@@ -318,35 +282,20 @@ fn remove_if_there(path: &Path) -> Result<(), StoreError> {
 
 /// Opens the database and makes every table, so that readers find them.
 fn prepare(path: &Path) -> Result<Database, StoreError> {
-    let database = Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .create(path)
-        .map_err(|e| match e {
-            redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse {
-                path: path.display().to_string(),
-            },
-            other => io("open", path, &other),
-        })?;
+    let database = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|e| match e {
+        redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.display().to_string() },
+        other => io("open", path, &other),
+    })?;
     let failed = |e: redb::Error| io("prepare", path, &e);
     let missing = {
         let transaction = database.begin_read().map_err(|e| failed(e.into()))?;
-        transaction
-            .list_tables()
-            .map_err(|e| failed(e.into()))?
-            .count()
-            < 4
+        transaction.list_tables().map_err(|e| failed(e.into()))?.count() < 4
     };
     if missing {
         let transaction = database.begin_write().map_err(|e| failed(e.into()))?;
-        transaction
-            .open_table(SPECS)
-            .map_err(|e| failed(e.into()))?;
-        transaction
-            .open_table(STATES)
-            .map_err(|e| failed(e.into()))?;
-        transaction
-            .open_table(OUTBOX)
-            .map_err(|e| failed(e.into()))?;
+        transaction.open_table(SPECS).map_err(|e| failed(e.into()))?;
+        transaction.open_table(STATES).map_err(|e| failed(e.into()))?;
+        transaction.open_table(OUTBOX).map_err(|e| failed(e.into()))?;
         transaction.open_table(META).map_err(|e| failed(e.into()))?;
         transaction.commit().map_err(|e| failed(e.into()))?;
     }
@@ -354,11 +303,7 @@ fn prepare(path: &Path) -> Result<Database, StoreError> {
 }
 
 fn io(what: &'static str, path: &Path, error: &dyn std::fmt::Display) -> StoreError {
-    StoreError::Io {
-        what,
-        path: path.display().to_string(),
-        detail: error.to_string(),
-    }
+    StoreError::Io { what, path: path.display().to_string(), detail: error.to_string() }
 }
 
 fn encode<T: Serialize + ?Sized>(value: &T, path: &Path, key: &str) -> Result<Vec<u8>, StoreError> {
@@ -375,9 +320,5 @@ fn decode<T: DeserializeOwned>(bytes: &[u8], path: &Path, key: &str) -> Result<T
 }
 
 fn corrupt(path: &Path, key: &str, error: &dyn std::fmt::Display) -> StoreError {
-    StoreError::Corrupt {
-        path: path.display().to_string(),
-        key: key.to_owned(),
-        detail: error.to_string(),
-    }
+    StoreError::Corrupt { path: path.display().to_string(), key: key.to_owned(), detail: error.to_string() }
 }

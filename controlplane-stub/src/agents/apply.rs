@@ -4,6 +4,7 @@
 //! which is delivered twice counts once.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use berth_core::units::Timestamp;
@@ -25,6 +26,13 @@ pub(super) struct Applied {
     pub(super) ack: u64,
 }
 
+/// A task that changes: its key, its record, and what becomes of it.
+struct Touched {
+    key: Key,
+    found: Versioned<Arc<Task>>,
+    after: Option<Task>,
+}
+
 /// The outbox of the session is not the instance's any more: a newer session began.
 pub(super) struct Stale;
 
@@ -41,7 +49,7 @@ pub(super) fn apply(
         return Err(Stale);
     }
     let mut last = cursor.sequence;
-    let mut tasks: BTreeMap<&str, (Key, Versioned<Arc<Task>>, Option<Task>)> = BTreeMap::new();
+    let mut tasks: BTreeMap<&str, Touched> = BTreeMap::new();
     for change in changes {
         if change.sequence <= last {
             continue;
@@ -49,34 +57,40 @@ pub(super) fn apply(
         if change.sequence != last + 1 && last != 0 {
             // The control plane lost what it had acknowledged. Every change is the whole of its
             // task, so that going on loses less than insisting on what the agent has forgotten.
-            tracing::warn!(instance = instance.value.arn, last, sequence = change.sequence, "state changes are missing");
+            tracing::warn!(
+                instance = instance.value.arn,
+                last,
+                sequence = change.sequence,
+                "state changes are missing"
+            );
         }
         last = change.sequence;
-        let entry = match tasks.entry(&change.task_arn) {
-            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                let found = arn::scoped_of(&change.task_arn)
-                    .and_then(|(cluster, id)| Some((Key::Task(cluster.to_owned(), id.to_owned()), view.task(cluster, id)?)))
-                    .filter(|(_, task)| task.value.arn == change.task_arn && task.value.instance == instance.value.arn);
-                let Some((key, task)) = found else {
-                    tracing::debug!(task = change.task_arn, instance = instance.value.arn, "a state change of a task that is not this instance's");
+        let touched = match tasks.entry(&change.task_arn) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let Some(touched) = find(view, &instance.value, &change.task_arn) else {
+                    tracing::debug!(
+                        task = change.task_arn,
+                        instance = instance.value.arn,
+                        "a state change of a task that is not this instance's"
+                    );
                     continue;
                 };
-                entry.insert((key, task, None))
+                entry.insert(touched)
             }
         };
-        let before = entry.2.as_ref().unwrap_or(&entry.1.value);
+        let before = touched.after.as_ref().unwrap_or(&touched.found.value);
         if let Some(after) = changed(before, change, now) {
-            entry.2 = Some(after);
+            touched.after = Some(after);
         }
     }
     if last == cursor.sequence {
         return Ok(Applied { txn: None, ack: last });
     }
     let mut txn = Txn::default();
-    for (key, before, after) in tasks.into_values() {
+    for Touched { key, found, after } in tasks.into_values() {
         if let Some(after) = after {
-            txn.compares.push((key.clone(), Some(before.revision)));
+            txn.compares.push((key.clone(), Some(found.revision)));
             txn.puts.push((key, Record::Task(Arc::new(after))));
         }
     }
@@ -86,6 +100,14 @@ pub(super) fn apply(
     txn.compares.push((key.clone(), Some(instance.revision)));
     txn.puts.push((key, Record::Instance(Arc::new(moved))));
     Ok(Applied { txn: Some(txn), ack: last })
+}
+
+/// A task of the instance.
+fn find(view: &dyn View, instance: &Instance, task_arn: &str) -> Option<Touched> {
+    let (cluster, id) = arn::scoped_of(task_arn)?;
+    let found = view.task(cluster, id)?;
+    let ours = found.value.arn == task_arn && found.value.instance == instance.arn;
+    ours.then(|| Touched { key: Key::Task(cluster.to_owned(), id.to_owned()), found, after: None })
 }
 
 /// The task after a change; `None` when that changes nothing. What is STOPPED stays as it is, and
@@ -147,7 +169,8 @@ fn observe(container: &mut ObservedContainer, state: &v1::ContainerState) {
     let text = |value: &String| (!value.is_empty()).then(|| value.clone());
     container.runtime_id = text(&state.runtime_id).or_else(|| container.runtime_id.take());
     container.exit_code = state.exit_code.or(container.exit_code);
-    container.reason = text(&state.reason).map(|reason| cut(&reason).to_owned()).or_else(|| container.reason.take());
+    container.reason =
+        text(&state.reason).map(|reason| cut(&reason).to_owned()).or_else(|| container.reason.take());
     container.image_digest = text(&state.image_digest).or_else(|| container.image_digest.take());
     container.health = match state.health() {
         v1::HealthStatus::Unspecified => None,

@@ -24,7 +24,9 @@ pub(super) fn assignment(task: &Task, with_spec: bool) -> v1::Assignment {
         task_arn: task.arn.clone(),
         desired: desired.into(),
         stop: (desired == v1::DesiredStatus::Stopped)
-            .then(|| stop.map(|cause| v1::StopCause { code: cause.code.clone(), reason: cause.reason.clone() }))
+            .then(|| {
+                stop.map(|cause| v1::StopCause { code: cause.code.clone(), reason: cause.reason.clone() })
+            })
             .flatten(),
         last_heard: last_heard.into(),
         spec: with_spec.then(|| task_spec(&task.spec)),
@@ -88,6 +90,7 @@ fn container_spec(container: &ContainerSpec) -> v1::ContainerSpec {
             .map(|limit| v1::Ulimit { name: limit.name.clone(), soft: limit.soft, hard: limit.hard })
             .collect(),
         extra_hosts: container.extra_hosts.iter().map(|(host, address)| pair(host, address)).collect(),
+        links: container.links.iter().map(|link| pair(link.container.as_str(), &link.alias)).collect(),
         dns_servers: container.dns_servers.clone(),
         dns_search_domains: container.dns_search_domains.clone(),
     }
@@ -143,7 +146,8 @@ fn ports(field: &str, wire: &[u32]) -> Result<BTreeSet<u16>, String> {
 
 /// A heartbeat from the wire.
 pub(super) fn heartbeat(wire: &v1::Heartbeat, now: Timestamp) -> Result<Heartbeat, String> {
-    let amount = |wire: &Option<v1::Resources>| wire.as_ref().map_or_else(|| Ok(Resources::default()), resources);
+    let amount =
+        |wire: &Option<v1::Resources>| wire.as_ref().map_or_else(|| Ok(Resources::default()), resources);
     Ok(Heartbeat {
         in_use: amount(&wire.in_use)?,
         remaining: amount(&wire.remaining)?,

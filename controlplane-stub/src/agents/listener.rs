@@ -131,7 +131,11 @@ impl Listener {
 
     /// Accepts connections until the tracker stops. With `tls` all of them are encrypted.
     #[must_use]
-    pub fn accept(self, tls: Option<Arc<ServerConfig>>, tracker: &Tracker) -> mpsc::Receiver<io::Result<Connected>> {
+    pub fn accept(
+        self,
+        tls: Option<Arc<ServerConfig>>,
+        tracker: &Tracker,
+    ) -> mpsc::Receiver<io::Result<Connected>> {
         let (connections, accepted) = mpsc::channel(BACKLOG);
         let acceptor = Acceptor {
             tls: tls.map(TlsAcceptor::from),
@@ -144,6 +148,11 @@ impl Listener {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = acceptor.run(self.socket) => {}
+            }
+            if let AgentAddress::Unix(path) = &self.address
+                && let Err(error) = tokio::fs::remove_file(path).await
+            {
+                tracing::debug!(%error, path = %path.display(), "the socket was not removed");
             }
         });
         accepted
@@ -252,7 +261,11 @@ impl tonic::transport::server::Connected for Connected {
 }
 
 impl AsyncRead for Connected {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.io.as_mut().poll_read(cx, buf)
     }
 }

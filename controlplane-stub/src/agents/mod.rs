@@ -49,6 +49,8 @@ struct Shared {
     registry: Registry,
     arns: Arns,
     certifier: Option<Certifier>,
+    /// Agents are heard at least so often; one that misses some counts as dead.
+    heartbeat_interval: Duration,
     tracker: Tracker,
 }
 
@@ -69,12 +71,21 @@ impl Agents {
         registry: Registry,
         arns: Arns,
         certifier: Option<Certifier>,
+        heartbeat_interval: Duration,
         tracker: &Tracker,
     ) -> Self {
         let commits = store.watch();
-        let wake = wake::run(Arc::clone(&store), commits, registry.clone(), arns.clone(), tracker.token().clone());
+        let wake =
+            wake::run(Arc::clone(&store), commits, registry.clone(), arns.clone(), tracker.token().clone());
         tracker.spawn("wake", wake);
-        Self(Arc::new(Shared { store, registry, arns, certifier, tracker: tracker.clone() }))
+        Self(Arc::new(Shared {
+            store,
+            registry,
+            arns,
+            certifier,
+            heartbeat_interval,
+            tracker: tracker.clone(),
+        }))
     }
 
     /// Serves connections until the tracker stops.

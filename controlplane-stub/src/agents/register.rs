@@ -72,18 +72,29 @@ fn checked(request: v1::RegisterRequest) -> Result<Registration, RegisterError> 
     }
     let cluster = if request.cluster.is_empty() { DEFAULT_CLUSTER.to_owned() } else { request.cluster };
     if !is_resource_name(&cluster) {
-        return invalid(format!("cluster: {cluster:?} is no cluster name: 1 to 255 letters, digits, hyphens and underscores"));
+        return invalid(format!(
+            "cluster: {cluster:?} is no cluster name: 1 to 255 letters, digits, hyphens and underscores"
+        ));
     }
     if request.host_key.is_empty() || request.host_key.len() > MAX_HOST_KEY {
         return invalid(format!("host_key: 1 to {MAX_HOST_KEY} bytes are needed"));
     }
     let Some(total) = &request.total else { return invalid("total: is missing".to_owned()) };
-    let total = convert::resources(total).map_err(|problem| RegisterError::Invalid(format!("total.{problem}")))?;
+    let total =
+        convert::resources(total).map_err(|problem| RegisterError::Invalid(format!("total.{problem}")))?;
     if request.attributes.len() > MAX_ATTRIBUTES {
-        return invalid(format!("attributes: {} of them, at most {MAX_ATTRIBUTES}", request.attributes.len()));
+        return invalid(format!(
+            "attributes: {} of them, at most {MAX_ATTRIBUTES}",
+            request.attributes.len()
+        ));
     }
-    if let Some(bad) = request.attributes.iter().find(|a| a.name.is_empty() || a.name.len() > 256 || a.value.len() > 256) {
-        return invalid(format!("attributes: {:?}: a name of 1 to 256 bytes and a value of at most 256 are needed", bad.name));
+    if let Some(bad) =
+        request.attributes.iter().find(|a| a.name.is_empty() || a.name.len() > 256 || a.value.len() > 256)
+    {
+        return invalid(format!(
+            "attributes: {:?}: a name of 1 to 256 bytes and a value of at most 256 are needed",
+            bad.name
+        ));
     }
     Ok(Registration {
         cluster,
@@ -147,7 +158,11 @@ fn key_of(instance: &Instance) -> Key {
 
 /// The instance that the host is: by its key, or else the one that it remembers, provided that no
 /// other host is connected as that.
-fn find(view: &dyn View, registry: &Registry, registration: &Registration) -> Option<Versioned<Arc<Instance>>> {
+fn find(
+    view: &dyn View,
+    registry: &Registry,
+    registration: &Registration,
+) -> Option<Versioned<Arc<Instance>>> {
     let mut live = view.instances(Some(&registration.cluster));
     live.retain(|instance| instance.value.status != InstanceStatus::Inactive);
     if let Some(known) = live.iter().find(|instance| instance.value.host_key == registration.host_key) {

@@ -149,8 +149,14 @@ impl Registry {
         let (close, closed) = watch::channel(None);
         let wake = Arc::new(Notify::new());
         let now = clock::now();
-        let entry =
-            Entry { session, close, wake: Arc::clone(&wake), heartbeat: None, seen_at: now, connected_at: now };
+        let entry = Entry {
+            session,
+            close,
+            wake: Arc::clone(&wake),
+            heartbeat: None,
+            seen_at: now,
+            connected_at: now,
+        };
         let older = self.lock().insert(instance_arn.to_owned(), entry);
         if let Some(older) = older {
             let reason = "another session of the same instance began".to_owned();

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::listener::Peer;
 use super::{MAX_MESSAGE, Shared, register, session};
-use crate::tls::{Certificate, CertifyError, Certifier};
+use crate::tls::{Certificate, Certifier, CertifyError};
 
 /// How many messages may wait for an agent to read them.
 const OUTGOING: usize = 64;
@@ -32,9 +32,9 @@ pub(super) struct Service(Arc<Shared>);
 fn known_peer<T>(request: &Request<T>) -> Result<Peer, Status> {
     match request.extensions().get::<Peer>() {
         Some(peer @ (Peer::Local | Peer::Host(_))) => Ok(peer.clone()),
-        Some(Peer::Stranger) | None => {
-            Err(Status::unauthenticated("a client certificate is needed: enrol this host with a join token first"))
-        }
+        Some(Peer::Stranger) | None => Err(Status::unauthenticated(
+            "a client certificate is needed: enrol this host with a join token first",
+        )),
     }
 }
 
@@ -71,7 +71,10 @@ impl Service {
 
 #[tonic::async_trait]
 impl Enrollment for Service {
-    async fn enroll(&self, request: Request<v1::EnrollRequest>) -> Result<Response<v1::CertificateResponse>, Status> {
+    async fn enroll(
+        &self,
+        request: Request<v1::EnrollRequest>,
+    ) -> Result<Response<v1::CertificateResponse>, Status> {
         let v1::EnrollRequest { join_token, csr_pem } = request.into_inner();
         let certificate = self.certifier()?.enroll(join_token, csr_pem).await?;
         Ok(Response::new(certificate.into()))
@@ -80,19 +83,26 @@ impl Enrollment for Service {
 
 #[tonic::async_trait]
 impl ControlPlane for Service {
-    async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::RegisterResponse>, Status> {
+    async fn register(
+        &self,
+        request: Request<v1::RegisterRequest>,
+    ) -> Result<Response<v1::RegisterResponse>, Status> {
         known_peer(&request)?;
         let shared = &self.0;
         let instance =
             register::register(&*shared.store, &shared.registry, &shared.arns, request.into_inner()).await?;
-        let attribute = |(name, value): (&String, &String)| v1::Attribute { name: name.clone(), value: value.clone() };
+        let attribute =
+            |(name, value): (&String, &String)| v1::Attribute { name: name.clone(), value: value.clone() };
         Ok(Response::new(v1::RegisterResponse {
             container_instance_arn: instance.arn.clone(),
             attributes: instance.attributes.iter().map(attribute).collect(),
         }))
     }
 
-    async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::CertificateResponse>, Status> {
+    async fn renew(
+        &self,
+        request: Request<v1::RenewRequest>,
+    ) -> Result<Response<v1::CertificateResponse>, Status> {
         let Peer::Host(host) = known_peer(&request)? else { return Err(no_certificates()) };
         let certificate = self.certifier()?.renew(&host, &request.into_inner().csr_pem)?;
         Ok(Response::new(certificate.into()))

@@ -22,7 +22,7 @@ use crate::clock;
 use crate::model::{Instance, InstanceStatus, OutboxCursor, TaskStatus};
 use crate::store::{CommitError, Key, Record, Txn, Versioned, View};
 
-/// How often an agent is heard when nothing happens.
+/// How often an agent is heard when nothing happens, unless configured.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 /// How many of them may be missing before the session counts as dead.
 const MISSED_HEARTBEATS: u32 = 3;
@@ -82,7 +82,7 @@ fn message(message: ToAgent) -> v1::ControlPlaneMessage {
 }
 
 async fn converse(shared: &Shared, mut incoming: Streaming<v1::AgentMessage>, outgoing: &Outgoing) -> End {
-    let patience = HEARTBEAT_INTERVAL * MISSED_HEARTBEATS;
+    let patience = shared.heartbeat_interval * MISSED_HEARTBEATS;
     let hello = match timeout(patience, incoming.message()).await {
         Ok(Ok(Some(v1::AgentMessage { message: Some(FromAgent::Hello(hello)) }))) => hello,
         Ok(Ok(Some(_))) => return End::Refuse(Status::invalid_argument("the first message is to be Hello")),
@@ -148,7 +148,8 @@ impl<'a> Session<'a> {
     }
 
     fn instance(&self, view: &dyn View) -> Result<Versioned<Arc<Instance>>, End> {
-        let gone = || Status::not_found(format!("there is no container instance {} any more", self.arn)).into();
+        let gone =
+            || Status::not_found(format!("there is no container instance {} any more", self.arn)).into();
         view.instance(&self.cluster, &self.id).ok_or_else(gone)
     }
 
@@ -233,7 +234,9 @@ impl<'a> Session<'a> {
         let tasks = view.tasks_on(&self.arn);
         let mut assignments = Vec::new();
         let mut live = HashMap::with_capacity(tasks.len());
-        for task in tasks.iter().map(|task| &task.value).filter(|task| task.observed.status != TaskStatus::Stopped) {
+        for task in
+            tasks.iter().map(|task| &task.value).filter(|task| task.observed.status != TaskStatus::Stopped)
+        {
             let stop = task.stop_requested.is_some();
             match self.sent.get(&task.arn) {
                 None => assignments.push(convert::assignment(task, true)),
@@ -298,16 +301,23 @@ impl<'a> Session<'a> {
                 Some(FromAgent::Heartbeat(heartbeat)) => {
                     match convert::heartbeat(&heartbeat, clock::now()) {
                         Ok(heard) => self.connection.seen(Some(heard)),
-                        Err(problem) => return Err(Status::invalid_argument(format!("heartbeat: {problem}")).into()),
+                        Err(problem) => {
+                            return Err(Status::invalid_argument(format!("heartbeat: {problem}")).into());
+                        }
                     }
-                    self.send(ToAgent::HeartbeatAck(v1::HeartbeatAck { sequence: heartbeat.sequence })).await?;
+                    self.send(ToAgent::HeartbeatAck(v1::HeartbeatAck { sequence: heartbeat.sequence }))
+                        .await?;
                 }
                 Some(FromAgent::StopVerification(question)) => {
                     self.apply(std::mem::take(&mut changes)).await?;
                     self.verify(question).await?;
                 }
-                Some(FromAgent::PayloadAck(ack)) => tracing::trace!(instance = self.arn, ack.sequence, "payload acknowledged"),
-                Some(FromAgent::ManifestAck(ack)) => tracing::trace!(instance = self.arn, ack.sequence, "manifest noted"),
+                Some(FromAgent::PayloadAck(ack)) => {
+                    tracing::trace!(instance = self.arn, ack.sequence, "payload acknowledged");
+                }
+                Some(FromAgent::ManifestAck(ack)) => {
+                    tracing::trace!(instance = self.arn, ack.sequence, "manifest noted");
+                }
                 Some(FromAgent::Hello(_)) => return Err(Status::invalid_argument("a second Hello").into()),
                 // A message of a later version.
                 None => {}
@@ -337,7 +347,9 @@ impl<'a> Session<'a> {
                 None => true,
             };
             if durable {
-                return self.send(ToAgent::StateChangeAck(v1::StateChangeAck { sequence: applied.ack })).await;
+                return self
+                    .send(ToAgent::StateChangeAck(v1::StateChangeAck { sequence: applied.ack }))
+                    .await;
             }
         }
     }

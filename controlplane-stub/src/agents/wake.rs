@@ -31,7 +31,9 @@ pub(super) async fn run(
                     .keys
                     .iter()
                     .filter_map(|key| match key {
-                        Key::Task(cluster, id) => view.task(cluster, id).map(|task| task.value.instance.clone()),
+                        Key::Task(cluster, id) => {
+                            view.task(cluster, id).map(|task| task.value.instance.clone())
+                        }
                         Key::Instance(cluster, id) => Some(arns.container_instance(cluster, id)),
                         _ => None,
                     })

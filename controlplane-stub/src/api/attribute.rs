@@ -15,6 +15,8 @@ use crate::store::{Key, Record, Txn};
 
 /// The most attributes of one request, and the most custom ones of an instance.
 const MAX_ATTRIBUTES: usize = 10;
+/// The most bytes of a value that an agent registers.
+const MAX_REGISTERED_VALUE: usize = 512;
 
 /// An attribute of a request.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -27,11 +29,28 @@ pub(super) struct Attribute {
 }
 
 impl Attribute {
+    /// Its name and value as an agent registers them: what it tells of its host may hold
+    /// characters that operators may not use, such as parentheses.
+    ///
+    /// # Errors
+    /// `InvalidParameterException` for a name that ECS does not take, or an endless value.
+    pub(super) fn registered(&self) -> ApiResult<(String, String)> {
+        let value = self.value.clone().unwrap_or_default();
+        if value.len() > MAX_REGISTERED_VALUE || value.chars().any(char::is_control) {
+            return Err(ApiError::invalid_parameter(format!(
+                "The value of attribute '{}' is not valid.",
+                self.name
+            )));
+        }
+        let name = Self { value: None, ..self.clone() }.checked()?.0;
+        Ok((name, value))
+    }
+
     /// Its name and value; an empty value is an attribute without one.
     ///
     /// # Errors
     /// `InvalidParameterException` for a name or value that ECS does not take.
-    pub(super) fn checked(&self) -> ApiResult<(String, String)> {
+    fn checked(&self) -> ApiResult<(String, String)> {
         if !is_name(&self.name) {
             return Err(ApiError::invalid_parameter(format!(
                 "Attribute name '{}' is not valid: 1 to 128 letters, digits, hyphens, underscores, slashes, backslashes and periods.",
@@ -53,7 +72,8 @@ impl Attribute {
 /// Whether it can be the name of an attribute.
 #[must_use]
 pub(super) fn is_name(name: &str) -> bool {
-    (1..=128).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-/\\.".contains(&b))
+    (1..=128).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-/\\.".contains(&b))
 }
 
 /// Whether it can be the value of an attribute.
@@ -104,7 +124,9 @@ async fn change(
         return Err(ApiError::invalid_parameter("Attributes cannot be empty."));
     }
     if request.attributes.len() > MAX_ATTRIBUTES {
-        return Err(ApiError::invalid_parameter(format!("attributes can have at most {MAX_ATTRIBUTES} items.")));
+        return Err(ApiError::invalid_parameter(format!(
+            "attributes can have at most {MAX_ATTRIBUTES} items."
+        )));
     }
     let shown = context
         .change(|view| {
@@ -114,13 +136,15 @@ async fn change(
             for attribute in &request.attributes {
                 let (name, value) = attribute.checked()?;
                 let id = target(&cluster.name, attribute)?;
-                let found = view.instance(&cluster.name, &id).filter(|i| i.value.status != InstanceStatus::Inactive);
+                let found =
+                    view.instance(&cluster.name, &id).filter(|i| i.value.status != InstanceStatus::Inactive);
                 let missing = || {
                     let target = attribute.target_id.as_deref().unwrap_or_default();
                     ApiError::target_not_found(format!("The specified target '{target}' was not found."))
                 };
                 let found = found.ok_or_else(missing)?;
-                let (_, instance) = changed.entry(id).or_insert_with(|| (found.revision, Instance::clone(&found.value)));
+                let (_, instance) =
+                    changed.entry(id).or_insert_with(|| (found.revision, Instance::clone(&found.value)));
                 shown.push(render(&name, &value, &instance.arn));
                 apply(&mut instance.attributes, name, value);
             }
@@ -144,15 +168,22 @@ async fn change(
 /// The id of the instance that an attribute is for.
 fn target(cluster: &str, attribute: &Attribute) -> ApiResult<String> {
     let Some(named) = attribute.target_id.as_deref().filter(|id| !id.is_empty()) else {
-        return Err(ApiError::invalid_parameter(format!("The attribute '{}' needs a targetId.", attribute.name)));
+        return Err(ApiError::invalid_parameter(format!(
+            "The attribute '{}' needs a targetId.",
+            attribute.name
+        )));
     };
     match attribute.target_type.as_deref() {
         Some("container-instance") => {}
         None if named.starts_with("arn:") => {}
         None => {
-            return Err(ApiError::invalid_parameter("targetType must be specified when the targetId is not an ARN."));
+            return Err(ApiError::invalid_parameter(
+                "targetType must be specified when the targetId is not an ARN.",
+            ));
         }
-        Some(_) => return Err(ApiError::invalid_parameter("targetType should be one of [container-instance]")),
+        Some(_) => {
+            return Err(ApiError::invalid_parameter("targetType should be one of [container-instance]"));
+        }
     }
     context::scoped_id("container-instance", cluster, named)
 }
@@ -191,7 +222,8 @@ pub(super) async fn list(context: &Context, request: List) -> ApiResult<Value> {
         let instance = instance.value;
         if instance.status != InstanceStatus::Inactive {
             let of_instance = instance.attributes.iter();
-            found.extend(of_instance.map(|(name, value)| (instance.arn.clone(), name.clone(), value.clone())));
+            found
+                .extend(of_instance.map(|(name, value)| (instance.arn.clone(), name.clone(), value.clone())));
         }
     }
     found.retain(|(_, name, value)| {
@@ -199,9 +231,11 @@ pub(super) async fn list(context: &Context, request: List) -> ApiResult<Value> {
             && request.attribute_value.as_ref().is_none_or(|wanted| wanted == value)
     });
     found.sort();
-    let filters = format!("attributes {} {:?} {:?}", cluster.name, request.attribute_name, request.attribute_value);
+    let filters =
+        format!("attributes {} {:?} {:?}", cluster.name, request.attribute_name, request.attribute_value);
     let paging = Paging::usual(request.max_results, request.next_token.as_deref());
-    let (page, next) = paging.page(&filters, found, |(target, name, _)| format!("{} {name}", arn::id_of(target)))?;
+    let (page, next) =
+        paging.page(&filters, found, |(target, name, _)| format!("{} {name}", arn::id_of(target)))?;
     let page: Vec<Value> = page.iter().map(|(target, name, value)| render(name, value, target)).collect();
     Ok(reply("attributes", json!(page), next))
 }

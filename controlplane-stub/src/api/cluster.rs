@@ -41,9 +41,12 @@ pub(super) struct Create {
 }
 
 pub(super) async fn create(context: &Context, request: Create) -> ApiResult<Value> {
-    let name = request.cluster_name.filter(|name| !name.is_empty()).unwrap_or_else(|| DEFAULT_CLUSTER.to_owned());
+    let name =
+        request.cluster_name.filter(|name| !name.is_empty()).unwrap_or_else(|| DEFAULT_CLUSTER.to_owned());
     if !is_resource_name(&name) {
-        return Err(ApiError::invalid_parameter("Invalid cluster name: 1 to 255 letters, digits, hyphens and underscores."));
+        return Err(ApiError::invalid_parameter(
+            "Invalid cluster name: 1 to 255 letters, digits, hyphens and underscores.",
+        ));
     }
     refuse_unsupported("configuration", request.configuration.is_some())?;
     refuse_unsupported("serviceConnectDefaults", request.service_connect_defaults.is_some())?;
@@ -182,7 +185,9 @@ pub(super) async fn delete(context: &Context, request: Delete) -> ApiResult<Valu
                 ));
             }
             if view.tasks(Some(name)).iter().any(|task| task.value.observed.status != TaskStatus::Stopped) {
-                return Err(ApiError::cluster_contains_tasks("The Cluster cannot be deleted while Tasks are active."));
+                return Err(ApiError::cluster_contains_tasks(
+                    "The Cluster cannot be deleted while Tasks are active.",
+                ));
             }
             let mut cluster = Cluster::clone(&found.value);
             cluster.active = false;
@@ -217,7 +222,9 @@ fn settings(given: &[Setting]) -> ApiResult<BTreeMap<String, String>> {
             return Err(ApiError::invalid_parameter(format!("Setting name should be one of [{INSIGHTS}]")));
         }
         if !matches!(setting.value.as_str(), "enabled" | "disabled" | "enhanced") {
-            return Err(ApiError::invalid_parameter("Setting value should be one of [disabled, enabled, enhanced]"));
+            return Err(ApiError::invalid_parameter(
+                "Setting value should be one of [disabled, enabled, enhanced]",
+            ));
         }
         settings.insert(setting.name.clone(), setting.value.clone());
     }
@@ -236,7 +243,10 @@ impl Include {
     fn read(include: &[String]) -> ApiResult<Self> {
         let known = ["ATTACHMENTS", "CONFIGURATIONS", "SETTINGS", "STATISTICS", "TAGS"];
         if include.iter().any(|field| !known.contains(&field.as_str())) {
-            return Err(ApiError::invalid_parameter(format!("include should be one of [{}]", known.join(", "))));
+            return Err(ApiError::invalid_parameter(format!(
+                "include should be one of [{}]",
+                known.join(", ")
+            )));
         }
         let has = |field: &str| include.iter().any(|included| included == field);
         Ok(Self { settings: has("SETTINGS"), tags: has("TAGS"), statistics: has("STATISTICS") })
@@ -247,7 +257,9 @@ fn render(view: &dyn View, cluster: &Cluster, include: &Include) -> Value {
     let instances = view.instances(Some(&cluster.name));
     let registered = instances.iter().filter(|i| i.value.status != InstanceStatus::Inactive).count();
     let tasks = view.tasks(Some(&cluster.name));
-    let count = |wanted: &[TaskStatus]| tasks.iter().filter(|task| wanted.contains(&task.value.observed.status)).count();
+    let count = |wanted: &[TaskStatus]| {
+        tasks.iter().filter(|task| wanted.contains(&task.value.observed.status)).count()
+    };
     let running = count(&[TaskStatus::Running]);
     let pending = count(&[TaskStatus::Provisioning, TaskStatus::Pending]);
     let settings = cluster.settings.iter().filter(|_| include.settings);
@@ -269,7 +281,12 @@ fn render(view: &dyn View, cluster: &Cluster, include: &Include) -> Value {
 }
 
 fn statistics(running: usize, pending: usize) -> Vec<Value> {
-    let none = ["activeEC2ServiceCount", "drainingEC2ServiceCount", "runningFargateTasksCount", "pendingFargateTasksCount"];
+    let none = [
+        "activeEC2ServiceCount",
+        "drainingEC2ServiceCount",
+        "runningFargateTasksCount",
+        "pendingFargateTasksCount",
+    ];
     let none = none.into_iter().map(|name| (name, 0));
     [("runningEC2TasksCount", running), ("pendingEC2TasksCount", pending)]
         .into_iter()
@@ -277,3 +294,6 @@ fn statistics(running: usize, pending: usize) -> Vec<Value> {
         .map(|(name, value)| json!({"name": name, "value": value.to_string()}))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,7 +47,10 @@ impl Context {
     /// # Errors
     /// What `decide` refuses; `ServerException` when the store cannot write or others never stop
     /// changing the same records.
-    pub(super) async fn change<T>(&self, decide: impl FnMut(&dyn View) -> ApiResult<(Txn, T)>) -> ApiResult<T> {
+    pub(super) async fn change<T>(
+        &self,
+        decide: impl FnMut(&dyn View) -> ApiResult<(Txn, T)>,
+    ) -> ApiResult<T> {
         let given_up = || ApiError::server("Too many concurrent changes of the same resource. Try again.");
         self.change_or(decide, given_up).await
     }
@@ -118,7 +121,9 @@ pub(super) fn scoped_id(kind: &'static str, cluster: &str, named: &str) -> ApiRe
     let invalid = |why: String| ApiError::invalid_parameter(format!("Invalid identifier: {why}"));
     let reference = arn::parse(kind, named).map_err(|error| invalid(error.to_string()))?;
     match reference.cluster {
-        Some(other) if other != cluster => Err(invalid(format!("Identifier is for cluster {other}. Your cluster is {cluster}"))),
+        Some(other) if other != cluster => {
+            Err(invalid(format!("Identifier is for cluster {other}. Your cluster is {cluster}")))
+        }
         _ => Ok(reference.name),
     }
 }
@@ -129,7 +134,8 @@ pub(super) fn scoped_id(kind: &'static str, cluster: &str, named: &str) -> ApiRe
 /// `InvalidParameterException` when there is none.
 pub(super) fn instance(view: &dyn View, cluster: &str, named: &str) -> ApiResult<Versioned<Arc<Instance>>> {
     let id = scoped_id("container-instance", cluster, named)?;
-    view.instance(cluster, &id).ok_or_else(|| ApiError::invalid_parameter("The referenced container instance was not found."))
+    view.instance(cluster, &id)
+        .ok_or_else(|| ApiError::invalid_parameter("The referenced container instance was not found."))
 }
 
 /// The id of the task that a request names.

@@ -2,14 +2,15 @@
 
 use std::net::SocketAddr;
 
+use axum::http::Method;
 use axum::http::header::ORIGIN;
 use axum::http::request::Parts;
-use axum::http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::context;
 use super::error::{ApiError, ApiResult};
+use super::setting::Settings;
 use crate::simulated::{Simulated, SimulatedError};
 use crate::state::ApiState;
 
@@ -30,6 +31,7 @@ struct Target {
 /// What is refused, with a status of its own.
 pub(super) async fn handle(
     state: &ApiState,
+    settings: &Settings,
     simulated: &Simulated,
     peer: SocketAddr,
     head: &Parts,
@@ -43,6 +45,7 @@ pub(super) async fn handle(
     match (head.method.clone(), head.uri.path()) {
         (Method::POST, "/dev/reset") => {
             state.controller.reset().await?;
+            settings.clear();
             Ok(json!({}))
         }
         (Method::POST, "/dev/simulated-agent") => {
@@ -58,14 +61,18 @@ pub(super) async fn handle(
         (_, "/dev/reset" | "/dev/simulated-agent") => {
             Err(ApiError { status: 405, ..ApiError::unknown_operation("This method is not possible here.") })
         }
-        _ => Err(ApiError { status: 404, ..ApiError::unknown_operation("There is no such development route.") }),
+        _ => Err(ApiError {
+            status: 404,
+            ..ApiError::unknown_operation("There is no such development route.")
+        }),
     }
 }
 
 /// Name of the cluster and ARN of the instance that a body names.
 fn target(state: &ApiState, body: &[u8]) -> ApiResult<(String, String)> {
-    let target: Target = serde_json::from_slice(body)
-        .map_err(|error| ApiError::serialization(format!("The request's body is not what is taken here: {error}")))?;
+    let target: Target = serde_json::from_slice(body).map_err(|error| {
+        ApiError::serialization(format!("The request's body is not what is taken here: {error}"))
+    })?;
     let view = state.store.view();
     let cluster = context::cluster(&*view, target.cluster.as_deref())?;
     let instance = context::instance(&*view, &cluster.name, &target.container_instance)?;

@@ -88,7 +88,12 @@ impl ApiError {
     }
 
     fn cluster(message: &str) -> Self {
-        Self { code: "ClusterNotFoundException", message: message.to_owned(), status: 400, members: Map::new() }
+        Self {
+            code: "ClusterNotFoundException",
+            message: message.to_owned(),
+            status: 400,
+            members: Map::new(),
+        }
     }
 
     /// The client token was used with other parameters; names what it made then.
@@ -123,6 +128,9 @@ mod tests {
     #[test]
     fn the_body_carries_type_message_and_members() {
         let error = ApiError::conflict("taken", &["a".to_owned()]);
-        assert_eq!(error.body(), json!({"__type": "ConflictException", "message": "taken", "resourceIds": ["a"]}));
+        assert_eq!(
+            error.body(),
+            json!({"__type": "ConflictException", "message": "taken", "resourceIds": ["a"]})
+        );
     }
 }

@@ -32,6 +32,8 @@ mod task;
 mod task_definition;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use server::serve;

@@ -39,19 +39,29 @@ impl<'a> Paging<'a> {
     ) -> ApiResult<(Vec<T>, Option<String>)> {
         let size = match self.max_results {
             None => self.default,
-            Some(size) => usize::try_from(size).ok().filter(|size| (1..=self.greatest).contains(size)).ok_or_else(
-                || ApiError::invalid_parameter(format!("maxResults must be between 1 and {}.", self.greatest)),
-            )?,
+            Some(size) => usize::try_from(size)
+                .ok()
+                .filter(|size| (1..=self.greatest).contains(size))
+                .ok_or_else(|| {
+                    ApiError::invalid_parameter(format!(
+                        "maxResults must be between 1 and {}.",
+                        self.greatest
+                    ))
+                })?,
         };
         let digest = fingerprint(filters);
         let start = match self.next_token.filter(|token| !token.is_empty()) {
             None => 0,
             Some(token) => {
-                let last = open(token, &digest)
-                    .ok_or_else(|| ApiError::invalid_parameter("Invalid token: it was not given out for this request."))?;
+                let last = open(token, &digest).ok_or_else(|| {
+                    ApiError::invalid_parameter("Invalid token: it was not given out for this request.")
+                })?;
                 // The token names the last item shown, which may be gone by now: go on behind the
                 // place where it was.
-                items.iter().position(|item| key(item) == last).map_or_else(|| after(&items, &key, &last), |at| at + 1)
+                items
+                    .iter()
+                    .position(|item| key(item) == last)
+                    .map_or_else(|| after(&items, &key, &last), |at| at + 1)
             }
         };
         let mut page: Vec<T> = items.into_iter().skip(start).collect();
@@ -126,7 +136,8 @@ mod tests {
     #[test]
     fn sizes_out_of_range_are_refused() {
         for size in [0, -1, 101] {
-            let refused = Paging::usual(Some(size), None).page("f", vec!["a".to_owned()], Clone::clone).unwrap_err();
+            let refused =
+                Paging::usual(Some(size), None).page("f", vec!["a".to_owned()], Clone::clone).unwrap_err();
             assert_eq!(refused.message, "maxResults must be between 1 and 100.");
         }
     }

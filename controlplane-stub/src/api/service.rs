@@ -52,7 +52,10 @@ pub(super) struct DescribeCapacityProviders {
     capacity_providers: Vec<String>,
 }
 
-pub(super) async fn describe_capacity_providers(_: &Context, request: DescribeCapacityProviders) -> ApiResult<Value> {
+pub(super) async fn describe_capacity_providers(
+    _: &Context,
+    request: DescribeCapacityProviders,
+) -> ApiResult<Value> {
     let missing = request.capacity_providers.iter().map(|name| failure(name, "MISSING"));
     Ok(json!({"capacityProviders": [], "failures": missing.collect::<Vec<_>>()}))
 }

@@ -32,6 +32,11 @@ const KNOWN: [(&str, &str); 12] = [
 pub(super) struct Settings(Arc<Mutex<BTreeMap<String, String>>>);
 
 impl Settings {
+    /// Forgets everything that was set.
+    pub(super) fn clear(&self) {
+        self.lock().clear();
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -51,7 +56,10 @@ pub(super) async fn put(context: &Context, request: Put) -> ApiResult<Value> {
         return Err(ApiError::invalid_parameter("value can not be blank."));
     }
     if request.name.ends_with("LongArnFormat") && request.value != "enabled" {
-        return Err(ApiError::invalid_parameter(format!("{} can not be disabled: ARNs are long here.", request.name)));
+        return Err(ApiError::invalid_parameter(format!(
+            "{} can not be disabled: ARNs are long here.",
+            request.name
+        )));
     }
     context.settings.lock().insert(request.name.clone(), request.value.clone());
     Ok(json!({"setting": render(context, &request.name, &request.value)}))
@@ -90,7 +98,8 @@ pub(super) async fn list(context: &Context, request: List) -> ApiResult<Value> {
         set.into_iter().collect()
     };
     settings.retain(|(name, value)| {
-        request.name.as_ref().is_none_or(|wanted| wanted == name) && request.value.as_ref().is_none_or(|wanted| wanted == value)
+        request.name.as_ref().is_none_or(|wanted| wanted == name)
+            && request.value.as_ref().is_none_or(|wanted| wanted == value)
     });
     settings.sort();
     let filters = format!("{:?} {:?} {}", request.name, request.value, request.effective_settings);

@@ -5,7 +5,8 @@
 
 use berth_core::ids::{ContainerName, Family, InvalidId, TaskArn};
 use berth_core::spec::{
-    Condition, ContainerSpec, Dependency, EnvVar, HealthCheck, NetworkMode, PortMapping, TaskFields, TaskSpec, Ulimit,
+    Condition, ContainerSpec, Dependency, EnvVar, HealthCheck, Link, NetworkMode, PortMapping, TaskFields,
+    TaskSpec, Ulimit,
 };
 use berth_core::units::{CpuUnits, Mebibytes, Millis, PortRange, Protocol};
 use serde::Deserialize;
@@ -76,7 +77,8 @@ pub(super) fn specify(definition: &TaskDefinition, overrides: &Value, arn: TaskA
         .container_definitions
         .iter()
         .map(|container| {
-            let changed = overrides.container_overrides.iter().find(|o| o.name.as_deref() == Some(&container.name));
+            let changed =
+                overrides.container_overrides.iter().find(|o| o.name.as_deref() == Some(&container.name));
             container_spec(container, mode, changed)
         })
         .collect();
@@ -113,7 +115,10 @@ fn required(definition: &TaskDefinition, overrides: &Overrides) -> Vec<RequiredA
     let containers = &overrides.container_overrides;
     for (name, needed) in [
         ("ecs.capability.task-cpu-mem-limit", overrides.cpu.is_some() || overrides.memory.is_some()),
-        ("com.amazonaws.ecs.capability.task-iam-role", overrides.task_role_arn.as_ref().is_some_and(|r| !r.is_empty())),
+        (
+            "com.amazonaws.ecs.capability.task-iam-role",
+            overrides.task_role_arn.as_ref().is_some_and(|r| !r.is_empty()),
+        ),
         ("ecs.capability.env-files.s3", containers.iter().any(|c| !c.environment_files.is_empty())),
         ("berth.capability.gpu", containers.iter().any(|c| !c.resource_requirements.is_empty())),
         ("berth.capability.ephemeral-storage", overrides.ephemeral_storage.is_some()),
@@ -139,9 +144,12 @@ fn container_spec(
     let memory = |member: &str, changed: Option<i64>, own: Option<i64>| match changed.or(own) {
         None => Ok(None),
         Some(amount) if amount < LEAST_MEMORY => Err(invalid(member)),
-        Some(amount) => u32::try_from(amount).map(|amount| Some(Mebibytes(amount))).map_err(|_| invalid(member)),
+        Some(amount) => {
+            u32::try_from(amount).map(|amount| Some(Mebibytes(amount))).map_err(|_| invalid(member))
+        }
     };
-    let ports: Option<Vec<PortMapping>> = container.port_mappings.iter().map(|port| port_mapping(port, network)).collect();
+    let ports: Option<Vec<PortMapping>> =
+        container.port_mappings.iter().map(|port| port_mapping(port, network)).collect();
     let depends_on: ApiResult<Vec<Dependency>> = container.depends_on.iter().map(dependency).collect();
     Ok(ContainerSpec {
         name: ContainerName::new(&container.name).map_err(|error| invalid_id(&error))?,
@@ -149,7 +157,11 @@ fn container_spec(
         essential: container.is_essential(),
         cpu: CpuUnits(u32::try_from(changed.cpu.unwrap_or(container.cpu)).map_err(|_| invalid("cpu"))?),
         memory: memory("memory", changed.memory, container.memory)?,
-        memory_reservation: memory("memoryReservation", changed.memory_reservation, container.memory_reservation)?,
+        memory_reservation: memory(
+            "memoryReservation",
+            changed.memory_reservation,
+            container.memory_reservation,
+        )?,
         entry_point: given(container.entry_point.as_ref()),
         command: given(changed.command.as_ref()).or_else(|| given(container.command.as_ref())),
         environment: environment(&container.environment, &changed.environment),
@@ -171,10 +183,22 @@ fn container_spec(
             .iter()
             .map(|limit| Ulimit { name: limit.name.clone(), soft: limit.soft_limit, hard: limit.hard_limit })
             .collect(),
-        extra_hosts: container.extra_hosts.iter().map(|host| (host.hostname.clone(), host.ip_address.clone())).collect(),
+        extra_hosts: container
+            .extra_hosts
+            .iter()
+            .map(|host| (host.hostname.clone(), host.ip_address.clone()))
+            .collect(),
+        links: container.links.iter().map(|text| link(text)).collect::<Result<_, _>>()?,
         dns_servers: container.dns_servers.clone(),
         dns_search_domains: container.dns_search_domains.clone(),
     })
+}
+
+/// `name` or `name:alias`.
+fn link(text: &str) -> ApiResult<Link> {
+    let (name, alias) = text.split_once(':').unwrap_or((text, text));
+    let container = ContainerName::new(name).map_err(|error| invalid_id(&error))?;
+    Ok(Link { container, alias: alias.to_owned() })
 }
 
 /// An empty list is as good as none: the image decides.
@@ -208,7 +232,9 @@ fn port_mapping(port: &input::PortMapping, network: NetworkMode) -> Option<PortM
         None => PortRange::single(u16::try_from(port.container_port?).ok()?)?,
     };
     let host = match network {
-        NetworkMode::Bridge => port.host_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0),
+        NetworkMode::Bridge => {
+            port.host_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
+        }
         NetworkMode::Host | NetworkMode::Awsvpc | NetworkMode::None => Some(container.first()),
     };
     let protocol = if port.protocol() == "udp" { Protocol::Udp } else { Protocol::Tcp };
@@ -221,14 +247,20 @@ fn dependency(dependency: &input::Dependency) -> ApiResult<Dependency> {
         "COMPLETE" => Condition::Complete,
         "SUCCESS" => Condition::Success,
         "HEALTHY" => Condition::Healthy,
-        other => return Err(ApiError::invalid_parameter(format!("{other} is no condition of a container dependency."))),
+        other => {
+            return Err(ApiError::invalid_parameter(format!(
+                "{other} is no condition of a container dependency."
+            )));
+        }
     };
     let container = ContainerName::new(&dependency.container_name).map_err(|error| invalid_id(&error))?;
     Ok(Dependency { container, condition })
 }
 
 fn health_check(check: &input::HealthCheck) -> HealthCheck {
-    let span = |given: Option<i64>, default| Millis::from_secs(given.and_then(|s| u64::try_from(s).ok()).unwrap_or(default));
+    let span = |given: Option<i64>, default| {
+        Millis::from_secs(given.and_then(|s| u64::try_from(s).ok()).unwrap_or(default))
+    };
     HealthCheck {
         command: check.command.clone(),
         interval: span(check.interval, 30),
@@ -309,7 +341,10 @@ mod tests {
         assert_eq!(app.depends_on[0].condition, Condition::Success);
         assert_eq!((app.start_timeout, app.stop_timeout), (Some(Millis(7000)), Some(Millis(9000))));
         let check = app.health_check.as_ref().unwrap();
-        assert_eq!((check.interval, check.timeout, check.retries, check.start_period), (Millis(30_000), Millis(5000), 3, Millis(4000)));
+        assert_eq!(
+            (check.interval, check.timeout, check.retries, check.start_period),
+            (Millis(30_000), Millis(5000), 3, Millis(4000))
+        );
         assert_eq!(app.ulimits[0], Ulimit { name: "nofile".to_owned(), soft: 1, hard: 2 });
         assert_eq!(app.extra_hosts, [("x".to_owned(), "10.0.0.1".to_owned())]);
         assert!(app.readonly_root_filesystem && app.privileged && app.interactive && app.pseudo_terminal);
@@ -327,7 +362,10 @@ mod tests {
         assert_eq!(a.command.as_deref().unwrap(), ["y", "z"]);
         let environment: Vec<_> = a.environment.iter().map(|v| (v.name.as_str(), v.value.as_str())).collect();
         assert_eq!(environment, [("A", "1"), ("B", "3"), ("C", "4")]);
-        assert_eq!((a.cpu, a.memory, a.memory_reservation), (CpuUnits(5), Some(Mebibytes(128)), Some(Mebibytes(32))));
+        assert_eq!(
+            (a.cpu, a.memory, a.memory_reservation),
+            (CpuUnits(5), Some(Mebibytes(128)), Some(Mebibytes(32)))
+        );
         assert_eq!((specified.spec.cpu, specified.spec.memory), (Some(CpuUnits(512)), Some(Mebibytes(256))));
         assert_eq!(specified.required[0].name, "ecs.capability.task-cpu-mem-limit");
     }
@@ -340,8 +378,14 @@ mod tests {
                 json!({"containerOverrides": [{"name": "b"}]}),
                 "Override for container named b is not a container in the TaskDefinition.",
             ),
-            (json!({"containerOverrides": [{"name": "a", "memory": 1}]}), "Invalid 'memory' setting for container 'a'."),
-            (json!({"containerOverrides": [{"name": "a", "cpu": -1}]}), "Invalid 'cpu' setting for container 'a'."),
+            (
+                json!({"containerOverrides": [{"name": "a", "memory": 1}]}),
+                "Invalid 'memory' setting for container 'a'.",
+            ),
+            (
+                json!({"containerOverrides": [{"name": "a", "cpu": -1}]}),
+                "Invalid 'cpu' setting for container 'a'.",
+            ),
             (json!({"memory": "x"}), "Invalid 'memory' setting for task."),
             (json!({"memory": "32"}), "containers[a].memory: 64 MiB is more than the task's 32 MiB"),
         ] {

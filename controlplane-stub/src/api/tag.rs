@@ -44,7 +44,10 @@ pub(super) fn read(given: &[Tag]) -> ApiResult<Tags> {
             ));
         }
         if tags.insert(tag.key.clone(), tag.value.clone()).is_some() {
-            return Err(ApiError::invalid_parameter(format!("The tag key {} is given more than once.", tag.key)));
+            return Err(ApiError::invalid_parameter(format!(
+                "The tag key {} is given more than once.",
+                tag.key
+            )));
         }
     }
     check_count(&tags)?;
@@ -82,7 +85,8 @@ impl Tagged {
         let missing = || ApiError::resource_not_found("The specified resource could not be found.");
         let kind = arn.splitn(6, ':').nth(5).and_then(|resource| resource.split('/').next());
         let named = |kind| {
-            arn::parse(kind, arn).map_err(|error| ApiError::invalid_parameter(format!("Invalid identifier: {error}")))
+            arn::parse(kind, arn)
+                .map_err(|error| ApiError::invalid_parameter(format!("Invalid identifier: {error}")))
         };
         match kind.filter(|_| arn.starts_with("arn:")) {
             Some("cluster") => {
@@ -93,7 +97,11 @@ impl Tagged {
                         "The specified cluster is inactive. Specify an active cluster and try again.",
                     ));
                 }
-                Ok(Self { key: Key::Cluster(name), revision: found.revision, record: Record::Cluster(found.value) })
+                Ok(Self {
+                    key: Key::Cluster(name),
+                    revision: found.revision,
+                    record: Record::Cluster(found.value),
+                })
             }
             Some("task-definition") => {
                 let name = named("task-definition")?.name;
@@ -158,7 +166,11 @@ impl Tagged {
             }
             family @ Record::Family(_) => family,
         };
-        Txn { compares: vec![(self.key.clone(), Some(self.revision))], puts: vec![(self.key, record)], deletes: Vec::new() }
+        Txn {
+            compares: vec![(self.key.clone(), Some(self.revision))],
+            puts: vec![(self.key, record)],
+            deletes: Vec::new(),
+        }
     }
 }
 

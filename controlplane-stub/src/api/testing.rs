@@ -88,7 +88,12 @@ impl Api {
     }
 
     /// Records a task of `definition` on `instance` as placed, and then changes it.
-    pub(super) async fn placed(&self, definition: &str, instance: &str, change: impl FnOnce(&mut Task)) -> String {
+    pub(super) async fn placed(
+        &self,
+        definition: &str,
+        instance: &str,
+        change: impl FnOnce(&mut Task),
+    ) -> String {
         let view = self.context.view();
         let found = super::task_definition::usable(&*view, definition).expect("the definition is there");
         let id = arn::new_id();
@@ -136,7 +141,11 @@ impl Api {
         };
         change(&mut task);
         let key = Key::Task("default".to_owned(), id);
-        let txn = Txn { compares: Vec::new(), puts: vec![(key, Record::Task(Arc::new(task)))], deletes: Vec::new() };
+        let txn = Txn {
+            compares: Vec::new(),
+            puts: vec![(key, Record::Task(Arc::new(task)))],
+            deletes: Vec::new(),
+        };
         self.context.state.store.commit(txn).await.expect("a commit in memory");
         task_arn
     }
@@ -149,7 +158,8 @@ pub(super) async fn state() -> (ApiState, Tracker) {
     let registry = Registry::new();
     let arns = Arns::new("us-east-1", "123456789012");
     let retention = Duration::from_secs(3600);
-    let controller = Controller::start(Arc::clone(&store), registry.clone(), arns.clone(), retention, &tracker);
+    let controller =
+        Controller::start(Arc::clone(&store), registry.clone(), arns.clone(), retention, &tracker);
     controller.ensure_default_cluster().await.expect("a commit in memory");
     let state = ApiState { store, controller, registry, simulated: None, arns, access_keys: Arc::new([]) };
     (state, tracker)

@@ -34,7 +34,12 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 
 /// Answers a request, whatever it is.
-pub(super) async fn answer<B>(state: &ApiState, settings: &Settings, peer: SocketAddr, request: Request<B>) -> Response<Full<Bytes>>
+pub(super) async fn answer<B>(
+    state: &ApiState,
+    settings: &Settings,
+    peer: SocketAddr,
+    request: Request<B>,
+) -> Response<Full<Bytes>>
 where
     B: Body<Data = Bytes> + Unpin + Send,
     B::Error: std::fmt::Display,
@@ -76,7 +81,12 @@ fn refuse(error: &ApiError, method: &Method) -> Response<Full<Bytes>> {
     response
 }
 
-async fn handle<B>(state: &ApiState, settings: &Settings, peer: SocketAddr, request: Request<B>) -> ApiResult<Value>
+async fn handle<B>(
+    state: &ApiState,
+    settings: &Settings,
+    peer: SocketAddr,
+    request: Request<B>,
+) -> ApiResult<Value>
 where
     B: Body<Data = Bytes> + Unpin + Send,
     B::Error: std::fmt::Display,
@@ -85,13 +95,17 @@ where
     let path = head.uri.path();
     if let Some(simulated) = state.simulated.as_ref().filter(|_| path.starts_with(dev::PREFIX)) {
         let body = read_body(body).await?;
-        return dev::handle(state, simulated, peer, &head, &body).await;
+        return dev::handle(state, settings, simulated, peer, &head, &body).await;
     }
     if path != "/" {
-        return Err(ApiError { status: 404, ..ApiError::unknown_operation("There is nothing here: send operations to /.") });
+        return Err(ApiError {
+            status: 404,
+            ..ApiError::unknown_operation("There is nothing here: send operations to /.")
+        });
     }
     if head.method != Method::POST {
-        let message = format!("{} is not possible: send a POST with the operation in X-Amz-Target.", head.method);
+        let message =
+            format!("{} is not possible: send a POST with the operation in X-Amz-Target.", head.method);
         return Err(ApiError { status: 405, ..ApiError::unknown_operation(message) });
     }
     let body = read_body(body).await?;
@@ -129,7 +143,8 @@ fn operation(headers: &HeaderMap) -> ApiResult<&str> {
 /// The region that the caller's credentials are scoped to, ours without one.
 fn arns_of(state: &ApiState, headers: &HeaderMap) -> Arns {
     let is_region = |region: &str| {
-        (1..=32).contains(&region.len()) && region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        (1..=32).contains(&region.len())
+            && region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
     };
     match sigv4::Authorization::of(headers).map(|claim| claim.region).filter(|region| is_region(region)) {
         Some(region) => Arns::new(region, state.arns.account.clone()),
@@ -159,7 +174,8 @@ where
     let mut bytes = Vec::new();
     let mut seen = 0_usize;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| ApiError::serialization(format!("The request's body broke off: {error}")))?;
+        let frame = frame
+            .map_err(|error| ApiError::serialization(format!("The request's body broke off: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         seen = seen.saturating_add(data.len());
         if seen <= MAX_BODY {
@@ -169,7 +185,12 @@ where
         }
     }
     if seen > MAX_BODY {
-        return Err(ApiError::request_too_large(format!("The request's body is larger than {MAX_BODY} bytes.")));
+        return Err(ApiError::request_too_large(format!(
+            "The request's body is larger than {MAX_BODY} bytes."
+        )));
     }
     Ok(bytes.into())
 }
+
+#[cfg(test)]
+mod tests;

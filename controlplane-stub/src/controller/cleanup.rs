@@ -42,7 +42,8 @@ fn expired(view: &dyn View, span: Millis, now: Timestamp) -> Vec<Txn> {
     let mut tasks = view.tasks(None);
     tasks.retain(|task| {
         let observed = &task.value.observed;
-        observed.status == TaskStatus::Stopped && observed.stopped_at.unwrap_or(task.value.created_at).after(span) <= now
+        observed.status == TaskStatus::Stopped
+            && observed.stopped_at.unwrap_or(task.value.created_at).after(span) <= now
     });
     let of_batch = |batch: &[crate::store::Versioned<Arc<crate::model::Task>>]| {
         let mut txn = Txn::default();

@@ -136,9 +136,16 @@ impl fmt::Debug for Controller {
 impl Controller {
     /// Starts the owner and the removal of tasks that have been STOPPED for `retention`.
     #[must_use]
-    pub fn start(store: Arc<dyn Store>, registry: Registry, arns: Arns, retention: Duration, tracker: &Tracker) -> Self {
+    pub fn start(
+        store: Arc<dyn Store>,
+        registry: Registry,
+        arns: Arns,
+        retention: Duration,
+        tracker: &Tracker,
+    ) -> Self {
         let (orders, inbox) = mpsc::channel(QUEUE);
-        let owner = owner::Owner { store: Arc::clone(&store), registry: registry.clone(), arns: arns.clone() };
+        let owner =
+            owner::Owner { store: Arc::clone(&store), registry: registry.clone(), arns: arns.clone() };
         tracker.spawn("controller", owner.run(inbox, tracker.token().clone()));
         tracker.spawn("cleanup", cleanup::run(Arc::clone(&store), retention, tracker.token().clone()));
         Self { store, registry, arns, orders }
@@ -166,7 +173,12 @@ impl Controller {
     ///
     /// # Errors
     /// [`ChangeError`] when it does not exist, was deregistered, or the store cannot write.
-    pub async fn set_instance_status(&self, cluster: &str, id: &str, status: InstanceStatus) -> Result<Arc<Instance>, ChangeError> {
+    pub async fn set_instance_status(
+        &self,
+        cluster: &str,
+        id: &str,
+        status: InstanceStatus,
+    ) -> Result<Arc<Instance>, ChangeError> {
         let key = Key::Instance(cluster.to_owned(), id.to_owned());
         self.order(|answer| Order::SetStatus(key, status, answer), ChangeError::Unavailable).await
     }
@@ -176,7 +188,12 @@ impl Controller {
     ///
     /// # Errors
     /// [`ChangeError::TasksRunning`] without `force` while tasks are on it; otherwise as above.
-    pub async fn deregister_instance(&self, cluster: &str, id: &str, force: bool) -> Result<Arc<Instance>, ChangeError> {
+    pub async fn deregister_instance(
+        &self,
+        cluster: &str,
+        id: &str,
+        force: bool,
+    ) -> Result<Arc<Instance>, ChangeError> {
         let key = Key::Instance(cluster.to_owned(), id.to_owned());
         self.order(|answer| Order::Deregister(key, force, answer), ChangeError::Unavailable).await
     }
@@ -185,7 +202,12 @@ impl Controller {
     ///
     /// # Errors
     /// [`ChangeError`] when it does not exist or the store cannot write.
-    pub async fn stop_task(&self, cluster: &str, id: &str, cause: StopCause) -> Result<Arc<Task>, ChangeError> {
+    pub async fn stop_task(
+        &self,
+        cluster: &str,
+        id: &str,
+        cause: StopCause,
+    ) -> Result<Arc<Task>, ChangeError> {
         let key = Key::Task(cluster.to_owned(), id.to_owned());
         loop {
             let found = self.store.view().task(cluster, id);

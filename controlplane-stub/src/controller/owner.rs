@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use berth_core::spec::{TaskFields, TaskSpec};
 use berth_core::ids::TaskArn;
+use berth_core::spec::{TaskFields, TaskSpec};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -113,14 +113,16 @@ impl Owner {
                     results.push(if same {
                         Ok(Launched { tasks, failures: Vec::new() })
                     } else {
-                        Err(LaunchError::TokenReused { tasks: tasks.iter().map(|task| task.arn.clone()).collect() })
+                        Err(LaunchError::TokenReused {
+                            tasks: tasks.iter().map(|task| task.arn.clone()).collect(),
+                        })
                     });
                     continue;
                 }
             }
-            let state = clusters
-                .entry(&request.cluster)
-                .or_insert_with(|| ClusterView::read(view, &self.registry.instances_connected(), &request.cluster));
+            let state = clusters.entry(&request.cluster).or_insert_with(|| {
+                ClusterView::read(view, &self.registry.instances_connected(), &request.cluster)
+            });
             let result = self.decide_one(state, request);
             if let Ok(launched) = &result {
                 // A cluster that is deleted meanwhile must not gain tasks.
@@ -170,12 +172,14 @@ impl Owner {
     fn task(&self, request: &LaunchRequest, group: &str, instance: &str) -> Result<Task, LaunchError> {
         let invalid = |error: &dyn std::fmt::Display| LaunchError::InvalidSpec(error.to_string());
         let id = arn::new_id();
-        let arn = self.arns.task(&request.cluster, &id);
+        // The caller's region, which the specification already carries.
+        let arns = Arns::of(request.spec.arn.as_str()).unwrap_or_else(|| self.arns.clone());
+        let arn = arns.task(&request.cluster, &id);
         let mut fields = TaskFields::from(request.spec.clone());
         fields.arn = TaskArn::new(&arn).map_err(|error| invalid(&error))?;
         let spec = TaskSpec::try_from(fields).map_err(|error| invalid(&error))?;
         let containers = spec.containers.iter().map(|container| ObservedContainer {
-            arn: self.arns.container(&request.cluster, &id, &arn::new_container_id()),
+            arn: arns.container(&request.cluster, &id, &arn::new_container_id()),
             name: container.name.to_string(),
             status: TaskStatus::Pending,
             runtime_id: None,

@@ -249,7 +249,9 @@ fn refusal(
     }
     let attributes = &candidate.instance.attributes;
     let has = |required: &RequiredAttribute| {
-        attributes.get(&required.name).is_some_and(|value| required.value.as_ref().is_none_or(|wanted| wanted == value))
+        attributes
+            .get(&required.name)
+            .is_some_and(|value| required.value.as_ref().is_none_or(|wanted| wanted == value))
     };
     if !request.required.iter().all(has) {
         return Some("ATTRIBUTE".to_owned());
@@ -287,8 +289,12 @@ fn choose(
     }
     for strategy in strategies {
         match strategy {
-            Strategy::Binpack(PackBy::Cpu) => keep_least(&mut best, |c| c.instance.total.remaining(&c.in_use).cpu),
-            Strategy::Binpack(PackBy::Memory) => keep_least(&mut best, |c| c.instance.total.remaining(&c.in_use).memory),
+            Strategy::Binpack(PackBy::Cpu) => {
+                keep_least(&mut best, |c| c.instance.total.remaining(&c.in_use).cpu);
+            }
+            Strategy::Binpack(PackBy::Memory) => {
+                keep_least(&mut best, |c| c.instance.total.remaining(&c.in_use).memory);
+            }
             Strategy::SpreadInstances => keep_least(&mut best, of_group),
             Strategy::SpreadAttribute(name) => {
                 let mut counts: BTreeMap<&str, u32> = BTreeMap::new();

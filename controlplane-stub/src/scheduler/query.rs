@@ -79,7 +79,10 @@ impl Query {
     /// [`InvalidQuery`] with the place and what is wrong there.
     pub fn parse(text: &str) -> Result<Self, InvalidQuery> {
         if text.chars().count() > MAX_LENGTH {
-            return Err(InvalidQuery { at: MAX_LENGTH, problem: format!("more than {MAX_LENGTH} characters") });
+            return Err(InvalidQuery {
+                at: MAX_LENGTH,
+                problem: format!("more than {MAX_LENGTH} characters"),
+            });
         }
         parser::parse(text).map(Self)
     }
@@ -99,7 +102,8 @@ impl Expr {
             Self::And(all) => all.iter().all(|expr| expr.holds(candidate)),
             Self::Not(expr) => !expr.holds(candidate),
             Self::Test(Subject::TaskGroup, test) => {
-                let groups = candidate.groups.iter().filter(|(_, count)| **count > 0).map(|(group, _)| group.as_str());
+                let groups =
+                    candidate.groups.iter().filter(|(_, count)| **count > 0).map(|(group, _)| group.as_str());
                 test.holds_for_any(groups)
             }
             Self::Test(subject, test) => test.holds(subject, subject.value(candidate).as_deref()),

@@ -28,16 +28,20 @@ impl Dial {
     pub(super) async fn connect(&self) -> Result<Channel, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         match self {
-            Self::Plain(AgentAddress::Tcp(address)) => {
-                endpoint(&format!("http://{}", dialable(*address)))?.connect().await.map_err(|error| text(&error))
-            }
+            Self::Plain(AgentAddress::Tcp(address)) => endpoint(&format!("http://{}", dialable(*address)))?
+                .connect()
+                .await
+                .map_err(|error| text(&error)),
             Self::Plain(AgentAddress::Unix(path)) => {
                 let path: Arc<PathBuf> = Arc::new(path.clone());
                 let connector = tower::service_fn(move |_: Uri| {
                     let path = Arc::clone(&path);
                     async move { UnixStream::connect(&*path).await.map(TokioIo::new) }
                 });
-                endpoint("http://localhost")?.connect_with_connector(connector).await.map_err(|error| text(&error))
+                endpoint("http://localhost")?
+                    .connect_with_connector(connector)
+                    .await
+                    .map_err(|error| text(&error))
             }
             Self::Tls(address, authority) => {
                 let (certificate, key) = authority.identity_for_simulation().map_err(|error| text(&error))?;

@@ -91,7 +91,8 @@ impl Host {
                     code: "TaskFailedToStart".to_owned(),
                     reason: "The simulated host does not know the task.".to_owned(),
                 };
-                let state = v1::TaskStateChange { task_arn: assignment.task_arn.clone(), ..Default::default() };
+                let state =
+                    v1::TaskStateChange { task_arn: assignment.task_arn.clone(), ..Default::default() };
                 let spec = spec.unwrap_or_default();
                 self.tasks.insert(assignment.task_arn.clone(), SimulatedTask { spec, state });
                 self.stop(&assignment.task_arn, assignment.stop.or(Some(lost)), now);
@@ -161,7 +162,8 @@ impl Host {
     }
 
     fn ports_in_use(&self) -> BTreeSet<(u32, i32)> {
-        let bindings = self.running().flat_map(|task| &task.state.containers).flat_map(|c| &c.network_bindings);
+        let bindings =
+            self.running().flat_map(|task| &task.state.containers).flat_map(|c| &c.network_bindings);
         bindings.flat_map(ports_of).collect()
     }
 
@@ -177,7 +179,12 @@ impl Host {
             in_use.enis += u32::from(task.spec.network_mode == "awsvpc");
         }
         for (port, protocol) in self.ports_in_use() {
-            if protocol == i32::from(v1::Protocol::Udp) { &mut in_use.udp_ports } else { &mut in_use.tcp_ports }.push(port);
+            if protocol == i32::from(v1::Protocol::Udp) {
+                &mut in_use.udp_ports
+            } else {
+                &mut in_use.tcp_ports
+            }
+            .push(port);
         }
         let both = |reserved: &[u32], used: &[u32]| [reserved, used].concat();
         let remaining = v1::Resources {
@@ -205,7 +212,11 @@ fn ports_of(binding: &v1::NetworkBinding) -> impl Iterator<Item = (u32, i32)> + 
 }
 
 /// Where a container's ports are; mappings without a host port get the lowest free ones.
-fn bindings(mode: &str, container: &v1::ContainerSpec, taken: &mut BTreeSet<(u32, i32)>) -> Vec<v1::NetworkBinding> {
+fn bindings(
+    mode: &str,
+    container: &v1::ContainerSpec,
+    taken: &mut BTreeSet<(u32, i32)>,
+) -> Vec<v1::NetworkBinding> {
     if mode == "none" {
         return Vec::new();
     }
@@ -214,7 +225,9 @@ fn bindings(mode: &str, container: &v1::ContainerSpec, taken: &mut BTreeSet<(u32
         let count = mapping.container_port_last.saturating_sub(mapping.container_port);
         let host_port = match mapping.host_port {
             0 if mode == "bridge" => {
-                let free = |first: &u32| (*first..=first + count).all(|port| !taken.contains(&(port, mapping.protocol)));
+                let free = |first: &u32| {
+                    (*first..=first + count).all(|port| !taken.contains(&(port, mapping.protocol)))
+                };
                 (FIRST_DYNAMIC_PORT..=LAST_DYNAMIC_PORT - count).find(free).unwrap_or_default()
             }
             0 => mapping.container_port,

@@ -80,9 +80,10 @@ impl Simulated {
         let session = self.0.tracker.token().child_token();
         let host = {
             let mut hosts = self.lock();
-            let entry = hosts
-                .entry(instance_arn.to_owned())
-                .or_insert_with(|| Entry { host: Arc::new(Mutex::new(Host::new(&instance))), session: session.clone() });
+            let entry = hosts.entry(instance_arn.to_owned()).or_insert_with(|| Entry {
+                host: Arc::new(Mutex::new(Host::new(&instance))),
+                session: session.clone(),
+            });
             entry.session = session.clone();
             Arc::clone(&entry.host)
         };

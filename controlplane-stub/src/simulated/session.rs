@@ -93,8 +93,9 @@ impl Open {
         match received.message {
             Some(ToAgent::Payload(payload)) => {
                 let now = clock::now();
-                let changes: Vec<_> =
-                    self.with_host(|host| payload.tasks.into_iter().flat_map(|task| host.assign(task, now)).collect());
+                let changes: Vec<_> = self.with_host(|host| {
+                    payload.tasks.into_iter().flat_map(|task| host.assign(task, now)).collect()
+                });
                 self.send(FromAgent::PayloadAck(v1::PayloadAck { sequence: payload.sequence })).await?;
                 for change in changes {
                     self.send(FromAgent::TaskStateChange(change)).await?;

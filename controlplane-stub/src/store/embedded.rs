@@ -78,15 +78,16 @@ impl EmbeddedStore {
     /// [`OpenError`], naming the file.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let (file, index) = File::open(path)?;
+        Self::start(file, index)
+            .map_err(|error| OpenError::Failed { path: path.to_owned(), why: error.to_string() })
+    }
+
+    fn start(file: File, index: Index) -> std::io::Result<Self> {
         let index: Shared = Arc::new(RwLock::new(Arc::new(index)));
         let watchers = broadcast::Sender::new(WATCH_BACKLOG);
         let (orders, inbox) = mpsc::channel(QUEUE);
-        let writer =
-            Writer { file: Ok(file), index: Arc::clone(&index), watchers: watchers.clone() };
-        std::thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(move || writer.run(inbox))
-            .map_err(|error| OpenError::Failed { path: path.to_owned(), why: error.to_string() })?;
+        let writer = Writer { file: Ok(file), index: Arc::clone(&index), watchers: watchers.clone() };
+        std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run(inbox))?;
         Ok(Self { index, watchers, orders })
     }
 
@@ -227,3 +228,6 @@ impl Group {
         self.answers.push((answer, Ok(revision)));
     }
 }
+
+#[cfg(test)]
+mod faults;

@@ -20,7 +20,7 @@ struct Shards<V> {
 
 impl<V: Clone> Default for Shards<V> {
     fn default() -> Self {
-        Self { shards: vec![Arc::new(HashMap::new()); SHARDS] }
+        Self { shards: (0..SHARDS).map(|_| Arc::default()).collect() }
     }
 }
 
@@ -93,7 +93,9 @@ impl Index {
             Key::TaskDefinition(family, revision) => {
                 self.families.get(family).and_then(|f| f.revisions.get(revision)).map(|r| r.revision)
             }
-            Key::Family(family) => self.families.get(family).and_then(|f| f.last.as_ref()).map(|r| r.revision),
+            Key::Family(family) => {
+                self.families.get(family).and_then(|f| f.last.as_ref()).map(|r| r.revision)
+            }
             Key::Instance(cluster, id) => self.instances.get(&scoped(cluster, id)).map(|r| r.revision),
             Key::Task(cluster, id) => self.tasks.get(&scoped(cluster, id)).map(|r| r.revision),
         }
@@ -150,7 +152,9 @@ impl Index {
             keys.extend(family.revisions.keys().map(|revision| Key::TaskDefinition(name.clone(), *revision)));
         }
         let pair = |name: &str| name.split_once('/').map(|(c, id)| (c.to_owned(), id.to_owned()));
-        keys.extend(self.instances.iter().filter_map(|(name, _)| pair(name)).map(|(c, id)| Key::Instance(c, id)));
+        keys.extend(
+            self.instances.iter().filter_map(|(name, _)| pair(name)).map(|(c, id)| Key::Instance(c, id)),
+        );
         keys.extend(self.tasks.iter().filter_map(|(name, _)| pair(name)).map(|(c, id)| Key::Task(c, id)));
         keys
     }
@@ -190,7 +194,9 @@ impl Index {
     fn delete(&mut self, key: &Key) {
         match key {
             Key::Cluster(name) => drop(self.clusters.remove(name)),
-            Key::TaskDefinition(family, number) => self.change_family(family, |f| drop(f.revisions.remove(number))),
+            Key::TaskDefinition(family, number) => {
+                self.change_family(family, |f| drop(f.revisions.remove(number)));
+            }
             Key::Family(family) => self.change_family(family, |f| f.last = None),
             Key::Instance(cluster, id) => drop(self.instances.remove(&scoped(cluster, id))),
             Key::Task(cluster, id) => {
@@ -220,9 +226,8 @@ impl Index {
 
 /// The values whose name begins with the cluster's, in order of name.
 fn of_cluster<V: Clone>(shards: &Shards<V>, cluster: Option<&str>) -> Vec<V> {
-    let belongs = |name: &str| {
-        cluster.is_none_or(|c| name.strip_prefix(c).is_some_and(|rest| rest.starts_with('/')))
-    };
+    let belongs =
+        |name: &str| cluster.is_none_or(|c| name.strip_prefix(c).is_some_and(|rest| rest.starts_with('/')));
     let mut found: Vec<(&String, &V)> = shards.iter().filter(|(name, _)| belongs(name)).collect();
     found.sort_by_key(|(name, _)| *name);
     found.into_iter().map(|(_, value)| value.clone()).collect()

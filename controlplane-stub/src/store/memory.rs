@@ -29,7 +29,10 @@ impl MemoryStore {
         Self::default()
     }
 
-    fn change(&self, change: impl FnOnce(&mut Index) -> Result<Vec<super::Key>, CommitError>) -> Result<Revision, CommitError> {
+    fn change(
+        &self,
+        change: impl FnOnce(&mut Index) -> Result<Vec<super::Key>, CommitError>,
+    ) -> Result<Revision, CommitError> {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         let mut next = Index::clone(&index);
         let keys = change(&mut next)?;

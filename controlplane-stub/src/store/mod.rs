@@ -107,11 +107,7 @@ pub trait View: Send + Sync {
     /// All clusters by name.
     fn clusters(&self) -> Vec<Arc<Cluster>>;
     /// A task definition.
-    fn task_definition(
-        &self,
-        family: &str,
-        revision: u32,
-    ) -> Option<Versioned<Arc<TaskDefinition>>>;
+    fn task_definition(&self, family: &str, revision: u32) -> Option<Versioned<Arc<TaskDefinition>>>;
     /// All revisions of one family in order, or of all families (by family, then revision).
     fn task_definitions(&self, family: Option<&str>) -> Vec<Arc<TaskDefinition>>;
     /// The last revision number that a family has given out, with the revision of that record.

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use berth_core::units::{Millis, Timestamp};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, DnValue,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -64,7 +64,10 @@ impl Authority {
             None => {
                 if files::read(&certificate_path)?.is_some() {
                     // A new key would make every enrolled host a stranger without a word.
-                    let why = format!("is missing beside {}; restore it, or remove that file to begin anew", certificate_path.display());
+                    let why = format!(
+                        "is missing beside {}; restore it, or remove that file to begin anew",
+                        certificate_path.display()
+                    );
                     return Err(files::failed(&key_path, &why));
                 }
                 let key = KeyPair::generate().map_err(certificate)?;
@@ -83,8 +86,10 @@ impl Authority {
                 pem
             }
         };
-        let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| files::failed(&certificate_path, &error))?;
-        let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|error| files::failed(&certificate_path, &error))?;
+        let der = CertificateDer::from_pem_slice(pem.as_bytes())
+            .map_err(|error| files::failed(&certificate_path, &error))?;
+        let issuer =
+            Issuer::from_ca_cert_der(&der, key).map_err(|error| files::failed(&certificate_path, &error))?;
         Ok(Self { issuer, certificate: der, pem })
     }
 
@@ -107,7 +112,13 @@ impl Authority {
     }
 
     /// Signs a host's request. Of the request only the key counts.
-    pub(super) fn certify(&self, host: &HostId, csr_pem: &str, now: Timestamp, lifetime: Millis) -> Result<Certificate, CertifyError> {
+    pub(super) fn certify(
+        &self,
+        host: &HostId,
+        csr_pem: &str,
+        now: Timestamp,
+        lifetime: Millis,
+    ) -> Result<Certificate, CertifyError> {
         let unavailable = |error: rcgen::Error| CertifyError::Unavailable(error.to_string());
         let request = CertificateSigningRequestParams::from_pem(csr_pem)
             .map_err(|error| CertifyError::InvalidRequest(error.to_string()))?;
@@ -132,12 +143,19 @@ impl Authority {
     }
 
     /// A certificate for the names and addresses that agents dial.
-    pub(super) fn server_identity(&self, names: &[String], now: Timestamp, lifetime: Millis) -> Result<ServerIdentity, TlsError> {
+    pub(super) fn server_identity(
+        &self,
+        names: &[String],
+        now: Timestamp,
+        lifetime: Millis,
+    ) -> Result<ServerIdentity, TlsError> {
         let mut params = params("Berth control plane", now, lifetime);
         for name in names {
             params.subject_alt_names.push(match name.parse::<IpAddr>() {
                 Ok(address) => SanType::IpAddress(address),
-                Err(_) => SanType::DnsName(name.as_str().try_into().map_err(|_| TlsError::Name(name.clone()))?),
+                Err(_) => {
+                    SanType::DnsName(name.as_str().try_into().map_err(|_| TlsError::Name(name.clone()))?)
+                }
             });
         }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

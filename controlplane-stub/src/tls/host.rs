@@ -33,7 +33,9 @@ impl HostId {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let names = certificate.subject_alternative_name().ok()??;
         names.value.general_names.iter().find_map(|name| match name {
-            GeneralName::URI(uri) => uri.strip_prefix(SCHEME).filter(|id| !id.is_empty()).map(|id| Self(id.to_owned())),
+            GeneralName::URI(uri) => {
+                uri.strip_prefix(SCHEME).filter(|id| !id.is_empty()).map(|id| Self(id.to_owned()))
+            }
             _ => None,
         })
     }

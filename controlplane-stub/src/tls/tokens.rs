@@ -39,12 +39,17 @@ fn entries(directory: &Path) -> Result<Vec<Entry>, TlsError> {
 /// [`TlsError`] when the data directory can't be written.
 pub fn create_token(directory: &Path, lifetime: Millis, now: Timestamp) -> Result<String, TlsError> {
     let mut secret = [0_u8; 32];
-    SystemRandom::new().fill(&mut secret).map_err(|_| TlsError::Certificate("the system has no randomness".to_owned()))?;
+    SystemRandom::new()
+        .fill(&mut secret)
+        .map_err(|_| TlsError::Certificate("the system has no randomness".to_owned()))?;
     let token = format!("berth-{}", hex(&secret));
     let _lock = files::lock(directory)?;
     let mut entries = entries(directory)?;
     entries.retain(|entry| entry.expires_at > now);
-    entries.push(Entry { sha256: hex(digest(&SHA256, token.as_bytes()).as_ref()), expires_at: now.after(lifetime) });
+    entries.push(Entry {
+        sha256: hex(digest(&SHA256, token.as_bytes()).as_ref()),
+        expires_at: now.after(lifetime),
+    });
     let path = directory.join(FILE);
     let text = serde_json::to_vec_pretty(&entries).map_err(|error| files::failed(&path, &error))?;
     files::write_private(&path, &text)?;

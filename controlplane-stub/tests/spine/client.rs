@@ -65,7 +65,13 @@ impl Site {
 
     /// Registers a host with 4 CPUs and 4 GiB.
     pub(crate) async fn register(&self, host_key: &str) -> String {
-        self.client().await.register(registration(host_key)).await.unwrap().into_inner().container_instance_arn
+        self.client()
+            .await
+            .register(registration(host_key))
+            .await
+            .unwrap()
+            .into_inner()
+            .container_instance_arn
     }
 
     /// Registers and connects, past the greeting.
@@ -101,14 +107,21 @@ impl Site {
     }
 
     pub(crate) async fn until_status(&self, arn: &str, status: TaskStatus) -> Task {
-        let find = |view: &dyn View| view.task("default", arn::id_of(arn)).filter(|t| t.value.observed.status == status);
+        let find = |view: &dyn View| {
+            view.task("default", arn::id_of(arn)).filter(|t| t.value.observed.status == status)
+        };
         Task::clone(&self.until(&format!("{arn} to be {status:?}"), find).await.value)
     }
 
     pub(crate) async fn until_connected(&self, instance: &str, connected: bool) {
         let registry = &self.running.state.registry;
         let mut changes = registry.changes();
-        within("the connection to be known", changes.wait_for(|_| registry.is_connected(instance) == connected)).await.unwrap();
+        within(
+            "the connection to be known",
+            changes.wait_for(|_| registry.is_connected(instance) == connected),
+        )
+        .await
+        .unwrap();
     }
 
     /// Launches copies of [`request`] anywhere.
@@ -119,7 +132,8 @@ impl Site {
 }
 
 pub(crate) fn registration(host_key: &str) -> v1::RegisterRequest {
-    let attribute = |name: &str, value: &str| v1::Attribute { name: name.to_owned(), value: value.to_owned() };
+    let attribute =
+        |name: &str, value: &str| v1::Attribute { name: name.to_owned(), value: value.to_owned() };
     v1::RegisterRequest {
         cluster: "default".to_owned(),
         host_key: host_key.to_owned(),
@@ -173,7 +187,12 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    pub(crate) async fn connect(mut client: ControlPlaneClient<Channel>, arn: &str, host_key: &str, epoch: &str) -> Self {
+    pub(crate) async fn connect(
+        mut client: ControlPlaneClient<Channel>,
+        arn: &str,
+        host_key: &str,
+        epoch: &str,
+    ) -> Self {
         let (outgoing, stream) = mpsc::channel(1024);
         let answered = within("the session", client.session(ReceiverStream::new(stream))).await.unwrap();
         let agent = Self { arn: arn.to_owned(), outgoing, incoming: answered.into_inner() };
@@ -213,13 +232,18 @@ impl Agent {
 
     /// Manifest and payload of a new session.
     pub(crate) async fn greeting(&mut self) -> (v1::Manifest, v1::Payload) {
-        let Ok(Some(ToAgent::Manifest(manifest))) = self.next().await else { panic!("no manifest came first") };
+        let Ok(Some(ToAgent::Manifest(manifest))) = self.next().await else {
+            panic!("no manifest came first")
+        };
         let Ok(Some(ToAgent::Payload(payload))) = self.next().await else { panic!("no payload came second") };
         (manifest, payload)
     }
 
     pub(crate) async fn acknowledged(&mut self) -> u64 {
-        self.find(|message| if let ToAgent::StateChangeAck(ack) = message { Some(ack.sequence) } else { None }).await
+        self.find(
+            |message| if let ToAgent::StateChangeAck(ack) = message { Some(ack.sequence) } else { None },
+        )
+        .await
     }
 
     pub(crate) async fn closed(&mut self) -> v1::Close {
@@ -237,7 +261,10 @@ pub(crate) fn change(sequence: u64, task: &str, status: v1::TaskStatus) -> v1::T
         v1::TaskStatus::Stopped => v1::ContainerStatus::Stopped,
         _ => v1::ContainerStatus::Pending,
     };
-    let stop = v1::StopCause { code: "EssentialContainerExited".to_owned(), reason: "Essential container in task exited".to_owned() };
+    let stop = v1::StopCause {
+        code: "EssentialContainerExited".to_owned(),
+        reason: "Essential container in task exited".to_owned(),
+    };
     v1::TaskStateChange {
         sequence,
         task_arn: task.to_owned(),

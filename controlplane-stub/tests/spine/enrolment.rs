@@ -34,12 +34,19 @@ fn ca(site: &Site) -> String {
 }
 
 async fn channel(site: &Site, identity: Option<(&str, &str)>) -> Result<Channel, tonic::transport::Error> {
-    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca(site))).domain_name("plane.example");
+    let mut tls =
+        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca(site))).domain_name("plane.example");
     if let Some((certificate, key)) = identity {
         tls = tls.identity(Identity::from_pem(certificate, key));
     }
     let uri = format!("https://{}", site.running.agent_addr);
-    Endpoint::from_shared(uri).unwrap().connect_timeout(Duration::from_secs(10)).tls_config(tls).unwrap().connect().await
+    Endpoint::from_shared(uri)
+        .unwrap()
+        .connect_timeout(Duration::from_secs(10))
+        .tls_config(tls)
+        .unwrap()
+        .connect()
+        .await
 }
 
 fn request() -> (String, String) {
@@ -50,7 +57,11 @@ fn request() -> (String, String) {
     (params.serialize_request(&key).unwrap().pem().unwrap(), key.serialize_pem())
 }
 
-async fn enroll(site: &Site, join_token: String, csr_pem: String) -> Result<v1::CertificateResponse, tonic::Status> {
+async fn enroll(
+    site: &Site,
+    join_token: String,
+    csr_pem: String,
+) -> Result<v1::CertificateResponse, tonic::Status> {
     let mut client = EnrollmentClient::new(channel(site, None).await.unwrap());
     Ok(client.enroll(v1::EnrollRequest { join_token, csr_pem }).await?.into_inner())
 }
@@ -75,11 +86,18 @@ async fn a_host_enrols_registers_talks_and_renews() {
     // A renewal is for a new key, and as good as the first.
     let (csr, new_key) = request();
     let renewed = client.renew(v1::RenewRequest { csr_pem: csr }).await.unwrap().into_inner();
-    let mut client = ControlPlaneClient::new(channel(&site, Some((&renewed.certificate_pem, &new_key))).await.unwrap());
-    assert_eq!(client.register(registration("host-a")).await.unwrap().into_inner().container_instance_arn, arn);
+    let mut client =
+        ControlPlaneClient::new(channel(&site, Some((&renewed.certificate_pem, &new_key))).await.unwrap());
+    assert_eq!(
+        client.register(registration("host-a")).await.unwrap().into_inner().container_instance_arn,
+        arn
+    );
     let host = |pem: &str| {
         use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject};
-        berth_controlplane::tls::HostId::of_certificate(&CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()).unwrap()
+        berth_controlplane::tls::HostId::of_certificate(
+            &CertificateDer::from_pem_slice(pem.as_bytes()).unwrap(),
+        )
+        .unwrap()
     };
     assert_eq!(host(&given.certificate_pem), host(&renewed.certificate_pem), "the host stays the same");
     assert!(!given.certificate_pem.contains(&renewed.certificate_pem));
@@ -111,7 +129,10 @@ async fn without_a_certificate_of_ours_nothing_but_enrolment_is_possible() {
     let status = client.register(registration("host-a")).await.unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated, "{status}");
     let (csr, _) = request();
-    assert_eq!(client.renew(v1::RenewRequest { csr_pem: csr }).await.unwrap_err().code(), Code::Unauthenticated);
+    assert_eq!(
+        client.renew(v1::RenewRequest { csr_pem: csr }).await.unwrap_err().code(),
+        Code::Unauthenticated
+    );
     let empty = tokio_stream::iter(Vec::<v1::AgentMessage>::new());
     assert_eq!(client.session(empty).await.unwrap_err().code(), Code::Unauthenticated);
 
@@ -158,9 +179,13 @@ async fn plaintext_needs_no_certificate_and_gives_none() {
     let site = site().await;
     let (csr, _) = request();
     let mut client = site.client().await;
-    assert_eq!(client.renew(v1::RenewRequest { csr_pem: csr.clone() }).await.unwrap_err().code(), Code::FailedPrecondition);
+    assert_eq!(
+        client.renew(v1::RenewRequest { csr_pem: csr.clone() }).await.unwrap_err().code(),
+        Code::FailedPrecondition
+    );
     let mut enrollment = EnrollmentClient::new(site.channel().await);
-    let refused = enrollment.enroll(v1::EnrollRequest { join_token: "x".to_owned(), csr_pem: csr }).await.unwrap_err();
+    let refused =
+        enrollment.enroll(v1::EnrollRequest { join_token: "x".to_owned(), csr_pem: csr }).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
 }
 
@@ -169,7 +194,8 @@ async fn simulated_agents_speak_tls_too() {
     let site = secure().await;
     let (csr, key) = request();
     let given = enroll(&site, token(&site), csr).await.unwrap();
-    let mut client = ControlPlaneClient::new(channel(&site, Some((&given.certificate_pem, &key))).await.unwrap());
+    let mut client =
+        ControlPlaneClient::new(channel(&site, Some((&given.certificate_pem, &key))).await.unwrap());
     let arn = client.register(registration("host-a")).await.unwrap().into_inner().container_instance_arn;
     site.running.state.simulated.as_ref().unwrap().attach("default", &arn).await.unwrap();
     let tasks = site.launch(1).await;

@@ -7,7 +7,8 @@ use crate::client::{site, site_with};
 
 #[tokio::test]
 async fn what_would_open_it_to_strangers_is_refused() {
-    let cases: [(fn(&mut Config), &str); 6] = [
+    type Change = fn(&mut Config);
+    let cases: [(Change, &str); 6] = [
         (|c| c.listen = "0.0.0.0:0".parse().unwrap(), "--access-key"),
         (
             |c| {
@@ -71,6 +72,11 @@ async fn a_unix_socket_serves_its_owner() {
     });
     let channel = endpoint.connect_with_connector(connector).await.unwrap();
     let mut client = berth_proto::v1::control_plane_client::ControlPlaneClient::new(channel);
-    let arn = client.register(crate::client::registration("host-a")).await.unwrap().into_inner().container_instance_arn;
+    let arn = client
+        .register(crate::client::registration("host-a"))
+        .await
+        .unwrap()
+        .into_inner()
+        .container_instance_arn;
     site.running.state.simulated.as_ref().unwrap().attach("default", &arn).await.unwrap();
 }

@@ -44,10 +44,13 @@ async fn the_same_key_is_the_same_instance_with_what_the_host_says_now() {
 async fn many_registrations_at_once_make_one_instance() {
     let site = site().await;
     let client = site.client().await;
-    let attempts = (0..20).map(|_| {
-        let mut client = client.clone();
-        async move { client.register(registration("host-a")).await.unwrap().into_inner().container_instance_arn }
-    });
+    let attempts =
+        (0..20).map(|_| {
+            let mut client = client.clone();
+            async move {
+                client.register(registration("host-a")).await.unwrap().into_inner().container_instance_arn
+            }
+        });
     let arns = futures_util::future::join_all(attempts).await;
     assert!(arns.iter().all(|arn| *arn == arns[0]), "{arns:?}");
     assert_eq!(site.running.state.store.view().instances(None).len(), 1);
@@ -69,7 +72,8 @@ async fn a_host_that_lost_its_key_keeps_its_instance_unless_another_holds_it() {
     let site = site().await;
     let agent = site.agent("host-a").await;
     let arn = agent.arn.clone();
-    let remembering = |key: &str| v1::RegisterRequest { previous_instance_arn: arn.clone(), ..registration(key) };
+    let remembering =
+        |key: &str| v1::RegisterRequest { previous_instance_arn: arn.clone(), ..registration(key) };
     let mut client = site.client().await;
     // Somebody is connected as that instance: whoever asks is another host.
     let other = client.register(remembering("thief")).await.unwrap().into_inner().container_instance_arn;
@@ -86,12 +90,17 @@ async fn a_host_that_lost_its_key_keeps_its_instance_unless_another_holds_it() {
 async fn what_is_wrong_is_refused_by_name() {
     let site = site().await;
     let mut client = site.client().await;
-    let cases: [(fn(&mut v1::RegisterRequest), Code, &str); 7] = [
+    type Change = fn(&mut v1::RegisterRequest);
+    let cases: [(Change, Code, &str); 7] = [
         (|r| r.cluster = "nowhere".to_owned(), Code::NotFound, "Cluster not found."),
         (|r| r.cluster = "a/b".to_owned(), Code::InvalidArgument, "cluster:"),
         (|r| r.host_key.clear(), Code::InvalidArgument, "host_key:"),
         (|r| r.total = None, Code::InvalidArgument, "total:"),
-        (|r| r.total.as_mut().unwrap().udp_ports = vec![70_000], Code::InvalidArgument, "total.udp_ports: 70000"),
+        (
+            |r| r.total.as_mut().unwrap().udp_ports = vec![70_000],
+            Code::InvalidArgument,
+            "total.udp_ports: 70000",
+        ),
         (|r| r.attributes.push(v1::Attribute::default()), Code::InvalidArgument, "attributes:"),
         (|r| r.protocol_version = 99, Code::InvalidArgument, "protocol_version:"),
     ];

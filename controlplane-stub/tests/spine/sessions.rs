@@ -7,7 +7,7 @@ use berth_proto::v1::agent_message::Message as FromAgent;
 use berth_proto::v1::control_plane_message::Message as ToAgent;
 use tonic::Code;
 
-use crate::client::{Agent, change, site};
+use crate::client::{Agent, change, site, site_with};
 
 fn cause() -> StopCause {
     StopCause { code: "UserInitiated".to_owned(), reason: "Task stopped by user".to_owned() }
@@ -40,7 +40,12 @@ async fn a_new_session_is_told_everything_that_is_not_stopped() {
     assert_eq!(stops[0].task_arn, tasks[0]);
     assert_eq!(payload.tasks[0].task_arn, tasks[0], "stops come first");
     assert_eq!(stops[0].stop.as_ref().unwrap().reason, "Task stopped by user");
-    assert!(payload.tasks.iter().all(|t| t.spec.as_ref().is_some_and(|s| s.family == "web" && s.containers.len() == 1)));
+    assert!(
+        payload
+            .tasks
+            .iter()
+            .all(|t| t.spec.as_ref().is_some_and(|s| s.family == "web" && s.containers.len() == 1))
+    );
     assert!(payload.tasks.iter().all(|t| t.last_heard() == v1::TaskStatus::Pending));
 }
 
@@ -56,18 +61,31 @@ async fn what_changes_is_sent_at_once_and_only_once() {
     let second = agent.payload().await;
     assert!(second.sequence > first.sequence);
     assert_eq!(second.tasks.len(), 1);
-    assert_eq!((second.tasks[0].task_arn.as_str(), second.tasks[0].desired()), (tasks[1].as_str(), v1::DesiredStatus::Stopped));
+    assert_eq!(
+        (second.tasks[0].task_arn.as_str(), second.tasks[0].desired()),
+        (tasks[1].as_str(), v1::DesiredStatus::Stopped)
+    );
     assert!(second.tasks[0].spec.is_none());
     // Stopping again, and draining, send nothing of tasks.
     site.running.state.controller.stop_task("default", arn::id_of(&tasks[1]), cause()).await.unwrap();
-    site.running.state.controller.set_instance_status("default", arn::id_of(&agent.arn), InstanceStatus::Draining).await.unwrap();
+    site.running
+        .state
+        .controller
+        .set_instance_status("default", arn::id_of(&agent.arn), InstanceStatus::Draining)
+        .await
+        .unwrap();
     assert!(matches!(agent.next().await, Ok(Some(ToAgent::Drain(v1::Drain { draining: true })))));
     let arn = agent.arn.clone();
     drop(agent);
     let mut agent = site.connect(&arn, "host-a", "epoch-1").await;
     agent.greeting().await;
     assert!(matches!(agent.next().await, Ok(Some(ToAgent::Drain(v1::Drain { draining: true })))));
-    site.running.state.controller.set_instance_status("default", arn::id_of(&arn), InstanceStatus::Active).await.unwrap();
+    site.running
+        .state
+        .controller
+        .set_instance_status("default", arn::id_of(&arn), InstanceStatus::Active)
+        .await
+        .unwrap();
     assert!(matches!(agent.next().await, Ok(Some(ToAgent::Drain(v1::Drain { draining: false })))));
 }
 
@@ -80,7 +98,10 @@ async fn a_newer_session_replaces_the_older() {
     let close = older.closed().await;
     assert!(!close.instance_inactive, "{close:?}");
     assert!(matches!(older.next().await, Ok(None)));
-    assert!(site.running.state.registry.is_connected(&newer.arn), "the end of the older must not hide the newer");
+    assert!(
+        site.running.state.registry.is_connected(&newer.arn),
+        "the end of the older must not hide the newer"
+    );
     let tasks = site.launch(1).await;
     assert_eq!(newer.payload().await.tasks[0].task_arn, tasks[0]);
 }
@@ -167,11 +188,16 @@ async fn a_stop_needs_two_steps_and_names() {
     let unknown = site.running.state.arns.task("default", &"f".repeat(32));
     let mut asked = tasks.clone();
     asked.push(unknown.clone());
-    let question = v1::StopVerification { message_id: "q1".to_owned(), manifest_sequence: 1, task_arns: asked };
+    let question =
+        v1::StopVerification { message_id: "q1".to_owned(), manifest_sequence: 1, task_arns: asked };
     agent.send(FromAgent::StopVerification(question)).await;
     let answer = agent.find(|m| if let ToAgent::StopVerificationAck(a) = m { Some(a) } else { None }).await;
     assert_eq!(answer.message_id, "q1");
-    assert_eq!(answer.task_arns, [tasks[1].clone(), tasks[2].clone(), unknown], "the running one is not to be stopped");
+    assert_eq!(
+        answer.task_arns,
+        [tasks[1].clone(), tasks[2].clone(), unknown],
+        "the running one is not to be stopped"
+    );
 }
 
 #[tokio::test]
@@ -187,7 +213,10 @@ async fn a_heartbeat_is_remembered_and_acknowledged() {
         ..Default::default()
     };
     agent.send(FromAgent::Heartbeat(heartbeat)).await;
-    assert_eq!(agent.find(|m| if let ToAgent::HeartbeatAck(a) = m { Some(a.sequence) } else { None }).await, 7);
+    assert_eq!(
+        agent.find(|m| if let ToAgent::HeartbeatAck(a) = m { Some(a.sequence) } else { None }).await,
+        7
+    );
     let known = site.running.state.registry.heartbeat(&agent.arn).unwrap();
     assert_eq!((known.remaining.cpu.0, known.remaining.memory.0, known.engine_healthy), (100, 200, true));
     assert_eq!(known.waiting[0].1, "memory, 412 MiB short");
@@ -241,4 +270,14 @@ async fn stopping_the_control_plane_tells_the_agents() {
     site.running.stop().await.unwrap();
     let close = agent.closed().await;
     assert!(!close.instance_inactive && close.reason.contains("shutting down"), "{close:?}");
+}
+
+#[tokio::test]
+async fn an_agent_that_falls_silent_counts_as_gone() {
+    let site = site_with(|config| config.heartbeat_interval = std::time::Duration::from_millis(50)).await;
+    let mut agent = site.agent("host-a").await;
+    let close = agent.closed().await;
+    assert!(close.reason.contains("nothing was heard"), "{close:?}");
+    assert!(!close.instance_inactive);
+    site.until_connected(&agent.arn, false).await;
 }

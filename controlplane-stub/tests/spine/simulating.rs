@@ -40,7 +40,12 @@ async fn tasks_run_stop_and_are_remembered_over_a_detachment() {
     handle.attach("default", &arn).await.unwrap();
     site.until_status(&tasks[1], TaskStatus::Stopped).await;
     assert_eq!(site.task(&tasks[2]).unwrap().observed.status, TaskStatus::Running, "it ran on meanwhile");
-    assert!(handle.attach("default", "arn:aws:ecs:us-east-1:123456789012:container-instance/default/x").await.is_err());
+    assert!(
+        handle
+            .attach("default", "arn:aws:ecs:us-east-1:123456789012:container-instance/default/x")
+            .await
+            .is_err()
+    );
 }
 
 #[tokio::test]
@@ -52,7 +57,10 @@ async fn an_instance_of_the_json_api_gets_a_key() {
     let mut keyless = Instance::clone(&found.value);
     keyless.host_key.clear();
     let key = Key::Instance("default".to_owned(), arn::id_of(&arn).to_owned());
-    store.commit(Txn { puts: vec![(key, Record::Instance(keyless.into()))], ..Txn::default() }).await.unwrap();
+    store
+        .commit(Txn { puts: vec![(key, Record::Instance(keyless.into()))], ..Txn::default() })
+        .await
+        .unwrap();
     site.running.state.simulated.as_ref().unwrap().attach("default", &arn).await.unwrap();
     assert!(site.running.state.registry.is_connected(&arn));
 }

@@ -100,12 +100,16 @@ pub struct Container {
     /// Whether the engine was ever asked to make it: it may exist even without an id.
     #[serde(default)]
     pub touched: bool,
-    /// Whether a start may have worked without our knowing: the engine is asked before the next.
+    /// Whether a start may have worked, or the container may be gone, without our knowing: the
+    /// engine is asked before anything else.
     #[serde(default)]
     pub unsure: bool,
     /// Whether it is to be removed and made anew.
     #[serde(default)]
     pub discard: bool,
+    /// How often what it needs was acquired anew: an image that had vanished, ports that were taken.
+    #[serde(default)]
+    pub renewed: u32,
     /// Whether it was seen running after it had stopped.
     #[serde(default)]
     pub revived: bool,
@@ -146,6 +150,7 @@ impl Container {
             touched: false,
             unsure: false,
             discard: false,
+            renewed: 0,
             revived: false,
             exit: None,
             failure: None,
@@ -184,11 +189,7 @@ impl Container {
 
     /// Puts an attempt in flight.
     pub(super) fn begin(&mut self, id: AttemptId, kind: AttemptKind, now: Timestamp) {
-        self.attempt = Some(Attempt {
-            id,
-            kind,
-            since: now,
-        });
+        self.attempt = Some(Attempt { id, kind, since: now });
         self.retry_at = None;
         if kind == AttemptKind::Create {
             self.touched = true;

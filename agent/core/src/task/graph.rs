@@ -22,19 +22,10 @@ pub(super) enum Gate {
 }
 
 /// Whether the container at `index` may start.
-pub(super) fn start_gate(
-    spec: &TaskSpec,
-    containers: &[Container],
-    index: usize,
-    now: Timestamp,
-) -> Gate {
+pub(super) fn start_gate(spec: &TaskSpec, containers: &[Container], index: usize, now: Timestamp) -> Gate {
     let mut gate = Gate::Open;
     for dependency in &spec.containers[index].depends_on {
-        let Some(at) = spec
-            .containers
-            .iter()
-            .position(|c| c.name == dependency.container)
-        else {
+        let Some(at) = spec.containers.iter().position(|c| c.name == dependency.container) else {
             continue; // The specification was checked: every dependency names a container.
         };
         match one_gate(&spec.containers[at], &containers[at], dependency, now) {
@@ -43,13 +34,9 @@ pub(super) fn start_gate(
             Gate::Waiting { on, until } => {
                 // The first wait is told; the earliest end of all counts.
                 gate = match gate {
-                    Gate::Waiting {
-                        on: first,
-                        until: earlier,
-                    } => Gate::Waiting {
-                        on: first,
-                        until: earlier.into_iter().chain(until).min(),
-                    },
+                    Gate::Waiting { on: first, until: earlier } => {
+                        Gate::Waiting { on: first, until: earlier.into_iter().chain(until).min() }
+                    }
                     _ => Gate::Waiting { on, until },
                 };
             }
@@ -58,18 +45,14 @@ pub(super) fn start_gate(
     gate
 }
 
-fn one_gate(
-    spec: &ContainerSpec,
-    container: &Container,
-    dependency: &Dependency,
-    now: Timestamp,
-) -> Gate {
+fn one_gate(spec: &ContainerSpec, container: &Container, dependency: &Dependency, now: Timestamp) -> Gate {
     use ContainerStatus as S;
     let exit_code = container.exit.as_ref().map(|exit| exit.code);
     let fulfilled = match (dependency.condition, container.status) {
-        (Condition::Start, S::Running) | (Condition::Complete, S::Stopped) => true,
-        // One that could not be had was never started.
+        (Condition::Start, S::Running) => true,
+        // One that could not be had was never started, and did not run to its end.
         (Condition::Start, S::Stopped) => container.started_at.is_some(),
+        (Condition::Complete, S::Stopped) => exit_code.is_some(),
         (Condition::Success, S::Stopped) => exit_code == Some(0),
         (Condition::Healthy, S::Running) => container.health == Some(Health::Healthy),
         _ => false,
@@ -80,29 +63,19 @@ fn one_gate(
     let wanted = condition_name(dependency.condition);
     let name = &dependency.container;
     if container.status == S::Stopped {
-        let how = exit_code.map_or_else(
-            || "could not be started".to_owned(),
-            |code| format!("exited with code {code}"),
-        );
+        let how = exit_code
+            .map_or_else(|| "could not be started".to_owned(), |code| format!("exited with code {code}"));
         return Gate::Never(format!("container {name} was to become {wanted} and {how}"));
     }
     let until = match dependency.condition {
         Condition::Start => None,
-        _ => container
-            .started_at
-            .zip(spec.start_timeout)
-            .map(|(at, span)| at.after(span)),
+        _ => container.started_at.zip(spec.start_timeout).map(|(at, span)| at.after(span)),
     };
     if until.is_some_and(|until| until <= now) {
         let waited = spec.start_timeout.unwrap_or_default();
-        return Gate::Never(format!(
-            "container {name} did not become {wanted} within {waited}"
-        ));
+        return Gate::Never(format!("container {name} did not become {wanted} within {waited}"));
     }
-    Gate::Waiting {
-        on: format!("container {name} to become {wanted}"),
-        until,
-    }
+    Gate::Waiting { on: format!("container {name} to become {wanted}"), until }
 }
 
 const fn condition_name(condition: Condition) -> &'static str {

@@ -12,10 +12,9 @@
 //!  containers removed ──▶ forgotten
 //! ```
 //!
-//! A task is told events by [`Task::handle`] and answers with a [`Step`]. The work is split:
-//! `observe` takes an event into the state, `plan` decides what is to be done now, `timers` when
-//! to ask again. Containers and resources have tables of their own (`container`, `resource`),
-//! `graph` knows who waits for whom.
+//! A task is told events by [`Task::handle`] and answers with a [`Step`]. `observe` and `failures`
+//! take an event into the state, `plan` and `wind_down` decide what is to be done now, `timers` when
+//! to ask again; `container` and `resource` have tables of their own, `graph` the dependencies.
 //!
 //! Invariants, held by `tests/properties.rs`: at most one attempt is in flight for each node;
 //! nothing starts before its dependencies hold; a stopped container is never started; STOPPED is
@@ -25,6 +24,7 @@
 mod attempt;
 mod container;
 mod event;
+mod failures;
 mod graph;
 mod observe;
 mod plan;
@@ -32,6 +32,7 @@ mod reason;
 mod resource;
 mod step;
 mod timers;
+mod wind_down;
 
 use std::sync::Arc;
 
@@ -40,9 +41,7 @@ use serde::{Deserialize, Serialize};
 pub use attempt::{Attempt, AttemptKind};
 pub use container::{Container, ContainerInput, ContainerStatus};
 pub use event::{Acquired, Event, Exit, Fact, Health, Outcome, PortBinding};
-pub use reason::{
-    ErrorClass, Failure, FailureKind, MAX_REASON_BYTES, StopCause, StopCode, cut_reason,
-};
+pub use reason::{ErrorClass, Failure, FailureKind, MAX_REASON_BYTES, StopCause, StopCode, cut_reason};
 pub use resource::{Resource, ResourceInput, ResourceKey, ResourceStatus, Yield};
 pub use step::{Act, ContainerReport, Report, Step};
 
@@ -97,10 +96,7 @@ pub struct Settings {
 impl Default for Settings {
     /// ECS's defaults: 30 s and 3 h.
     fn default() -> Self {
-        Self {
-            stop_timeout: Millis::from_secs(30),
-            retention: Millis::from_secs(3 * 3600),
-        }
+        Self { stop_timeout: Millis::from_secs(30), retention: Millis::from_secs(3 * 3600) }
     }
 }
 
@@ -158,11 +154,7 @@ impl Task {
     /// A task that the control plane has just handed over.
     #[must_use]
     pub fn new(spec: Arc<TaskSpec>, settings: Settings, now: Timestamp) -> Self {
-        let containers = spec
-            .containers
-            .iter()
-            .map(|c| Container::new(c.name.clone()))
-            .collect();
+        let containers = spec.containers.iter().map(|c| Container::new(c.name.clone())).collect();
         let resources = needed_resources(&spec);
         let state = TaskState {
             admission: Admission::Waiting(Vec::new()),
@@ -180,11 +172,7 @@ impl Task {
             acknowledged: false,
             forgotten: false,
         };
-        Self {
-            spec,
-            settings,
-            state,
-        }
+        Self { spec, settings, state }
     }
 
     /// A task that was found running on the host while nothing is known of it: made from the labels
@@ -199,12 +187,11 @@ impl Task {
         let mut task = Self::new(spec, settings, now);
         task.state.admission = Admission::Granted;
         for resource in &mut task.state.resources {
+            // The containers were made under a cgroup.
+            resource.touched = resource.key == ResourceKey::Cgroup;
             if let ResourceKey::Ports(container) = &resource.key {
-                resource.yielded.ports = bindings
-                    .iter()
-                    .filter(|b| &b.container == container)
-                    .cloned()
-                    .collect();
+                resource.yielded.ports =
+                    bindings.iter().filter(|b| &b.container == container).cloned().collect();
                 if !resource.yielded.ports.is_empty() {
                     resource.status = ResourceStatus::Ready;
                 }
@@ -216,11 +203,7 @@ impl Task {
     /// A task as it was persisted. Feed it [`Event::Restored`] next.
     #[must_use]
     pub const fn restored(spec: Arc<TaskSpec>, settings: Settings, state: TaskState) -> Self {
-        Self {
-            spec,
-            settings,
-            state,
-        }
+        Self { spec, settings, state }
     }
 
     /// Takes an event and says what follows from it.
@@ -230,11 +213,7 @@ impl Task {
         let acts = self.plan(now);
         let changed = self.state != before;
         let report = (changed && self.is_worth_telling(&before)).then(|| Report::of(self));
-        Step {
-            changed,
-            report,
-            acts,
-        }
+        Step { changed, report, acts }
     }
 
     /// Its specification.
@@ -268,20 +247,15 @@ impl Task {
                 protocol: mapping.protocol,
             })
         });
-        let chosen = self
-            .resource(&ResourceKey::Ports(name.clone()))
-            .map(|r| r.yielded.ports.clone());
+        let chosen = self.resource(&ResourceKey::Ports(name.clone())).map(|r| r.yielded.ports.clone());
         fixed.chain(chosen.unwrap_or_default()).collect()
     }
 
     /// The digest of an image of the task, where the registry gave one.
     #[must_use]
     pub fn digest(&self, image: &str) -> Option<String> {
-        let resource = self
-            .state
-            .resources
-            .iter()
-            .find(|r| matches!(&r.key, ResourceKey::Image(i) if i == image))?;
+        let resource =
+            self.state.resources.iter().find(|r| matches!(&r.key, ResourceKey::Image(i) if i == image))?;
         resource.yielded.digest.clone()
     }
 
@@ -312,13 +286,9 @@ impl Task {
         {
             return describe(missing);
         }
-        let away = |failure: &Option<Failure>| matches!(failure, Some(f) if f.kind == FailureKind::EngineAway);
-        if self
-            .state
-            .containers
-            .iter()
-            .any(|c| !c.is_stopped() && away(&c.failure))
-        {
+        let away =
+            |failure: &Option<Failure>| matches!(failure, Some(f) if f.kind == FailureKind::EngineAway);
+        if self.state.containers.iter().any(|c| !c.is_stopped() && away(&c.failure)) {
             return "the container engine, which does not answer".to_owned();
         }
         String::new()
@@ -357,19 +327,16 @@ impl Task {
         }
         match now.status {
             TaskStatus::Pending => {
-                Self {
-                    state: before.clone(),
-                    ..self.clone()
-                }
-                .waiting_for()
-                    != self.waiting_for()
+                Self { state: before.clone(), ..self.clone() }.waiting_for() != self.waiting_for()
             }
             TaskStatus::Running => {
                 !now.containers.iter().all(Container::is_stopped)
                     && (now.stop.is_some() != before.stop.is_some()
-                        || now.containers.iter().zip(&before.containers).any(|(a, b)| {
-                            (a.status.as_seen(), a.health) != (b.status.as_seen(), b.health)
-                        }))
+                        || now
+                            .containers
+                            .iter()
+                            .zip(&before.containers)
+                            .any(|(a, b)| (a.status.as_seen(), a.health) != (b.status.as_seen(), b.health)))
             }
             TaskStatus::Stopped => false,
         }
@@ -386,9 +353,7 @@ fn needed_resources(spec: &TaskSpec) -> Vec<Resource> {
         if !keys.contains(&image) {
             keys.push(image);
         }
-        if spec.network_mode == NetworkMode::Bridge
-            && container.ports.iter().any(|p| p.host.is_none())
-        {
+        if spec.network_mode == NetworkMode::Bridge && container.ports.iter().any(|p| p.host.is_none()) {
             keys.push(ResourceKey::Ports(container.name.clone()));
         }
     }

@@ -4,18 +4,11 @@ use super::attempt::{AttemptKind, pause};
 use super::container::{Container, ContainerInput, ContainerStatus};
 use super::event::{Acquired, Event, Fact, Outcome};
 use super::reason::{ErrorClass, Failure, FailureKind, StopCause, StopCode};
-use super::resource::{ResourceInput, ResourceKey, ResourceStatus};
+use super::resource::{ResourceInput, ResourceKey};
 use super::{Admission, Task, TaskStatus};
 use crate::ids::{AttemptId, ContainerName};
 use crate::resources::describe;
 use crate::units::Timestamp;
-
-/// How often a resource is tried before the task fails for it, or goes without releasing it.
-const MAX_RESOURCE_TRIES: u32 = 5;
-/// How often other ports are chosen for a container before it fails.
-const MAX_PORT_TRIES: u32 = 5;
-/// How often an image that vanished between pull and create is pulled again.
-const MAX_IMAGE_TRIES: u32 = 3;
 
 impl Task {
     pub(super) fn observe(&mut self, now: Timestamp, event: Event) {
@@ -42,7 +35,7 @@ impl Task {
             }
             Event::Observed { container, fact } => {
                 if let Some(index) = self.index(&container) {
-                    self.take_fact(index, fact, now);
+                    self.hear(index, fact, now);
                 }
             }
             Event::Done { attempt, outcome } => self.take_outcome(attempt, outcome, now),
@@ -78,6 +71,26 @@ impl Task {
         }
     }
 
+    /// Takes an event of the engine. It is a hint: it may be late, come more than once, and be
+    /// about an earlier life of the container.
+    fn hear(&mut self, index: usize, fact: Fact, now: Timestamp) {
+        let container = &mut self.state.containers[index];
+        if container.id.is_none() {
+            return; // The answer to its creation, or a listing, says first which life is ours.
+        }
+        match fact {
+            // It was made, as is known. Whether a start has worked since then, that does not say.
+            Fact::Created { .. } => {}
+            Fact::Missing => {
+                // It names no life: we may be removing this one ourselves, and else it is asked for.
+                container.unsure |= !container.discard && !container.is_stopped();
+            }
+            // The end that is known already: it may run again since.
+            Fact::Exited { exit, .. } if container.exit.as_ref() == Some(&exit) => {}
+            fact => self.take_fact(index, fact, now),
+        }
+    }
+
     fn take_fact(&mut self, index: usize, fact: Fact, now: Timestamp) {
         let container = &mut self.state.containers[index];
         let id = match &fact {
@@ -96,11 +109,7 @@ impl Task {
                     container.id = Some(id);
                 }
             }
-            Fact::Running {
-                id,
-                started_at,
-                health,
-            } => {
+            Fact::Running { id, started_at, health } => {
                 if container.apply(ContainerInput::SeenRunning, now) {
                     container.id = Some(id);
                     container.started_at = Some(started_at);
@@ -108,6 +117,7 @@ impl Task {
                 } else if container.is_stopped() && container.started_at != Some(started_at) {
                     // Not a late look at the life that ended: somebody started it again.
                     container.revived = true;
+                    container.id.get_or_insert(id);
                 }
                 if container.status == ContainerStatus::Running {
                     container.health = health.or(container.health);
@@ -119,9 +129,7 @@ impl Task {
                     container.id = Some(id);
                     container.started_at = exit.started_at.or(container.started_at);
                     container.finished_at = exit.finished_at.or(Some(now));
-                    container
-                        .failure
-                        .take_if(|failure| failure.kind == FailureKind::EngineAway);
+                    container.failure.take_if(|failure| failure.kind == FailureKind::EngineAway);
                     container.exit = Some(exit);
                 }
             }
@@ -129,6 +137,7 @@ impl Task {
                 container.revived = false;
                 if container.apply(ContainerInput::SeenMissing, now) {
                     container.removed = true;
+                    container.failure.take_if(|failure| failure.kind == FailureKind::EngineAway);
                     container.failure.get_or_insert_with(|| {
                         Failure::refused(
                             ErrorClass::ContainerVanished,
@@ -166,8 +175,14 @@ impl Task {
                     Acquired::Ports(ports) => resource.yielded.ports = ports,
                     Acquired::Image { digest } => resource.yielded.digest = digest,
                 }
-                if matches!(resource.key, ResourceKey::Image(_)) {
+                if let ResourceKey::Image(image) = &resource.key {
                     self.state.pull_stopped_at = Some(now);
+                    // The engine answers again.
+                    for (spec, c) in self.spec.containers.iter().zip(&mut self.state.containers) {
+                        if &spec.image == image {
+                            c.failure.take_if(|f| f.kind == FailureKind::EngineAway);
+                        }
+                    }
                 }
             }
             Outcome::Failed(failure) => self.resource_failed(index, failure, now),
@@ -178,106 +193,19 @@ impl Task {
         }
     }
 
-    fn resource_failed(&mut self, index: usize, failure: Failure, now: Timestamp) {
-        let resource = &mut self.state.resources[index];
-        let was = resource.status;
-        resource.tries = resource.tries.saturating_add(1);
-        resource.retry_at = Some(now.after(pause(resource.tries)));
-        if was == ResourceStatus::Releasing {
-            if resource.tries < MAX_RESOURCE_TRIES {
-                resource.apply(ResourceInput::Failed);
-            } else {
-                tracing::warn!(task = %self.spec.arn, resource = ?resource.key, %failure, "left behind a resource that cannot be released");
-                resource.apply(ResourceInput::Succeeded);
-            }
-            return;
-        }
-        resource.apply(ResourceInput::Failed);
-        let key = resource.key.clone();
-        let final_try = resource.tries >= MAX_RESOURCE_TRIES;
-        match (&key, failure.kind) {
-            (_, FailureKind::EngineAway) => {
-                // Nothing is wrong with the task: it waits, and says for what.
-                if let ResourceKey::Image(image) = &key {
-                    self.note_engine_away(image, &failure);
-                }
-            }
-            (ResourceKey::Image(image), _) => {
-                let image = image.clone();
-                self.image_failed(&image, &failure, now);
-            }
-            (_, FailureKind::Refused) => self.fail_task(&failure),
-            _ if final_try => self.fail_task(&failure),
-            _ => {}
-        }
-    }
-
-    fn note_engine_away(&mut self, image: &str, failure: &Failure) {
-        for (spec, container) in self.spec.containers.iter().zip(&mut self.state.containers) {
-            if spec.image == image && container.status == ContainerStatus::Pending {
-                container.failure = Some(failure.clone());
-            }
-        }
-    }
-
-    /// An image that cannot be had stops the containers made from it.
-    fn image_failed(&mut self, image: &str, failure: &Failure, now: Timestamp) {
-        for index in 0..self.state.containers.len() {
-            if self.spec.containers[index].image == image
-                && self.state.containers[index].status == ContainerStatus::Pending
-            {
-                self.fail_container(index, failure.clone(), now);
-            }
-        }
-        if self.state.stop.is_some() {
-            return;
-        }
-        // Only containers that may be missing were made from it: nobody needs it any more.
-        if let Some(resource) = self
-            .state
-            .resources
-            .iter_mut()
-            .find(|r| matches!(&r.key, ResourceKey::Image(i) if i == image))
-        {
-            resource.apply(ResourceInput::Drop);
-            resource.retry_at = None;
-        }
-    }
-
-    /// A resource of the whole task cannot be had.
-    fn fail_task(&mut self, failure: &Failure) {
-        self.stop(StopCause::new(
-            StopCode::TaskFailedToStart,
-            failure.to_string(),
-        ));
-    }
-
-    /// A container that does not run cannot be had.
-    pub(super) fn fail_container(&mut self, index: usize, failure: Failure, now: Timestamp) {
-        let container = &mut self.state.containers[index];
-        container.failure = Some(failure);
-        container.apply(ContainerInput::GaveUp, now);
-    }
-
-    fn take_container_outcome(
-        &mut self,
-        index: usize,
-        kind: AttemptKind,
-        outcome: Outcome,
-        now: Timestamp,
-    ) {
+    fn take_container_outcome(&mut self, index: usize, kind: AttemptKind, outcome: Outcome, now: Timestamp) {
         match outcome {
             Outcome::Fact(fact) => {
                 let container = &mut self.state.containers[index];
-                if kind == AttemptKind::Stop && !matches!(fact, Fact::Exited { .. } | Fact::Missing)
-                {
+                if kind == AttemptKind::Stop && !matches!(fact, Fact::Exited { .. } | Fact::Missing) {
                     // It was told to stop and is still there.
                     container.tries = container.tries.saturating_add(1);
                     container.retry_at = Some(now.after(pause(container.tries)));
                 }
-                if kind == AttemptKind::Create {
-                    container.failure = None;
-                }
+                // Whatever it says, the engine answers.
+                container
+                    .failure
+                    .take_if(|f| kind == AttemptKind::Create || f.kind == FailureKind::EngineAway);
                 self.take_fact(index, fact, now);
             }
             Outcome::Removed => {
@@ -293,90 +221,9 @@ impl Task {
         }
     }
 
-    fn container_failed(
-        &mut self,
-        index: usize,
-        kind: AttemptKind,
-        failure: Failure,
-        now: Timestamp,
-    ) {
-        let chosen_ports = self.has_chosen_ports(index);
-        let container = &mut self.state.containers[index];
-        container.tries = container.tries.saturating_add(1);
-        container.retry_at = Some(now.after(pause(container.tries)));
-        let tries = container.tries;
-        match (kind, failure.kind) {
-            (AttemptKind::Create, FailureKind::EngineAway) => container.failure = Some(failure),
-            (AttemptKind::Create, FailureKind::NoSuchImage) if tries <= MAX_IMAGE_TRIES => {
-                let image = &self.spec.containers[index].image;
-                if let Some(resource) = self
-                    .state
-                    .resources
-                    .iter_mut()
-                    .find(|r| matches!(&r.key, ResourceKey::Image(i) if i == image))
-                {
-                    resource.apply(ResourceInput::Lost);
-                }
-            }
-            (AttemptKind::Start, FailureKind::EngineAway) => {
-                container.unsure = true;
-                container.failure = Some(failure);
-            }
-            (AttemptKind::Start, FailureKind::PortTaken)
-                if tries <= MAX_PORT_TRIES && chosen_ports =>
-            {
-                self.choose_other_ports(index);
-            }
-            (AttemptKind::Start, FailureKind::TimedOut) => {
-                // It could be running: it is looked at, and stopped if it is.
-                container.unsure = true;
-                container.failure = Some(failure.clone());
-                self.stop_for(index, &failure);
-            }
-            (AttemptKind::Create | AttemptKind::Start, _) => {
-                self.fail_container(index, failure, now)
-            }
-            (
-                AttemptKind::Inspect
-                | AttemptKind::Stop
-                | AttemptKind::Remove
-                | AttemptKind::Acquire
-                | AttemptKind::Release,
-                _,
-            ) => {
-                tracing::warn!(task = %self.spec.arn, container = %self.state.containers[index].name, ?kind, tries, %failure, "will be tried again");
-            }
-        }
-    }
-
-    /// A failure of a container that may be running: the whole task goes if the container matters.
-    fn stop_for(&mut self, index: usize, failure: &Failure) {
-        if self.spec.containers[index].essential {
-            let code = match self.state.status {
-                TaskStatus::Pending => StopCode::TaskFailedToStart,
-                TaskStatus::Running | TaskStatus::Stopped => StopCode::EssentialContainerExited,
-            };
-            self.stop(StopCause::new(code, failure.to_string()));
-        }
-    }
-
-    fn has_chosen_ports(&self, index: usize) -> bool {
-        self.resource(&ResourceKey::Ports(
-            self.state.containers[index].name.clone(),
-        ))
-        .is_some()
-    }
-
-    fn choose_other_ports(&mut self, index: usize) {
-        let key = ResourceKey::Ports(self.state.containers[index].name.clone());
-        self.state.containers[index].discard = true;
-        self.state.containers[index].retry_at = None;
-        if let Some(resource) = self.state.resources.iter_mut().find(|r| r.key == key) {
-            resource.apply(ResourceInput::Lost);
-        }
-    }
-
     fn restore(&mut self, facts: &[(ContainerName, Fact)], now: Timestamp) {
+        // Whoever was to forget it may have died before: it is told again.
+        self.state.forgotten = false;
         for resource in &mut self.state.resources {
             if resource.attempt.take().is_some() {
                 resource.apply(ResourceInput::Restart);
@@ -388,10 +235,7 @@ impl Task {
             let container: &mut Container = &mut self.state.containers[index];
             container.attempt = None;
             container.retry_at = None;
-            let fact = facts
-                .iter()
-                .find(|(n, _)| *n == name)
-                .map_or(Fact::Missing, |(_, fact)| fact.clone());
+            let fact = facts.iter().find(|(n, _)| *n == name).map_or(Fact::Missing, |(_, fact)| fact.clone());
             if fact == Fact::Missing && container.discard {
                 container.apply(ContainerInput::Discarded, now);
             } else {

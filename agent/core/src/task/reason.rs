@@ -75,10 +75,7 @@ impl StopCause {
     /// A cause from its two parts.
     #[must_use]
     pub fn new(code: StopCode, reason: impl Into<String>) -> Self {
-        Self {
-            code,
-            reason: reason.into(),
-        }
+        Self { code, reason: reason.into() }
     }
 }
 
@@ -94,13 +91,9 @@ pub fn cut_reason(reason: &str) -> String {
     }
     const GAP: &str = " … ";
     let half = (MAX_REASON_BYTES - GAP.len()) / 2;
-    let head = (0..=half)
-        .rev()
-        .find(|i| reason.is_char_boundary(*i))
-        .unwrap_or(0);
-    let tail = (reason.len() - half..=reason.len())
-        .find(|i| reason.is_char_boundary(*i))
-        .unwrap_or(reason.len());
+    let head = (0..=half).rev().find(|i| reason.is_char_boundary(*i)).unwrap_or(0);
+    let tail =
+        (reason.len() - half..=reason.len()).find(|i| reason.is_char_boundary(*i)).unwrap_or(reason.len());
     format!("{}{GAP}{}", &reason[..head], &reason[tail..])
 }
 
@@ -140,11 +133,7 @@ impl Failure {
     /// A failure that trying again would not help.
     #[must_use]
     pub fn refused(class: ErrorClass, detail: impl Into<String>) -> Self {
-        Self {
-            kind: FailureKind::Refused,
-            class,
-            detail: detail.into(),
-        }
+        Self { kind: FailureKind::Refused, class, detail: detail.into() }
     }
 
     /// A call that did not return in time.

@@ -70,6 +70,9 @@ pub struct Resource {
     /// What is in flight.
     #[serde(default)]
     pub attempt: Option<Attempt>,
+    /// Whether acquiring it was ever begun: it may be held even while it is not ready.
+    #[serde(default)]
+    pub touched: bool,
     /// How often the thing in flight, or to be tried again, has failed so far.
     #[serde(default)]
     pub tries: u32,
@@ -100,13 +103,7 @@ pub enum ResourceInput {
 
 impl ResourceStatus {
     /// All of them, in order.
-    pub const ALL: [Self; 5] = [
-        Self::None,
-        Self::Acquiring,
-        Self::Ready,
-        Self::Releasing,
-        Self::Gone,
-    ];
+    pub const ALL: [Self; 5] = [Self::None, Self::Acquiring, Self::Ready, Self::Releasing, Self::Gone];
 
     /// The table: where `input` leads from here. `None` where it changes nothing.
     #[must_use]
@@ -134,6 +131,7 @@ impl Resource {
             key,
             status: ResourceStatus::None,
             attempt: None,
+            touched: false,
             tries: 0,
             retry_at: None,
             yielded: Yield::default(),
@@ -153,12 +151,9 @@ impl Resource {
 
     /// Puts an attempt in flight.
     pub(super) fn begin(&mut self, id: AttemptId, kind: AttemptKind, now: Timestamp) {
-        self.attempt = Some(Attempt {
-            id,
-            kind,
-            since: now,
-        });
+        self.attempt = Some(Attempt { id, kind, since: now });
         self.retry_at = None;
+        self.touched |= kind == AttemptKind::Acquire;
     }
 
     /// Whether a new attempt may begin: none is in flight and no pause is on.

@@ -183,15 +183,8 @@ impl Report {
             .collect();
         Self {
             status: state.status,
-            stop: state.stop.clone().map(|stop| StopCause {
-                reason: cut_reason(&stop.reason),
-                ..stop
-            }),
-            waiting_for: if state.status == TaskStatus::Pending {
-                task.waiting_for()
-            } else {
-                String::new()
-            },
+            stop: state.stop.clone().map(|stop| StopCause { reason: cut_reason(&stop.reason), ..stop }),
+            waiting_for: if state.status == TaskStatus::Pending { task.waiting_for() } else { String::new() },
             containers,
             pull_started_at: state.pull_started_at,
             pull_stopped_at: state.pull_stopped_at,
@@ -209,16 +202,12 @@ fn reason_of(spec: &ContainerSpec, container: &Container) -> Option<String> {
     }
     let exit = container.exit.as_ref()?;
     if exit.oom_killed {
-        let limit = spec.memory.map_or_else(
-            || "the task's limit".to_owned(),
-            |memory| format!("limit {memory}"),
-        );
+        let limit =
+            spec.memory.map_or_else(|| "the task's limit".to_owned(), |memory| format!("limit {memory}"));
         return Some(format!(
             "{}: Container killed due to memory usage ({limit})",
             ErrorClass::OutOfMemory.as_str()
         ));
     }
-    exit.error
-        .as_ref()
-        .map(|error| format!("{}: {error}", ErrorClass::DockerState.as_str()))
+    exit.error.as_ref().map(|error| format!("{}: {error}", ErrorClass::DockerState.as_str()))
 }

@@ -19,45 +19,27 @@ impl Task {
             .map(|c| c.retry_at)
             .chain(state.resources.iter().map(|r| r.retry_at))
             .flatten();
-        let gates = state
-            .containers
-            .iter()
-            .enumerate()
-            .filter_map(|(index, container)| {
-                if container.status >= ContainerStatus::Running
-                    || self.is_stopping()
-                    || !container.is_free()
-                {
-                    return None;
-                }
-                // Asked as of the beginning of time: a gate that is overdue is still told.
-                match start_gate(&self.spec, &state.containers, index, Timestamp(0)) {
-                    Gate::Waiting { until, .. } => until,
-                    _ => None,
-                }
-            });
-        pauses
-            .chain(gates)
-            .chain(self.cleanup_at().filter(|_| !self.is_cleaning()))
-            .min()
+        let gates = state.containers.iter().enumerate().filter_map(|(index, container)| {
+            if container.status >= ContainerStatus::Running || self.is_stopping() || !container.is_free() {
+                return None;
+            }
+            // Asked as of the beginning of time: a gate that is overdue is still told.
+            match start_gate(&self.spec, &state.containers, index, Timestamp(0)) {
+                Gate::Waiting { until, .. } => until,
+                _ => None,
+            }
+        });
+        pauses.chain(gates).chain(self.cleanup_at().filter(|_| !self.is_cleaning())).min()
     }
 
     /// When the remains of the task are removed; not before the control plane has its STOPPED.
     pub(super) fn cleanup_at(&self) -> Option<Timestamp> {
-        let stopped_at = self
-            .state
-            .stopped_at
-            .filter(|_| self.state.status == TaskStatus::Stopped)?;
-        self.state
-            .acknowledged
-            .then(|| stopped_at.after(self.settings.retention))
+        let stopped_at = self.state.stopped_at.filter(|_| self.state.status == TaskStatus::Stopped)?;
+        self.state.acknowledged.then(|| stopped_at.after(self.settings.retention))
     }
 
     /// Whether removal is under way: what is in flight, or paused, says when to go on.
     fn is_cleaning(&self) -> bool {
-        self.state
-            .containers
-            .iter()
-            .any(|c| c.attempt.is_some() || c.retry_at.is_some())
+        self.state.containers.iter().any(|c| c.attempt.is_some() || c.retry_at.is_some())
     }
 }

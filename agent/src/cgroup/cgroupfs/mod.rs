@@ -37,11 +37,7 @@ pub struct CgroupfsConfig {
 
 impl Default for CgroupfsConfig {
     fn default() -> Self {
-        Self {
-            mount: PathBuf::from("/sys/fs/cgroup"),
-            root: "ecs".to_owned(),
-            period: Millis(100),
-        }
+        Self { mount: PathBuf::from("/sys/fs/cgroup"), root: "ecs".to_owned(), period: Millis(100) }
     }
 }
 
@@ -59,19 +55,14 @@ impl Cgroupfs {
     /// Cgroups of that version below `config.mount`.
     #[must_use]
     pub fn new(config: CgroupfsConfig, version: Hierarchy) -> Self {
-        Self {
-            config: Arc::new(config),
-            version,
-        }
+        Self { config: Arc::new(config), version }
     }
 
     /// The directories that a task's cgroup consists of.
     fn directories(&self, task_id: &str) -> io::Result<Vec<PathBuf>> {
         match self.version {
             Hierarchy::V1 => v1::directories(&self.config, task_id),
-            Hierarchy::V2 => Ok(vec![
-                self.config.mount.join(&self.config.root).join(task_id),
-            ]),
+            Hierarchy::V2 => Ok(vec![self.config.mount.join(&self.config.root).join(task_id)]),
         }
     }
 
@@ -88,11 +79,7 @@ impl Cgroupfs {
             Ok(Err(failed)) => failed,
             Err(error) => ("run a step".to_owned(), io::Error::other(error)),
         };
-        Err(CgroupError {
-            task: task_id.to_owned(),
-            what,
-            source,
-        })
+        Err(CgroupError { task: task_id.to_owned(), what, source })
     }
 
     async fn take(&self, task_id: &str) -> Result<(), CgroupError> {
@@ -114,23 +101,17 @@ impl Cgroupfs {
 
     /// Tries all of a task's directories, whatever becomes of the first.
     fn remove_once(&self, task_id: &str) -> Result<(), Failed> {
-        let directories = self
-            .directories(task_id)
-            .map_err(|error| self.looking(error))?;
+        let directories = self.directories(task_id).map_err(|error| self.looking(error))?;
         let failures = directories.iter().filter_map(|path| {
             let error = tree::remove(path).err()?;
             Some((format!("remove {}", path.display()), error))
         });
         // A failure that waiting will not cure is the one to tell of.
-        failures
-            .min_by_key(|(_, error)| tree::is_busy(error))
-            .map_or(Ok(()), Err)
+        failures.min_by_key(|(_, error)| tree::is_busy(error)).map_or(Ok(()), Err)
     }
 
     fn kill_once(&self, task_id: &str) -> Result<usize, Failed> {
-        let directories = self
-            .directories(task_id)
-            .map_err(|error| self.looking(error))?;
+        let directories = self.directories(task_id).map_err(|error| self.looking(error))?;
         if self.version == Hierarchy::V2 && v2::kill(&directories)? {
             return Ok(0);
         }
@@ -146,11 +127,9 @@ impl Cgroupfs {
         let roots = self.directories("").map_err(|error| self.looking(error))?;
         let mut ids = Vec::new();
         for root in roots {
-            let children = tree::children(&root)
-                .map_err(|error| (format!("read {}", root.display()), error))?;
-            let names = children
-                .iter()
-                .filter_map(|path| path.file_name()?.to_str());
+            let children =
+                tree::children(&root).map_err(|error| (format!("read {}", root.display()), error))?;
+            let names = children.iter().filter_map(|path| path.file_name()?.to_str());
             ids.extend(names.filter(|name| is_task_id(name)).map(str::to_owned));
         }
         ids.sort_unstable();
@@ -170,26 +149,19 @@ fn is_task_id(name: &str) -> bool {
 
 fn not_an_id(task_id: &str) -> CgroupError {
     let source = io::Error::from(io::ErrorKind::InvalidInput);
-    CgroupError {
-        task: task_id.to_owned(),
-        what: "take the id for the name of a cgroup".to_owned(),
-        source,
-    }
+    CgroupError { task: task_id.to_owned(), what: "take the id for the name of a cgroup".to_owned(), source }
 }
 
 /// Quota and period, in microseconds, of a CPU bound.
 fn quota(cpu: CpuUnits, period: Millis) -> (i64, u64) {
     let period = period.0.clamp(8, 100) * 1000;
-    let quota = (u64::from(cpu.0) * period)
-        .div_ceil(u64::from(CPU_UNITS_PER_CPU))
-        .max(LEAST_QUOTA_US);
+    let quota = (u64::from(cpu.0) * period).div_ceil(u64::from(CPU_UNITS_PER_CPU)).max(LEAST_QUOTA_US);
     (i64::try_from(quota).unwrap_or(i64::MAX), period)
 }
 
 /// The cause of an error of the cgroup library, which wraps what the kernel said.
 fn cause(error: cgroups_rs::fs::error::Error) -> io::Error {
-    let kernel =
-        std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    let kernel = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<io::Error>());
     match kernel.and_then(io::Error::raw_os_error) {
         Some(code) => io::Error::from_raw_os_error(code),
         None => io::Error::other(error.to_string()),
@@ -204,10 +176,7 @@ fn verify<T: PartialEq + std::fmt::Display>(
 ) -> Result<(), Failed> {
     match read {
         Ok(read) if read == wanted => Ok(()),
-        Ok(read) => Err((
-            what(),
-            io::Error::other(format!("{wanted} was written, but {read} is in force")),
-        )),
+        Ok(read) => Err((what(), io::Error::other(format!("{wanted} was written, but {read} is in force")))),
         Err(error) => Err((format!("read back: {}", what()), error)),
     }
 }
@@ -215,18 +184,10 @@ fn verify<T: PartialEq + std::fmt::Display>(
 /// Sets the most processes of a cgroup, in either version.
 fn limit_pids(path: &Path, limit: u32, version: Hierarchy) -> Result<(), Failed> {
     let controller = PidController::new(path.to_owned(), PathBuf::new(), version == Hierarchy::V2);
-    controller
-        .create()
-        .map_err(|error| (format!("make {}", path.display()), cause(error)))?;
+    controller.create().map_err(|error| (format!("make {}", path.display()), cause(error)))?;
     let what = || format!("set pids.max of {}", path.display());
-    controller
-        .set_pid_max(MaxValue::Value(i64::from(limit)))
-        .map_err(|error| (what(), cause(error)))?;
-    verify(
-        what,
-        i64::from(limit),
-        controller.get_pid_max().map(number).map_err(cause),
-    )
+    controller.set_pid_max(MaxValue::Value(i64::from(limit))).map_err(|error| (what(), cause(error)))?;
+    verify(what, i64::from(limit), controller.get_pid_max().map(number).map_err(cause))
 }
 
 /// A value that may be "max".
@@ -255,11 +216,7 @@ impl Cgroups for Cgroupfs {
         .boxed()
     }
 
-    fn bound<'a>(
-        &'a self,
-        task: &'a TaskArn,
-        cpu: CpuUnits,
-    ) -> BoxFuture<'a, Result<(), CgroupError>> {
+    fn bound<'a>(&'a self, task: &'a TaskArn, cpu: CpuUnits) -> BoxFuture<'a, Result<(), CgroupError>> {
         self.blocking(task.id(), move |this, id| {
             let (quota, period) = quota(cpu, this.config.period);
             match this.version {

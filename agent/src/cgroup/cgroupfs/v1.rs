@@ -19,10 +19,7 @@ fn tree(config: &CgroupfsConfig, controller: &str) -> Result<PathBuf, Failed> {
         return Ok(path);
     }
     let missing = io::Error::new(io::ErrorKind::NotFound, "the controller is not mounted");
-    Err((
-        format!("find cgroup controller {controller} at {}", path.display()),
-        missing,
-    ))
+    Err((format!("find cgroup controller {controller} at {}", path.display()), missing))
 }
 
 fn place(config: &CgroupfsConfig, controller: &str, task_id: &str) -> Result<PathBuf, Failed> {
@@ -45,11 +42,7 @@ pub(super) fn directories(config: &CgroupfsConfig, task_id: &str) -> io::Result<
 }
 
 /// Makes the directories of the controllers that bound anything, and sets all but the CPU quota.
-pub(super) fn create(
-    config: &CgroupfsConfig,
-    task_id: &str,
-    bounds: &Bounds,
-) -> Result<(), Failed> {
+pub(super) fn create(config: &CgroupfsConfig, task_id: &str, bounds: &Bounds) -> Result<(), Failed> {
     memory(config, &place(config, "memory", task_id)?, bounds)?;
     cpu(&place(config, "cpu", task_id)?, bounds)?;
     if let Some(pids) = bounds.pids {
@@ -65,9 +58,7 @@ fn memory(config: &CgroupfsConfig, path: &Path, bounds: &Bounds) -> Result<(), F
     if let Some(limit) = bounds.memory {
         let what = || format!("set memory.limit_in_bytes of {}", path.display());
         let wanted = i64::try_from(limit.bytes()).unwrap_or(i64::MAX);
-        controller
-            .set_limit(wanted)
-            .map_err(|error| (what(), cause(error)))?;
+        controller.set_limit(wanted).map_err(|error| (what(), cause(error)))?;
         let read = number(&path.join("memory.limit_in_bytes"));
         verify(what, wanted, read)?;
     }
@@ -76,12 +67,7 @@ fn memory(config: &CgroupfsConfig, path: &Path, bounds: &Bounds) -> Result<(), F
 
 /// Has the kernel count what is below a cgroup as its own. Kernels since 5.11 do nothing else.
 fn hierarchical(root: &Path) -> Result<(), Failed> {
-    let what = |error| {
-        (
-            format!("set memory.use_hierarchy of {}", root.display()),
-            error,
-        )
-    };
+    let what = |error| (format!("set memory.use_hierarchy of {}", root.display()), error);
     fs::create_dir_all(root).map_err(what)?;
     let file = root.join("memory.use_hierarchy");
     if number(&file).map_err(what)? == 1 {
@@ -96,21 +82,14 @@ fn cpu(path: &Path, bounds: &Bounds) -> Result<(), Failed> {
     if bounds.cpu.is_none() {
         let what = || format!("set cpu.shares of {}", path.display());
         let wanted = bounds.cpu_shares.clamp(2, 262_144);
-        controller
-            .set_shares(wanted)
-            .map_err(|error| (what(), cause(error)))?;
+        controller.set_shares(wanted).map_err(|error| (what(), cause(error)))?;
         verify(what, wanted, controller.shares().map_err(cause))?;
     }
     Ok(())
 }
 
 /// Sets the CPU quota.
-pub(super) fn bound(
-    config: &CgroupfsConfig,
-    task_id: &str,
-    quota: i64,
-    period: u64,
-) -> Result<(), Failed> {
+pub(super) fn bound(config: &CgroupfsConfig, task_id: &str, quota: i64, period: u64) -> Result<(), Failed> {
     let path = place(config, "cpu", task_id)?;
     let controller = CpuController::new(path.clone(), PathBuf::new(), false);
     let what = || format!("set cpu.cfs_quota_us of {}", path.display());
@@ -122,20 +101,12 @@ pub(super) fn bound(
 }
 
 fn make(controller: &impl Controller) -> Result<(), Failed> {
-    controller.create().map_err(|error| {
-        (
-            format!("make {}", controller.path().display()),
-            cause(error),
-        )
-    })
+    controller.create().map_err(|error| (format!("make {}", controller.path().display()), cause(error)))
 }
 
 fn number(file: &Path) -> io::Result<i64> {
     let text = fs::read_to_string(file)?;
-    text.trim().parse().map_err(|_| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("{:?} is no number", text.trim()),
-        )
-    })
+    text.trim()
+        .parse()
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{:?} is no number", text.trim())))
 }

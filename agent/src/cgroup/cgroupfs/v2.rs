@@ -13,11 +13,7 @@ use crate::cgroup::driver::Hierarchy;
 use crate::cgroup::{Bounds, tree, weight};
 
 /// Makes the task's directory and sets all but the CPU quota.
-pub(super) fn create(
-    config: &CgroupfsConfig,
-    task_id: &str,
-    bounds: &Bounds,
-) -> Result<(), Failed> {
+pub(super) fn create(config: &CgroupfsConfig, task_id: &str, bounds: &Bounds) -> Result<(), Failed> {
     let root = config.mount.join(&config.root);
     let path = root.join(task_id);
     fs::create_dir_all(&root).map_err(|error| (format!("make {}", root.display()), error))?;
@@ -41,26 +37,16 @@ fn set(path: &Path, bounds: &Bounds) -> Result<(), Failed> {
         let what = || format!("set memory.max of {}", path.display());
         let controller = MemController::new(path.to_owned(), PathBuf::new(), true);
         let wanted = i64::try_from(limit.bytes()).unwrap_or(i64::MAX);
-        let max = SetMemory {
-            max: Some(MaxValue::Value(wanted)),
-            ..SetMemory::default()
-        };
-        controller
-            .set_mem(max)
-            .map_err(|error| (what(), cause(error)))?;
-        let read = controller
-            .get_mem()
-            .map_err(cause)
-            .map(|read| read.max.map_or(i64::MAX, number));
+        let max = SetMemory { max: Some(MaxValue::Value(wanted)), ..SetMemory::default() };
+        controller.set_mem(max).map_err(|error| (what(), cause(error)))?;
+        let read = controller.get_mem().map_err(cause).map(|read| read.max.map_or(i64::MAX, number));
         verify(what, wanted, read)?;
     }
     if bounds.cpu.is_none() {
         let what = || format!("set cpu.weight of {}", path.display());
         let controller = CpuController::new(path.to_owned(), PathBuf::new(), true);
         let wanted = weight(bounds.cpu_shares);
-        controller
-            .set_shares(wanted)
-            .map_err(|error| (what(), cause(error)))?;
+        controller.set_shares(wanted).map_err(|error| (what(), cause(error)))?;
         verify(what, wanted, controller.shares().map_err(cause))?;
     }
     if let Some(pids) = bounds.pids {
@@ -72,19 +58,12 @@ fn set(path: &Path, bounds: &Bounds) -> Result<(), Failed> {
 /// Switches controllers on for what is below `level`, where they are not on already.
 fn switch_on(level: &Path, controllers: &[&str]) -> Result<(), Failed> {
     let file = level.join("cgroup.subtree_control");
-    let read =
-        || fs::read_to_string(&file).map_err(|error| (format!("read {}", file.display()), error));
+    let read = || fs::read_to_string(&file).map_err(|error| (format!("read {}", file.display()), error));
     let on = read()?;
     for controller in controllers {
         if !on.split_whitespace().any(|name| name == *controller) {
             fs::write(&file, format!("+{controller}")).map_err(|error| {
-                (
-                    format!(
-                        "switch on cgroup controller {controller} in {}",
-                        file.display()
-                    ),
-                    error,
-                )
+                (format!("switch on cgroup controller {controller} in {}", file.display()), error)
             })?;
         }
     }
@@ -92,31 +71,18 @@ fn switch_on(level: &Path, controllers: &[&str]) -> Result<(), Failed> {
     for controller in controllers {
         if !on.split_whitespace().any(|name| name == *controller) {
             let off = io::Error::new(io::ErrorKind::Unsupported, "it stays off");
-            return Err((
-                format!(
-                    "switch on cgroup controller {controller} in {}",
-                    file.display()
-                ),
-                off,
-            ));
+            return Err((format!("switch on cgroup controller {controller} in {}", file.display()), off));
         }
     }
     Ok(())
 }
 
 /// Sets the CPU quota.
-pub(super) fn bound(
-    config: &CgroupfsConfig,
-    task_id: &str,
-    quota: i64,
-    period: u64,
-) -> Result<(), Failed> {
+pub(super) fn bound(config: &CgroupfsConfig, task_id: &str, quota: i64, period: u64) -> Result<(), Failed> {
     let path = config.mount.join(&config.root).join(task_id);
     let what = || format!("set cpu.max of {}", path.display());
     let controller = CpuController::new(path.clone(), PathBuf::new(), true);
-    controller
-        .set_cfs_quota_and_period(Some(quota), Some(period))
-        .map_err(|error| (what(), cause(error)))?;
+    controller.set_cfs_quota_and_period(Some(quota), Some(period)).map_err(|error| (what(), cause(error)))?;
     verify(what, period, controller.cfs_period().map_err(cause))?;
     verify(what, quota, controller.cfs_quota().map_err(cause))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::sync::Mutex;
 use zbus::proxy::{CacheProperties, SignalStream};
-use zbus::zvariant::{OwnedObjectPath, OwnedValue, Value};
+use zbus::zvariant::{OwnedObjectPath, Value};
 use zbus::{Connection, Proxy};
 
 const SERVICE: &str = "org.freedesktop.systemd1";
@@ -22,18 +22,8 @@ const JOB_TIMEOUT: Duration = Duration::from_secs(30);
 const KILL: i32 = 9;
 
 /// A unit as `ListUnitsByPatterns` gives it: name, description, three states, follower, path, job.
-type ListedUnit = (
-    String,
-    String,
-    String,
-    String,
-    String,
-    String,
-    OwnedObjectPath,
-    u32,
-    String,
-    OwnedObjectPath,
-);
+type ListedUnit =
+    (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
 /// Properties by name.
 type Properties<'a> = [(&'a str, Value<'a>)];
 
@@ -49,24 +39,23 @@ impl Bus {
         let manager = self.manager().await?;
         let mut jobs = self.ok(removed_jobs(&manager).await).await?;
         let auxiliary: &[(&str, &Properties<'_>)] = &[];
-        let started: zbus::Result<OwnedObjectPath> = manager
-            .call(
-                "StartTransientUnit",
-                &(unit, "replace", properties, auxiliary),
-            )
-            .await;
+        let started: zbus::Result<OwnedObjectPath> =
+            manager.call("StartTransientUnit", &(unit, "replace", properties, auxiliary)).await;
         match started {
             Ok(job) => self.finish(&mut jobs, &job, unit).await,
             Err(error) if is_error(&error, UNIT_EXISTS) => {
                 // What cannot be changed later says nothing of bounds.
-                let bounds = |(name, _): &&(&str, Value<'_>)| {
-                    !matches!(*name, "Description" | "DefaultDependencies")
-                };
+                let bounds =
+                    |(name, _): &&(&str, Value<'_>)| !matches!(*name, "Description" | "DefaultDependencies");
                 let mut changes = Vec::new();
                 for (name, value) in properties.iter().filter(bounds) {
                     changes.push((*name, value.try_clone().map_err(io::Error::other)?));
                 }
-                self.set(unit, &changes).await
+                self.set(unit, &changes).await?;
+                // It may be loaded and yet not active; starting an active one changes nothing.
+                let job: OwnedObjectPath =
+                    self.ok(manager.call("StartUnit", &(unit, "replace")).await).await?;
+                self.finish(&mut jobs, &job, unit).await
             }
             Err(error) => Err(self.broken(error).await),
         }
@@ -75,29 +64,27 @@ impl Bus {
     /// Sets properties of a unit, for as long as it lives.
     pub(super) async fn set(&self, unit: &str, properties: &Properties<'_>) -> io::Result<()> {
         let manager = self.manager().await?;
-        let set: zbus::Result<()> = manager
-            .call("SetUnitProperties", &(unit, true, properties))
-            .await;
+        let set: zbus::Result<()> = manager.call("SetUnitProperties", &(unit, true, properties)).await;
         self.ok(set).await
     }
 
-    /// A number among the properties of a slice.
-    pub(super) async fn slice_property(&self, unit: &str, name: &str) -> io::Result<u64> {
+    /// The path of a slice's cgroup, from the root of the hierarchy.
+    pub(super) async fn control_group(&self, unit: &str) -> io::Result<String> {
         let manager = self.manager().await?;
         let path: OwnedObjectPath = self.ok(manager.call("GetUnit", &(unit,)).await).await?;
-        let slice = self
-            .ok(proxy(manager.connection(), &path, SLICE).await)
-            .await?;
-        let value: OwnedValue = self.ok(slice.get_property(name).await).await?;
-        u64::try_from(value).map_err(io::Error::other)
+        let slice = self.ok(proxy(manager.connection(), &path, SLICE).await).await?;
+        let group: String = self.ok(slice.get_property("ControlGroup").await).await?;
+        if group.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("{unit} is not active")));
+        }
+        Ok(group)
     }
 
     /// Stops a unit and everything in it, and has systemd forget that it ever failed.
     pub(super) async fn stop(&self, unit: &str) -> io::Result<()> {
         let manager = self.manager().await?;
         let mut jobs = self.ok(removed_jobs(&manager).await).await?;
-        let stopped: zbus::Result<OwnedObjectPath> =
-            manager.call("StopUnit", &(unit, "replace")).await;
+        let stopped: zbus::Result<OwnedObjectPath> = manager.call("StopUnit", &(unit, "replace")).await;
         match stopped {
             Ok(job) => self.finish(&mut jobs, &job, unit).await?,
             Err(error) if is_error(&error, NO_SUCH_UNIT) => return Ok(()),
@@ -125,15 +112,9 @@ impl Bus {
     pub(super) async fn list(&self, pattern: &str) -> io::Result<Vec<String>> {
         let manager = self.manager().await?;
         let states: &[&str] = &["active", "activating", "failed"];
-        let units: zbus::Result<Vec<ListedUnit>> = manager
-            .call("ListUnitsByPatterns", &(states, &[pattern] as &[&str]))
-            .await;
-        Ok(self
-            .ok(units)
-            .await?
-            .into_iter()
-            .map(|unit| unit.0)
-            .collect())
+        let units: zbus::Result<Vec<ListedUnit>> =
+            manager.call("ListUnitsByPatterns", &(states, &[pattern] as &[&str])).await;
+        Ok(self.ok(units).await?.into_iter().map(|unit| unit.0).collect())
     }
 
     async fn manager(&self) -> io::Result<Proxy<'static>> {
@@ -153,48 +134,32 @@ impl Bus {
     }
 
     /// Waits until a job is done.
-    async fn finish(
-        &self,
-        jobs: &mut SignalStream<'_>,
-        job: &OwnedObjectPath,
-        unit: &str,
-    ) -> io::Result<()> {
+    async fn finish(&self, jobs: &mut SignalStream<'_>, job: &OwnedObjectPath, unit: &str) -> io::Result<()> {
         let wait = async {
             while let Some(message) = jobs.next().await {
-                let ended: Result<(u32, OwnedObjectPath, String, String), _> =
-                    message.body().deserialize();
-                let Ok((_, path, _, result)) = ended else {
-                    continue;
-                };
+                let ended: Result<(u32, OwnedObjectPath, String, String), _> = message.body().deserialize();
+                let Ok((_, path, _, result)) = ended else { continue };
                 if path != *job {
                     continue;
                 }
                 return match result.as_str() {
                     "done" | "skipped" => Ok(()),
-                    result => Err(io::Error::other(format!(
-                        "systemd ended the job for {unit} with {result:?}"
-                    ))),
+                    result => {
+                        Err(io::Error::other(format!("systemd ended the job for {unit} with {result:?}")))
+                    }
                 };
             }
-            Err(io::Error::new(
-                io::ErrorKind::BrokenPipe,
-                "the system bus closed the connection",
-            ))
+            Err(io::Error::new(io::ErrorKind::BrokenPipe, "the system bus closed the connection"))
         };
         let outcome = match tokio::time::timeout(JOB_TIMEOUT, wait).await {
             Ok(outcome) => outcome,
             Err(_) => {
-                let text = format!(
-                    "systemd did not finish the job for {unit} in {} s",
-                    JOB_TIMEOUT.as_secs()
-                );
+                let text =
+                    format!("systemd did not finish the job for {unit} in {} s", JOB_TIMEOUT.as_secs());
                 Err(io::Error::new(io::ErrorKind::TimedOut, text))
             }
         };
-        if outcome
-            .as_ref()
-            .is_err_and(|error| error.kind() != io::ErrorKind::Other)
-        {
+        if outcome.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::Other) {
             self.forget().await;
         }
         outcome
@@ -225,11 +190,7 @@ async fn removed_jobs(manager: &Proxy<'_>) -> zbus::Result<SignalStream<'static>
     manager.receive_signal("JobRemoved").await
 }
 
-async fn proxy(
-    connection: &Connection,
-    path: &str,
-    interface: &'static str,
-) -> zbus::Result<Proxy<'static>> {
+async fn proxy(connection: &Connection, path: &str, interface: &'static str) -> zbus::Result<Proxy<'static>> {
     zbus::proxy::Builder::new(connection)
         .destination(SERVICE)?
         .path(path.to_owned())?

@@ -50,21 +50,15 @@ pub(super) enum CallError {
 impl From<BollardError> for CallError {
     fn from(error: BollardError) -> Self {
         match error {
-            BollardError::DockerResponseServerError {
-                status_code,
-                message,
-            } => Self::Answer(Answer {
-                status: status_code,
-                message,
-            }),
-            BollardError::DockerStreamError { error } => Self::Answer(Answer {
-                status: 500,
-                message: error,
-            }),
+            BollardError::DockerResponseServerError { status_code, message } => {
+                Self::Answer(Answer { status: status_code, message })
+            }
+            BollardError::DockerStreamError { error } => Self::Answer(Answer { status: 500, message: error }),
             BollardError::IOError { err } => Self::Away(err.to_string()),
             BollardError::RequestTimeoutError => Self::Away("no answer in time".to_owned()),
-            error @ (BollardError::HyperResponseError { .. }
-            | BollardError::HyperLegacyError { .. }) => Self::Away(error.to_string()),
+            error @ (BollardError::HyperResponseError { .. } | BollardError::HyperLegacyError { .. }) => {
+                Self::Away(error.to_string())
+            }
             other => Self::Strange(other.to_string()),
         }
     }
@@ -83,11 +77,7 @@ impl Link {
     /// Asks; returns once the headers of a good answer are there. Used for what is read often or
     /// in bulk: the shapes here are our own, so that a value that a newer engine introduces cannot
     /// spoil a whole listing.
-    pub(super) async fn request(
-        &self,
-        method: Method,
-        path: &str,
-    ) -> Result<Response<Incoming>, CallError> {
+    pub(super) async fn request(&self, method: Method, path: &str) -> Result<Response<Incoming>, CallError> {
         send(&self.raw, self.version, method, path).await
     }
 
@@ -95,15 +85,13 @@ impl Link {
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CallError> {
         let response = self.request(Method::GET, path).await?;
         let body = read(response.into_body()).await?;
-        serde_json::from_slice(&body)
-            .map_err(|error| CallError::Strange(format!("{path}: {error}")))
+        serde_json::from_slice(&body).map_err(|error| CallError::Strange(format!("{path}: {error}")))
     }
 }
 
 async fn read(body: Incoming) -> Result<Bytes, CallError> {
     let body = Limited::new(body, MAX_ANSWER).collect().await;
-    body.map(http_body_util::Collected::to_bytes)
-        .map_err(|error| CallError::Away(error.to_string()))
+    body.map(http_body_util::Collected::to_bytes).map_err(|error| CallError::Away(error.to_string()))
 }
 
 async fn send(
@@ -117,19 +105,13 @@ async fn send(
         .uri(format!("http://engine{}{path}", prefix(version)))
         .body(empty())
         .map_err(|error| CallError::Strange(format!("{path}: {error}")))?;
-    let response = raw
-        .send(request)
-        .await
-        .map_err(|error| CallError::Away(error.to_string()))?;
+    let response = raw.send(request).await.map_err(|error| CallError::Away(error.to_string()))?;
     let status = response.status();
     if status.is_success() || status == StatusCode::NOT_MODIFIED {
         return Ok(response);
     }
     let body = read(response.into_body()).await?;
-    Err(CallError::Answer(Answer {
-        status: status.as_u16(),
-        message: message(&body),
-    }))
+    Err(CallError::Answer(Answer { status: status.as_u16(), message: message(&body) }))
 }
 
 /// The engine's text in the body of an error.
@@ -138,18 +120,12 @@ fn message(body: &[u8]) -> String {
     struct Message {
         message: String,
     }
-    serde_json::from_slice::<Message>(body).map_or_else(
-        |_| String::from_utf8_lossy(body).trim().to_owned(),
-        |parsed| parsed.message,
-    )
+    serde_json::from_slice::<Message>(body)
+        .map_or_else(|_| String::from_utf8_lossy(body).trim().to_owned(), |parsed| parsed.message)
 }
 
 fn prefix(version: (u32, u32)) -> String {
-    if version == (0, 0) {
-        String::new()
-    } else {
-        format!("/v{}.{}", version.0, version.1)
-    }
+    if version == (0, 0) { String::new() } else { format!("/v{}.{}", version.0, version.1) }
 }
 
 /// Keeps the link to one engine.
@@ -161,11 +137,7 @@ pub(super) struct Connector {
 
 impl Connector {
     pub(super) fn new(address: Address, name: String) -> Self {
-        Self {
-            address,
-            name,
-            link: RwLock::new(None),
-        }
+        Self { address, name, link: RwLock::new(None) }
     }
 
     /// The link, made now if there is none.
@@ -193,8 +165,8 @@ impl Connector {
             Err(CallError::Strange(why)) => return Err(RuntimeError::Refused(why)),
         };
         let version = agree(&self.name, response.headers())?;
-        let api = typed(self.address.clone(), version)
-            .map_err(|error| RuntimeError::Refused(error.to_string()))?;
+        let api =
+            typed(self.address.clone(), version).map_err(|error| RuntimeError::Refused(error.to_string()))?;
         tracing::debug!(engine = %self.name, api = %format_args!("{}.{}", version.0, version.1), "connected");
         Ok(Link { api, version, raw })
     }
@@ -221,10 +193,7 @@ impl Connector {
     /// Forgets a link, so that the next call makes a new one.
     pub(super) async fn forget(&self, link: &Arc<Link>) {
         let mut slot = self.link.write().await;
-        if slot
-            .as_ref()
-            .is_some_and(|current| Arc::ptr_eq(current, link))
-        {
+        if slot.as_ref().is_some_and(|current| Arc::ptr_eq(current, link)) {
             *slot = None;
         }
     }
@@ -241,13 +210,9 @@ fn speaks_other_versions(answer: &Answer) -> bool {
 
 /// The newest version that both sides speak.
 fn agree(name: &str, headers: &HeaderMap) -> Result<(u32, u32), RuntimeError> {
-    let text = headers
-        .get("api-version")
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    let theirs = text
-        .split_once('.')
-        .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    let text = headers.get("api-version").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let theirs =
+        text.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
     let Some(theirs) = theirs else {
         return Err(RuntimeError::Refused(format!(
             "{name} does not name its API version ({text:?}): is it a container engine?"
@@ -275,13 +240,8 @@ fn typed(address: Address, version: (u32, u32)) -> Result<bollard::Docker, Bolla
         let transport = transport.clone();
         let request = amend(request, &prefix);
         async move {
-            let request = request.map_err(|error| BollardError::IOError {
-                err: io::Error::other(error),
-            })?;
-            transport
-                .send(request)
-                .await
-                .map_err(|err| BollardError::IOError { err })
+            let request = request.map_err(|error| BollardError::IOError { err: io::Error::other(error) })?;
+            transport.send(request).await.map_err(|err| BollardError::IOError { err })
         }
     };
     bollard::Docker::connect_with_custom_transport(
@@ -293,10 +253,7 @@ fn typed(address: Address, version: (u32, u32)) -> Result<bollard::Docker, Bolla
 }
 
 fn amend(mut request: BollardRequest, prefix: &str) -> Result<BollardRequest, hyper::http::Error> {
-    let path = request
-        .uri()
-        .path_and_query()
-        .map_or("/", PathAndQuery::as_str);
+    let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
     let uri = Uri::builder()
         .scheme("http")
         .authority("engine")
@@ -332,11 +289,7 @@ pub(super) fn clean(message: &str) -> String {
     while let Some(rest) = text.strip_suffix(": unknown") {
         text.truncate(rest.trim_end().len());
     }
-    if text.is_empty() {
-        "the engine gave no reason".to_owned()
-    } else {
-        text
-    }
+    if text.is_empty() { "the engine gave no reason".to_owned() } else { text }
 }
 
 #[cfg(test)]
@@ -366,10 +319,7 @@ mod tests {
             .body(bollard::body_full(Bytes::new()))
             .unwrap();
         let request = amend(request, "/v1.41").unwrap();
-        assert_eq!(
-            request.uri().path_and_query().unwrap(),
-            "/v1.41/images/create?fromImage=a%2Fb"
-        );
+        assert_eq!(request.uri().path_and_query().unwrap(), "/v1.41/images/create?fromImage=a%2Fb");
         assert_eq!(request.headers()["x-registry-auth"], "a-b_c==");
     }
 
@@ -391,9 +341,6 @@ mod tests {
         let Err(RuntimeError::Unavailable(why)) = connector.link().await else {
             panic!("it cannot be there")
         };
-        assert!(
-            why.contains("/nonexistent/engine.sock") && why.contains("No such file"),
-            "{why}"
-        );
+        assert!(why.contains("/nonexistent/engine.sock") && why.contains("No such file"), "{why}");
     }
 }

@@ -121,21 +121,17 @@ impl State {
         let started_at = timestamp(&self.started_at);
         match (self.status.as_str(), started_at) {
             // A paused container runs as far as its task is concerned; one that restarts is about to.
-            ("running" | "paused" | "restarting", Some(started_at)) => Fact::Running {
-                id,
-                started_at,
-                health: self.health.as_ref().and_then(health),
-            },
+            ("running" | "paused" | "restarting", Some(started_at)) => {
+                Fact::Running { id, started_at, health: self.health.as_ref().and_then(health) }
+            }
             // It vanishes without ever having run.
             ("removing", None) => Fact::Missing,
             ("exited" | "dead" | "removing", _) => self.exited(id),
             ("created", None) => Fact::Created { id },
             // States that are not known here: what the engine says of the process decides.
-            (_, Some(started_at)) if self.running => Fact::Running {
-                id,
-                started_at,
-                health: self.health.as_ref().and_then(health),
-            },
+            (_, Some(started_at)) if self.running => {
+                Fact::Running { id, started_at, health: self.health.as_ref().and_then(health) }
+            }
             (_, Some(_)) => self.exited(id),
             (_, None) => Fact::Created { id },
         }
@@ -172,10 +168,7 @@ fn health(state: &HealthState) -> Option<Health> {
 /// Milliseconds of an RFC 3339 time; the engine's zero time, year 1, means that there is none.
 pub(super) fn timestamp(text: &str) -> Option<Timestamp> {
     let millis = text.parse::<jiff::Timestamp>().ok()?.as_millisecond();
-    u64::try_from(millis)
-        .ok()
-        .filter(|millis| *millis > 0)
-        .map(Timestamp)
+    u64::try_from(millis).ok().filter(|millis| *millis > 0).map(Timestamp)
 }
 
 impl Summary {
@@ -186,10 +179,7 @@ impl Summary {
             id: EngineId::new(&self.id).ok()?,
             task,
             container,
-            instance: self
-                .labels
-                .get(labels::INSTANCE)
-                .and_then(|arn| ContainerInstanceArn::new(arn).ok()),
+            instance: self.labels.get(labels::INSTANCE).and_then(|arn| ContainerInstanceArn::new(arn).ok()),
             spec: self.labels.remove(labels::SPEC),
             // A listing has no start time and no exit code, and it is a snapshot: it says "created"
             // of a container that is being started.
@@ -215,29 +205,18 @@ impl Image {
             .filter_map(|entry| entry.split_once('@'))
             .find(|(name, _)| repository(name) == wanted)
             .map(|(_, digest)| digest.to_owned());
-        ImageFacts {
-            id: self.id,
-            digest,
-        }
+        ImageFacts { id: self.id, digest }
     }
 }
 
 /// The repository of a reference: no tag, no digest, and what stands for Docker Hub left out.
 pub(super) fn repository(reference: &str) -> &str {
-    let name = reference
-        .split_once('@')
-        .map_or(reference, |(name, _)| name);
+    let name = reference.split_once('@').map_or(reference, |(name, _)| name);
     let after_host = name.rfind('/').map_or(0, |slash| slash + 1);
-    let name = name[after_host..]
-        .find(':')
-        .map_or(name, |colon| &name[..after_host + colon]);
-    for prefix in [
-        "docker.io/library/",
-        "index.docker.io/library/",
-        "docker.io/",
-        "index.docker.io/",
-        "library/",
-    ] {
+    let name = name[after_host..].find(':').map_or(name, |colon| &name[..after_host + colon]);
+    for prefix in
+        ["docker.io/library/", "index.docker.io/library/", "docker.io/", "index.docker.io/", "library/"]
+    {
         if let Some(rest) = name.strip_prefix(prefix) {
             return rest;
         }
@@ -261,11 +240,7 @@ mod tests {
     use super::*;
 
     fn state(status: &str, started: bool) -> State {
-        let started_at = if started {
-            "2026-01-02T03:04:05.678901234Z"
-        } else {
-            "0001-01-01T00:00:00Z"
-        };
+        let started_at = if started { "2026-01-02T03:04:05.678901234Z" } else { "0001-01-01T00:00:00Z" };
         State {
             status: status.to_owned(),
             started_at: started_at.to_owned(),
@@ -298,10 +273,7 @@ mod tests {
         ] {
             assert_eq!(kind(status, started), expected, "{status} {started}");
         }
-        let stopping = State {
-            running: true,
-            ..state("stopping", true)
-        };
+        let stopping = State { running: true, ..state("stopping", true) };
         assert!(matches!(stopping.fact(id()), Fact::Running { .. }));
     }
 
@@ -313,46 +285,26 @@ mod tests {
             "Health":{"Status":"new","Log":null}},"Config":{"Labels":null},"Surprise":[1]}"#,
         )
         .unwrap();
-        let Some(Fact::Exited { exit, .. }) = inspected.fact() else {
-            panic!("it exited")
-        };
+        let Some(Fact::Exited { exit, .. }) = inspected.fact() else { panic!("it exited") };
         assert_eq!((exit.code, exit.oom_killed, exit.error), (137, true, None));
         assert_eq!(exit.started_at.unwrap().0 % 100_000, 45_678);
-        assert_eq!(
-            exit.finished_at.unwrap().since(exit.started_at.unwrap()).0,
-            322
-        );
+        assert_eq!(exit.finished_at.unwrap().since(exit.started_at.unwrap()).0, 322);
     }
 
     #[test]
     fn a_digest_is_that_of_the_repository_asked_for() {
         let image = || Image {
             id: "sha256:1".to_owned(),
-            repo_digests: vec![
-                "other/busybox@sha256:a".to_owned(),
-                "busybox@sha256:b".to_owned(),
-            ],
+            repo_digests: vec!["other/busybox@sha256:a".to_owned(), "busybox@sha256:b".to_owned()],
         };
-        assert_eq!(
-            image()
-                .facts("docker.io/library/busybox:1.36")
-                .digest
-                .as_deref(),
-            Some("sha256:b")
-        );
-        assert_eq!(
-            image().facts("other/busybox").digest.as_deref(),
-            Some("sha256:a")
-        );
+        assert_eq!(image().facts("docker.io/library/busybox:1.36").digest.as_deref(), Some("sha256:b"));
+        assert_eq!(image().facts("other/busybox").digest.as_deref(), Some("sha256:a"));
         assert_eq!(image().facts("nothing").digest, None);
     }
 
     #[test]
     fn repositories_and_tags() {
-        assert_eq!(
-            repository("localhost:5000/a/b:1@sha256:x"),
-            "localhost:5000/a/b"
-        );
+        assert_eq!(repository("localhost:5000/a/b:1@sha256:x"), "localhost:5000/a/b");
         assert_eq!(with_tag("localhost:5000/a"), "localhost:5000/a:latest");
         assert_eq!(with_tag("a:1"), "a:1");
         assert_eq!(with_tag("a@sha256:0"), "a@sha256:0");

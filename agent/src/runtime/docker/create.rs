@@ -6,8 +6,7 @@ use berth_core::spec::{ContainerSpec, EnvVar, HealthCheck, NetworkMode};
 use berth_core::task::PortBinding;
 use berth_core::units::{CpuUnits, Mebibytes, Millis};
 use bollard::models::{
-    ContainerCreateBody, HealthConfig, HostConfig, PortBinding as HostPort, PortMap,
-    ResourcesUlimits,
+    ContainerCreateBody, HealthConfig, HostConfig, PortBinding as HostPort, PortMap, ResourcesUlimits,
 };
 
 use super::convert::{Inspected, owner};
@@ -48,10 +47,7 @@ pub(super) fn body(
     })
 }
 
-fn host_config(
-    request: &CreateRequest,
-    ports: Option<PortMap>,
-) -> Result<HostConfig, RuntimeError> {
+fn host_config(request: &CreateRequest, ports: Option<PortMap>) -> Result<HostConfig, RuntimeError> {
     let spec = request.spec();
     Ok(HostConfig {
         network_mode: Some(network_mode(request.task.network_mode, spec)?.to_owned()),
@@ -67,11 +63,8 @@ fn host_config(
             soft: Some(limit.soft),
             hard: Some(limit.hard),
         })),
-        extra_hosts: some(
-            spec.extra_hosts
-                .iter()
-                .map(|(name, address)| format!("{name}:{address}")),
-        ),
+        extra_hosts: some(spec.extra_hosts.iter().map(|(name, address)| format!("{name}:{address}"))),
+        links: some(request.links.iter().map(|(container, alias)| format!("{container}:{alias}"))),
         dns: some(spec.dns_servers.iter().cloned()),
         dns_search: some(spec.dns_search_domains.iter().cloned()),
         ..HostConfig::default()
@@ -123,12 +116,8 @@ fn health_check(check: &HealthCheck) -> HealthConfig {
 
 /// Each name once: the user's value over the agent's, a later one over an earlier one.
 fn environment(agent: &[(String, String)], user: &[EnvVar]) -> Vec<String> {
-    let agent = agent
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()));
-    let user = user
-        .iter()
-        .map(|var| (var.name.as_str(), var.value.as_str()));
+    let agent = agent.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let user = user.iter().map(|var| (var.name.as_str(), var.value.as_str()));
     let mut merged: Vec<(&str, &str)> = Vec::new();
     for (name, value) in agent.chain(user) {
         match merged.iter_mut().find(|(known, _)| *known == name) {
@@ -136,25 +125,17 @@ fn environment(agent: &[(String, String)], user: &[EnvVar]) -> Vec<String> {
             None => merged.push((name, value)),
         }
     }
-    merged
-        .into_iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect()
+    merged.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
 fn merged_labels(request: &CreateRequest, namespace: Option<&str>) -> HashMap<String, String> {
     let user = request.spec().docker_labels.iter();
     let agent = request.labels.iter();
-    let mut merged: HashMap<String, String> = user
-        .chain(agent)
-        .map(|(k, v)| (k.clone(), v.clone()))
-        .collect();
+    let mut merged: HashMap<String, String> =
+        user.chain(agent).map(|(k, v)| (k.clone(), v.clone())).collect();
     // Whose container it is must not hang on the caller's care: events and listings go by these.
     merged.insert(labels::TASK_ARN.to_owned(), request.task.arn.to_string());
-    merged.insert(
-        labels::CONTAINER_NAME.to_owned(),
-        request.spec().name.to_string(),
-    );
+    merged.insert(labels::CONTAINER_NAME.to_owned(), request.spec().name.to_string());
     if let Some(namespace) = namespace {
         merged.insert(labels::AGENT.to_owned(), namespace.to_owned());
     }
@@ -169,24 +150,13 @@ fn ports(request: &CreateRequest) -> Option<PortMap> {
     let mut map: BTreeMap<String, Vec<HostPort>> = BTreeMap::new();
     let ours = |binding: &&PortBinding| binding.container == request.spec().name;
     for binding in request.bindings.iter().filter(ours) {
-        for (inside, outside) in binding
-            .container_ports
-            .ports()
-            .zip(binding.host_ports.ports())
-        {
+        for (inside, outside) in binding.container_ports.ports().zip(binding.host_ports.ports()) {
             map.entry(format!("{inside}/{}", binding.protocol))
                 .or_default()
-                .push(HostPort {
-                    host_ip: None,
-                    host_port: Some(outside.to_string()),
-                });
+                .push(HostPort { host_ip: None, host_port: Some(outside.to_string()) });
         }
     }
-    (!map.is_empty()).then(|| {
-        map.into_iter()
-            .map(|(port, hosts)| (port, Some(hosts)))
-            .collect()
-    })
+    (!map.is_empty()).then(|| map.into_iter().map(|(port, hosts)| (port, Some(hosts))).collect())
 }
 
 /// Whether the container that has the wanted name already is the one that an earlier request of
@@ -228,12 +198,10 @@ mod tests {
 
     use super::*;
 
-    const ARN: &str =
-        "arn:aws:ecs:eu-west-1:123456789012:task/blue/0123456789abcdef0123456789abcdef";
+    const ARN: &str = "arn:aws:ecs:eu-west-1:123456789012:task/blue/0123456789abcdef0123456789abcdef";
 
     fn request(mode: NetworkMode, change: impl FnOnce(&mut ContainerSpec)) -> CreateRequest {
-        let mut spec =
-            ContainerSpec::minimal(ContainerName::new("web").unwrap(), "nginx", Mebibytes(4));
+        let mut spec = ContainerSpec::minimal(ContainerName::new("web").unwrap(), "nginx", Mebibytes(4));
         change(&mut spec);
         let task = TaskSpec::try_from(TaskFields {
             arn: TaskArn::new(ARN).unwrap(),
@@ -250,20 +218,15 @@ mod tests {
             task: Arc::new(task),
             container: 0,
             bindings: Vec::new(),
+            links: Vec::new(),
             cgroup_parent: Some("/ecs/x".to_owned()),
             labels: BTreeMap::from([("both".to_owned(), "agent".to_owned())]),
-            environment: vec![
-                ("A".to_owned(), "agent".to_owned()),
-                ("B".to_owned(), "agent".to_owned()),
-            ],
+            environment: vec![("A".to_owned(), "agent".to_owned()), ("B".to_owned(), "agent".to_owned())],
         }
     }
 
     fn var(name: &str, value: &str) -> EnvVar {
-        EnvVar {
-            name: name.to_owned(),
-            value: value.to_owned(),
-        }
+        EnvVar { name: name.to_owned(), value: value.to_owned() }
     }
 
     #[test]
@@ -282,16 +245,9 @@ mod tests {
 
     #[test]
     fn limits_keep_to_what_kernel_and_engine_accept() {
-        let body = body(
-            &request(NetworkMode::Host, |spec| spec.cpu = CpuUnits(1)),
-            None,
-        )
-        .unwrap();
+        let body = body(&request(NetworkMode::Host, |spec| spec.cpu = CpuUnits(1)), None).unwrap();
         let host = body.host_config.unwrap();
-        assert_eq!(
-            (host.cpu_shares, host.memory, host.memory_swap),
-            (Some(2), Some(6 << 20), None)
-        );
+        assert_eq!((host.cpu_shares, host.memory, host.memory_swap), (Some(2), Some(6 << 20), None));
         assert_eq!(host.network_mode.as_deref(), Some("host"));
         assert_eq!(shares(CpuUnits(1_000_000)), 262_144);
     }
@@ -322,22 +278,14 @@ mod tests {
         let made = body(&request, None).unwrap();
         let bound = made.host_config.unwrap().port_bindings.unwrap();
         assert_eq!(bound.len(), 2);
-        assert_eq!(
-            bound["81/udp"].as_ref().unwrap()[0].host_port.as_deref(),
-            Some("8081")
-        );
+        assert_eq!(bound["81/udp"].as_ref().unwrap()[0].host_port.as_deref(), Some("8081"));
         assert_eq!(made.exposed_ports.unwrap().len(), 2);
     }
 
     #[test]
     fn awsvpc_is_refused_by_name() {
-        let refused = body(&request(NetworkMode::Awsvpc, |_| ()), None)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            refused.contains("awsvpc") && refused.contains("web"),
-            "{refused}"
-        );
+        let refused = body(&request(NetworkMode::Awsvpc, |_| ()), None).unwrap_err().to_string();
+        assert!(refused.contains("awsvpc") && refused.contains("web"), "{refused}");
     }
 
     #[test]
@@ -352,20 +300,10 @@ mod tests {
         let request = request(NetworkMode::Bridge, |_| ());
         let never = "0001-01-01T00:00:00Z";
         assert!(adopt(&request, &found(ARN, never)).is_ok());
-        let started = adopt(&request, &found(ARN, "2026-01-02T03:04:05Z"))
-            .unwrap_err()
-            .to_string();
+        let started = adopt(&request, &found(ARN, "2026-01-02T03:04:05Z")).unwrap_err().to_string();
         assert!(started.contains("started before"), "{started}");
-        let other = ARN.replace(
-            "0123456789abcdef0123456789abcdef",
-            "ffffffffffffffffffffffffffffffff",
-        );
-        let refused = adopt(&request, &found(&other, never))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            refused.contains(&other) && refused.contains("c0ffee"),
-            "{refused}"
-        );
+        let other = ARN.replace("0123456789abcdef0123456789abcdef", "ffffffffffffffffffffffffffffffff");
+        let refused = adopt(&request, &found(&other, never)).unwrap_err().to_string();
+        assert!(refused.contains(&other) && refused.contains("c0ffee"), "{refused}");
     }
 }

@@ -52,13 +52,7 @@ pub(super) async fn open(
         Ok(response) => response,
         Err(error) => return Err(connector.failed(&link, error).await),
     };
-    let reader = Reader {
-        connector,
-        link,
-        body: response.into_body(),
-        lines: Lines::default(),
-        since,
-    };
+    let reader = Reader { connector, link, body: response.into_body(), lines: Lines::default(), since };
     Ok(stream::unfold(Some(reader), |reader| async move {
         let mut reader = reader?;
         match reader.next().await {
@@ -76,17 +70,12 @@ fn path(labels: &[String], since: i64) -> String {
         "event": ["start", "die", "oom", "health_status", "destroy"],
     });
     let (secs, nanos) = (since.max(0) / 1_000_000_000, since.max(0) % 1_000_000_000);
-    format!(
-        "/events?since={secs}.{nanos:09}&filters={}",
-        escape(&filters.to_string(), "")
-    )
+    format!("/events?since={secs}.{nanos:09}&filters={}", escape(&filters.to_string(), ""))
 }
 
 /// Nanoseconds since the epoch.
 fn now_ns() -> i64 {
-    let elapsed = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(elapsed.as_nanos()).unwrap_or(i64::MAX)
 }
 
@@ -112,7 +101,7 @@ impl Reader {
                         }
                     }
                     Err(error) => {
-                        tracing::warn!(%error, bytes = line.len(), "an event of the engine is not understood")
+                        tracing::warn!(%error, bytes = line.len(), "an event of the engine is not understood");
                     }
                 }
             }
@@ -129,10 +118,7 @@ impl Reader {
                 Some(Err(error)) => error.to_string(),
                 None => "the engine ended the stream of events".to_owned(),
             };
-            return Err(self
-                .connector
-                .failed(&self.link, CallError::Away(why))
-                .await);
+            return Err(self.connector.failed(&self.link, CallError::Away(why)).await);
         }
     }
 }
@@ -182,10 +168,7 @@ impl Lines {
 
     fn next(&mut self) -> Option<Vec<u8>> {
         loop {
-            let Some(at) = self.buffer[self.searched..]
-                .iter()
-                .position(|byte| *byte == b'\n')
-            else {
+            let Some(at) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') else {
                 self.searched = self.buffer.len();
                 return None;
             };
@@ -224,11 +207,7 @@ mod tests {
             ("oom", Some(EngineEventKind::OutOfMemory)),
             ("exec_die", None),
         ] {
-            assert_eq!(
-                event(&message(action, task)).map(|event| event.kind),
-                kind,
-                "{action}"
-            );
+            assert_eq!(event(&message(action, task)).map(|event| event.kind), kind, "{action}");
         }
         assert!(event(&message("start", "not an ARN")).is_none());
     }
@@ -243,9 +222,8 @@ mod tests {
             ("}\n", vec!["{}"]),
         ] {
             lines.push(Bytes::from_static(frame.as_bytes())).unwrap();
-            let cut: Vec<String> = std::iter::from_fn(|| lines.next())
-                .map(|line| String::from_utf8(line).unwrap())
-                .collect();
+            let cut: Vec<String> =
+                std::iter::from_fn(|| lines.next()).map(|line| String::from_utf8(line).unwrap()).collect();
             assert_eq!(cut, expected, "{frame}");
         }
     }
@@ -263,9 +241,6 @@ mod tests {
 
     #[test]
     fn the_beginning_is_named_to_the_nanosecond() {
-        assert!(
-            path(&["l".to_owned()], 1_000_000_007)
-                .starts_with("/events?since=1.000000007&filters=%7B")
-        );
+        assert!(path(&["l".to_owned()], 1_000_000_007).starts_with("/events?since=1.000000007&filters=%7B"));
     }
 }

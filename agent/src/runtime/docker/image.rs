@@ -13,10 +13,7 @@ use super::transport::escape;
 use crate::runtime::{ImageFacts, RegistryAuth, RuntimeError};
 
 /// The local image of that reference, if there is one.
-pub(super) async fn find(
-    connector: &Connector,
-    reference: &str,
-) -> Result<Option<ImageFacts>, RuntimeError> {
+pub(super) async fn find(connector: &Connector, reference: &str) -> Result<Option<ImageFacts>, RuntimeError> {
     let link = connector.link().await?;
     found(connector, &link, reference).await
 }
@@ -26,10 +23,7 @@ async fn found(
     link: &Arc<Link>,
     reference: &str,
 ) -> Result<Option<ImageFacts>, RuntimeError> {
-    match link
-        .get::<Image>(&format!("/images/{}/json", escape(reference, "/:@")))
-        .await
-    {
+    match link.get::<Image>(&format!("/images/{}/json", escape(reference, "/:@"))).await {
         Ok(image) => Ok(Some(image.facts(reference))),
         Err(CallError::Answer(Answer { status: 404, .. })) => Ok(None),
         Err(error) => Err(connector.failed(link, error).await),
@@ -44,10 +38,7 @@ pub(super) async fn pull(
     inactivity: Millis,
 ) -> Result<ImageFacts, RuntimeError> {
     let link = connector.link().await?;
-    let options = CreateImageOptions {
-        from_image: Some(with_tag(reference)),
-        ..Default::default()
-    };
+    let options = CreateImageOptions { from_image: Some(with_tag(reference)), ..Default::default() };
     let credentials = auth.map(|auth| DockerCredentials {
         username: Some(auth.username),
         password: Some(auth.password),

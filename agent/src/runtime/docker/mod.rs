@@ -27,8 +27,7 @@ use self::pace::Pace;
 pub use self::transport::InvalidAddress;
 use self::transport::{Address, escape};
 use super::{
-    CreateRequest, EngineEvent, EngineInfo, ImageFacts, Listed, RegistryAuth, Runtime,
-    RuntimeError, labels,
+    CreateRequest, EngineEvent, EngineInfo, ImageFacts, Listed, RegistryAuth, Runtime, RuntimeError, labels,
 };
 
 /// How to reach the engine, and how hard to drive it.
@@ -66,9 +65,7 @@ pub struct Docker {
 
 impl std::fmt::Debug for Docker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Docker")
-            .field("namespace", &self.namespace)
-            .finish_non_exhaustive()
+        f.debug_struct("Docker").field("namespace", &self.namespace).finish_non_exhaustive()
     }
 }
 
@@ -89,23 +86,12 @@ impl Docker {
     /// The labels that all containers of ours have.
     fn our_labels(&self) -> Vec<String> {
         let mut ours = vec![labels::TASK_ARN.to_owned()];
-        ours.extend(
-            self.namespace
-                .iter()
-                .map(|namespace| format!("{}={namespace}", labels::AGENT)),
-        );
+        ours.extend(self.namespace.iter().map(|namespace| format!("{}={namespace}", labels::AGENT)));
         ours
     }
 
-    async fn inspected(
-        &self,
-        link: &Arc<Link>,
-        id_or_name: &str,
-    ) -> Result<Option<Inspected>, RuntimeError> {
-        match link
-            .get::<Inspected>(&format!("/containers/{}/json", escape(id_or_name, "")))
-            .await
-        {
+    async fn inspected(&self, link: &Arc<Link>, id_or_name: &str) -> Result<Option<Inspected>, RuntimeError> {
+        match link.get::<Inspected>(&format!("/containers/{}/json", escape(id_or_name, ""))).await {
             Ok(inspected) => Ok(Some(inspected)),
             Err(CallError::Answer(Answer { status: 404, .. })) => Ok(None),
             Err(error) => Err(self.connector.failed(link, error).await),
@@ -117,38 +103,28 @@ impl Docker {
         let link = self.connector.link().await?;
         // Twice at most: the container that has the name may be on its way out.
         for last in [false, true] {
-            let options = CreateContainerOptions {
-                name: Some(request.name.clone()),
-                ..Default::default()
-            };
-            let id = match link
-                .api
-                .create_container(Some(options), body.clone())
-                .await
-                .map_err(CallError::from)
-            {
-                Ok(created) => created.id,
-                Err(CallError::Answer(answer)) if is_name_taken(&answer) => {
-                    match self.inspected(&link, &request.name).await? {
-                        Some(found) => {
-                            create::adopt(&request, &found)?;
-                            found.id
+            let options = CreateContainerOptions { name: Some(request.name.clone()), ..Default::default() };
+            let id =
+                match link.api.create_container(Some(options), body.clone()).await.map_err(CallError::from) {
+                    Ok(created) => created.id,
+                    Err(CallError::Answer(answer)) if is_name_taken(&answer) => {
+                        match self.inspected(&link, &request.name).await? {
+                            Some(found) => {
+                                create::adopt(&request, &found)?;
+                                found.id
+                            }
+                            None if last => return Err(RuntimeError::Refused(clean(&answer.message))),
+                            None => continue,
                         }
-                        None if last => return Err(RuntimeError::Refused(clean(&answer.message))),
-                        None => continue,
                     }
-                }
-                Err(CallError::Answer(answer)) if is_image_missing(&answer) => {
-                    return Err(RuntimeError::NoSuchImage(request.spec().image.clone()));
-                }
-                Err(error) => return Err(self.connector.failed(&link, error).await),
-            };
+                    Err(CallError::Answer(answer)) if is_image_missing(&answer) => {
+                        return Err(RuntimeError::NoSuchImage(request.spec().image.clone()));
+                    }
+                    Err(error) => return Err(self.connector.failed(&link, error).await),
+                };
             return EngineId::new(&id).map_err(|error| RuntimeError::Refused(error.to_string()));
         }
-        Err(RuntimeError::Refused(format!(
-            "the name {} is not to be had",
-            request.name
-        )))
+        Err(RuntimeError::Refused(format!("the name {} is not to be had", request.name)))
     }
 
     async fn begin(&self, id: &EngineId) -> Result<(), RuntimeError> {
@@ -173,16 +149,8 @@ impl Docker {
     async fn end(&self, id: &EngineId, grace: Millis) -> Result<(), RuntimeError> {
         let link = self.connector.link().await?;
         let seconds = i32::try_from(grace.0.div_ceil(1000)).unwrap_or(i32::MAX);
-        let options = StopContainerOptions {
-            signal: None,
-            t: Some(seconds),
-        };
-        match link
-            .api
-            .stop_container(id.as_str(), Some(options))
-            .await
-            .map_err(CallError::from)
-        {
+        let options = StopContainerOptions { signal: None, t: Some(seconds) };
+        match link.api.stop_container(id.as_str(), Some(options)).await.map_err(CallError::from) {
             Ok(()) => Ok(()),
             Err(CallError::Answer(answer)) if is_container_missing(&answer) => Ok(()),
             Err(error) => Err(self.connector.failed(&link, error).await),
@@ -191,19 +159,10 @@ impl Docker {
 
     async fn cut(&self, id: &EngineId) -> Result<(), RuntimeError> {
         let link = self.connector.link().await?;
-        let options = KillContainerOptions {
-            signal: "SIGKILL".to_owned(),
-        };
-        match link
-            .api
-            .kill_container(id.as_str(), Some(options))
-            .await
-            .map_err(CallError::from)
-        {
+        let options = KillContainerOptions { signal: "SIGKILL".to_owned() };
+        match link.api.kill_container(id.as_str(), Some(options)).await.map_err(CallError::from) {
             Ok(()) => Ok(()),
-            Err(CallError::Answer(answer))
-                if is_container_missing(&answer) || is_not_running(&answer) =>
-            {
+            Err(CallError::Answer(answer)) if is_container_missing(&answer) || is_not_running(&answer) => {
                 Ok(())
             }
             Err(error) => Err(self.connector.failed(&link, error).await),
@@ -212,27 +171,15 @@ impl Docker {
 
     async fn discard(&self, id: &EngineId) -> Result<(), RuntimeError> {
         let link = self.connector.link().await?;
-        let options = RemoveContainerOptions {
-            v: true,
-            force: false,
-            link: false,
-        };
-        match link
-            .api
-            .remove_container(id.as_str(), Some(options))
-            .await
-            .map_err(CallError::from)
-        {
+        let options = RemoveContainerOptions { v: true, force: false, link: false };
+        match link.api.remove_container(id.as_str(), Some(options)).await.map_err(CallError::from) {
             Ok(()) => Ok(()),
             Err(CallError::Answer(answer)) if is_container_missing(&answer) => Ok(()),
             // Somebody else removes it already: wait for that.
             Err(CallError::Answer(answer))
                 if answer.status == 409 && answer.message.contains("in progress") =>
             {
-                let path = format!(
-                    "/containers/{}/wait?condition=removed",
-                    escape(id.as_str(), "")
-                );
+                let path = format!("/containers/{}/wait?condition=removed", escape(id.as_str(), ""));
                 match link.request(Method::POST, &path).await {
                     Ok(response) => {
                         // The answer's body comes when the container is gone.
@@ -267,16 +214,11 @@ impl Docker {
     async fn listing(&self) -> Result<Vec<Listed>, RuntimeError> {
         let link = self.connector.link().await?;
         let filters = serde_json::json!({ "label": self.our_labels() }).to_string();
-        let summaries: Vec<Summary> = match link
-            .get(&format!(
-                "/containers/json?all=1&filters={}",
-                escape(&filters, "")
-            ))
-            .await
-        {
-            Ok(summaries) => summaries,
-            Err(error) => return Err(self.connector.failed(&link, error).await),
-        };
+        let summaries: Vec<Summary> =
+            match link.get(&format!("/containers/json?all=1&filters={}", escape(&filters, ""))).await {
+                Ok(summaries) => summaries,
+                Err(error) => return Err(self.connector.failed(&link, error).await),
+            };
         let known = |summary: Summary| {
             let id = summary.id.clone();
             let listed = summary.listed();
@@ -330,11 +272,7 @@ impl Runtime for Docker {
         self.pace.launch(self.begin(id)).boxed()
     }
 
-    fn stop<'a>(
-        &'a self,
-        id: &'a EngineId,
-        grace: Millis,
-    ) -> BoxFuture<'a, Result<(), RuntimeError>> {
+    fn stop<'a>(&'a self, id: &'a EngineId, grace: Millis) -> BoxFuture<'a, Result<(), RuntimeError>> {
         self.pace.stop(self.end(id, grace)).boxed()
     }
 
@@ -350,9 +288,9 @@ impl Runtime for Docker {
         async move {
             let link = self.connector.link().await?;
             match self.inspected(&link, id.as_str()).await? {
-                Some(inspected) => inspected.fact().ok_or_else(|| {
-                    RuntimeError::Refused(format!("container {id} has no id any more"))
-                }),
+                Some(inspected) => inspected
+                    .fact()
+                    .ok_or_else(|| RuntimeError::Refused(format!("container {id} has no id any more"))),
                 None => Ok(Fact::Missing),
             }
         }
@@ -366,16 +304,11 @@ impl Runtime for Docker {
     fn events(
         &self,
         since_ns: Option<i64>,
-    ) -> BoxFuture<'_, Result<BoxStream<'static, Result<EngineEvent, RuntimeError>>, RuntimeError>>
-    {
-        async move { events::open(Arc::clone(&self.connector), &self.our_labels(), since_ns).await }
-            .boxed()
+    ) -> BoxFuture<'_, Result<BoxStream<'static, Result<EngineEvent, RuntimeError>>, RuntimeError>> {
+        async move { events::open(Arc::clone(&self.connector), &self.our_labels(), since_ns).await }.boxed()
     }
 
-    fn image<'a>(
-        &'a self,
-        reference: &'a str,
-    ) -> BoxFuture<'a, Result<Option<ImageFacts>, RuntimeError>> {
+    fn image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<ImageFacts>, RuntimeError>> {
         image::find(&self.connector, reference).boxed()
     }
 
@@ -407,26 +340,15 @@ mod tests {
         ] {
             assert!(is_port_taken(text), "{text}");
         }
-        assert!(!is_port_taken(
-            "exec: \"bind\": executable file not found in $PATH"
-        ));
+        assert!(!is_port_taken("exec: \"bind\": executable file not found in $PATH"));
     }
 
     #[test]
     fn a_missing_image_is_not_a_missing_container() {
-        let answer = |status, message: &str| Answer {
-            status,
-            message: message.to_owned(),
-        };
+        let answer = |status, message: &str| Answer { status, message: message.to_owned() };
         assert!(is_image_missing(&answer(404, "No such image: nope:latest")));
-        assert!(!is_container_missing(&answer(
-            404,
-            "No such image: nope:latest"
-        )));
-        assert!(is_container_missing(&answer(
-            404,
-            "No such container: c0ffee"
-        )));
+        assert!(!is_container_missing(&answer(404, "No such image: nope:latest")));
+        assert!(is_container_missing(&answer(404, "No such container: c0ffee")));
         assert!(!is_container_missing(&answer(404, "network x not found")));
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// A launch is some 200 ms of work; one that takes longer than this hangs on something else.
-const LAUNCH_HOLD: Duration = Duration::from_secs(2);
+const LAUNCH_HOLD: Duration = Duration::from_secs(5);
 /// A stop is work for a moment, when the signal goes out, and then waiting.
 const STOP_HOLD: Duration = Duration::from_millis(100);
 
@@ -23,10 +23,7 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn new(launches: usize, stops: usize) -> Self {
-        Self {
-            launches: Semaphore::new(launches.max(1)),
-            stops: Semaphore::new(stops.max(1)),
-        }
+        Self { launches: Semaphore::new(launches.max(1)), stops: Semaphore::new(stops.max(1)) }
     }
 
     /// Runs the making or the starting of a container when it is its turn.
@@ -78,12 +75,7 @@ mod tests {
     async fn so_many_launches_at_once_and_no_more() {
         let pace = Pace::new(4, 1);
         let begun = Instant::now();
-        join_all((0..8).map(|_| pace.launch(async { sleep(Duration::from_millis(200)).await })))
-            .await;
-        assert!(
-            (400..410).contains(&begun.elapsed().as_millis()),
-            "{:?}",
-            begun.elapsed()
-        );
+        join_all((0..8).map(|_| pace.launch(async { sleep(Duration::from_millis(200)).await }))).await;
+        assert!((400..410).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
     }
 }

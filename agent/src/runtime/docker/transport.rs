@@ -72,21 +72,13 @@ trait Duplex: AsyncRead + AsyncWrite {}
 impl<T: AsyncRead + AsyncWrite> Duplex for T {}
 
 impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.either().poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.either().poll_write(cx, buf)
     }
 
@@ -134,9 +126,7 @@ pub(super) struct Transport<B> {
 
 impl<B> Clone for Transport<B> {
     fn clone(&self) -> Self {
-        Self {
-            client: self.client.clone(),
-        }
+        Self { client: self.client.clone() }
     }
 }
 
@@ -149,19 +139,14 @@ where
     pub(super) fn new(address: Address) -> Self {
         // One connection for each request: connecting to a unix socket costs some 50 us, and no
         // request can fall on a connection that the engine closed when it restarted.
-        let client = Client::builder(TokioExecutor::new())
-            .pool_max_idle_per_host(0)
-            .build(address);
+        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(address);
         Self { client }
     }
 
     /// Sends a request; returns once the headers of the answer are there. The error tells the
     /// cause alone.
     pub(super) async fn send(&self, request: Request<B>) -> io::Result<Response<Incoming>> {
-        self.client
-            .request(request)
-            .await
-            .map_err(|error| io::Error::other(root_cause(&error)))
+        self.client.request(request).await.map_err(|error| io::Error::other(root_cause(&error)))
     }
 }
 
@@ -187,19 +172,12 @@ pub(super) fn empty() -> Full<Bytes> {
 pub(super) fn escape(text: &str, keep: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric()
-            || b"-._~".contains(&byte)
-            || keep.as_bytes().contains(&byte)
-        {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || keep.as_bytes().contains(&byte) {
             out.push(char::from(byte));
         } else {
             out.push('%');
             for nibble in [byte >> 4, byte & 15] {
-                out.push(
-                    char::from_digit(u32::from(nibble), 16)
-                        .unwrap_or('0')
-                        .to_ascii_uppercase(),
-                );
+                out.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0').to_ascii_uppercase());
             }
         }
     }
@@ -212,42 +190,18 @@ mod tests {
 
     #[test]
     fn addresses_are_read_and_nonsense_is_named() {
-        assert_eq!(
-            Address::parse("unix:///run/x.sock").unwrap(),
-            Address::Unix("/run/x.sock".into())
-        );
-        assert_eq!(
-            Address::parse("tcp://127.0.0.1:2375").unwrap(),
-            Address::Tcp("127.0.0.1:2375".into())
-        );
-        for bad in [
-            "",
-            "/run/x.sock",
-            "unix://x.sock",
-            "tcp://host",
-            "ssh://host:22",
-            "tcp://:1",
-            "tcp://h:99999",
-        ] {
-            assert!(
-                Address::parse(bad)
-                    .unwrap_err()
-                    .to_string()
-                    .contains("is expected"),
-                "{bad}"
-            );
+        assert_eq!(Address::parse("unix:///run/x.sock").unwrap(), Address::Unix("/run/x.sock".into()));
+        assert_eq!(Address::parse("tcp://127.0.0.1:2375").unwrap(), Address::Tcp("127.0.0.1:2375".into()));
+        for bad in
+            ["", "/run/x.sock", "unix://x.sock", "tcp://host", "ssh://host:22", "tcp://:1", "tcp://h:99999"]
+        {
+            assert!(Address::parse(bad).unwrap_err().to_string().contains("is expected"), "{bad}");
         }
     }
 
     #[test]
     fn queries_are_escaped() {
-        assert_eq!(
-            escape("{\"a\":[\"b c\"]}", ""),
-            "%7B%22a%22%3A%5B%22b%20c%22%5D%7D"
-        );
-        assert_eq!(
-            escape("host:5000/a/b:1@sha256:x", "/:@"),
-            "host:5000/a/b:1@sha256:x"
-        );
+        assert_eq!(escape("{\"a\":[\"b c\"]}", ""), "%7B%22a%22%3A%5B%22b%20c%22%5D%7D");
+        assert_eq!(escape("host:5000/a/b:1@sha256:x", "/:@"), "host:5000/a/b:1@sha256:x");
     }
 }

@@ -20,11 +20,7 @@ pub(super) fn stream(
     subscription: Subscription,
     namespace: Option<String>,
 ) -> BoxStream<'static, Result<EngineEvent, RuntimeError>> {
-    let reader = Reader {
-        state,
-        subscription,
-        namespace,
-    };
+    let reader = Reader { state, subscription, namespace };
     stream::unfold(Some(reader), |reader| async move {
         let mut reader = reader?;
         match reader.next().await {

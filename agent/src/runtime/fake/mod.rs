@@ -16,8 +16,7 @@ use tokio::time::sleep;
 
 use self::state::State;
 use super::{
-    CreateRequest, EngineEvent, EngineInfo, ImageFacts, Listed, RegistryAuth, Runtime,
-    RuntimeError, labels,
+    CreateRequest, EngineEvent, EngineInfo, ImageFacts, Listed, RegistryAuth, Runtime, RuntimeError, labels,
 };
 
 /// A call that can be made to fail or to take its time.
@@ -104,19 +103,13 @@ impl FakeRuntime {
     /// The same, with a clock that begins at `start` and goes as the runtime's timers go.
     #[must_use]
     pub fn at(start: Timestamp) -> Self {
-        Self {
-            state: Arc::new(Mutex::new(State::new(start))),
-            namespace: None,
-        }
+        Self { state: Arc::new(Mutex::new(State::new(start))), namespace: None }
     }
 
     /// The same engine as an agent of that namespace sees it.
     #[must_use]
     pub fn in_namespace(&self, namespace: &str) -> Self {
-        Self {
-            state: Arc::clone(&self.state),
-            namespace: Some(namespace.to_owned()),
-        }
+        Self { state: Arc::clone(&self.state), namespace: Some(namespace.to_owned()) }
     }
 
     /// Containers of `image` behave so from their next start on.
@@ -156,16 +149,12 @@ impl FakeRuntime {
 
     /// The image is not here, nor in any registry.
     pub fn no_image(&self, reference: &str) {
-        self.state()
-            .images
-            .insert(reference.to_owned(), state::ImagePlace::Nowhere);
+        self.state().images.insert(reference.to_owned(), state::ImagePlace::Nowhere);
     }
 
     /// The image is not here, but a pull brings it.
     pub fn remote_image(&self, reference: &str) {
-        self.state()
-            .images
-            .insert(reference.to_owned(), state::ImagePlace::Registry);
+        self.state().images.insert(reference.to_owned(), state::ImagePlace::Registry);
     }
 
     /// Somebody else on the host takes a port.
@@ -262,17 +251,13 @@ impl FakeRuntime {
         let now = state.clock();
         let output = act(&mut state, now)?;
         if state.answer_is_lost(call) {
-            return Err(RuntimeError::Unavailable(
-                "the connection was cut before the answer".to_owned(),
-            ));
+            return Err(RuntimeError::Unavailable("the connection was cut before the answer".to_owned()));
         }
         Ok(output)
     }
 
     fn is_ours(&self, request: &CreateRequest) -> bool {
-        self.namespace
-            .as_ref()
-            .is_none_or(|ours| request.labels.get(labels::AGENT) == Some(ours))
+        self.namespace.as_ref().is_none_or(|ours| request.labels.get(labels::AGENT) == Some(ours))
     }
 }
 
@@ -298,35 +283,21 @@ impl Runtime for FakeRuntime {
 
     fn create(&self, mut request: CreateRequest) -> BoxFuture<'_, Result<EngineId, RuntimeError>> {
         if let Some(namespace) = &self.namespace {
-            request
-                .labels
-                .insert(labels::AGENT.to_owned(), namespace.clone());
+            request.labels.insert(labels::AGENT.to_owned(), namespace.clone());
         }
-        self.call(Call::Create, move |state, _| state.create(request))
-            .boxed()
+        self.call(Call::Create, move |state, _| state.create(request)).boxed()
     }
 
     fn start<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>> {
-        self.call(Call::Start, |state, now| state.start(id, now))
-            .boxed()
+        self.call(Call::Start, |state, now| state.start(id, now)).boxed()
     }
 
-    fn stop<'a>(
-        &'a self,
-        id: &'a EngineId,
-        grace: Millis,
-    ) -> BoxFuture<'a, Result<(), RuntimeError>> {
+    fn stop<'a>(&'a self, id: &'a EngineId, grace: Millis) -> BoxFuture<'a, Result<(), RuntimeError>> {
         async move {
             // The end is planned at once: it comes even if nobody waits for the answer.
-            let wait = self
-                .call(Call::Stop, |state, now| Ok(state.plan_stop(id, grace, now)))
-                .await?;
+            let wait = self.call(Call::Stop, |state, now| Ok(state.plan_stop(id, grace, now))).await?;
             sleep(wait.as_duration()).await;
-            if self.state().down {
-                Err(away())
-            } else {
-                Ok(())
-            }
+            if self.state().down { Err(away()) } else { Ok(()) }
         }
         .boxed()
     }
@@ -342,9 +313,7 @@ impl Runtime for FakeRuntime {
     fn remove<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>> {
         self.call(Call::Remove, move |state, now| {
             if state.is_running(id) {
-                return Err(RuntimeError::Refused(format!(
-                    "You cannot remove a running container {id}"
-                )));
+                return Err(RuntimeError::Refused(format!("You cannot remove a running container {id}")));
             }
             state.remove(id, now);
             Ok(())
@@ -354,20 +323,14 @@ impl Runtime for FakeRuntime {
 
     fn inspect<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<Fact, RuntimeError>> {
         self.call(Call::Inspect, |state, _| {
-            Ok(state
-                .containers
-                .get(id)
-                .map_or(Fact::Missing, |container| container.fact(id)))
+            Ok(state.containers.get(id).map_or(Fact::Missing, |container| container.fact(id)))
         })
         .boxed()
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<Listed>, RuntimeError>> {
         self.call(Call::List, |state, _| {
-            let ours = state
-                .containers
-                .iter()
-                .filter(|(_, container)| self.is_ours(&container.request));
+            let ours = state.containers.iter().filter(|(_, container)| self.is_ours(&container.request));
             Ok(ours.map(|(id, container)| container.listed(id)).collect())
         })
         .boxed()
@@ -376,27 +339,16 @@ impl Runtime for FakeRuntime {
     fn events(
         &self,
         since_ns: Option<i64>,
-    ) -> BoxFuture<'_, Result<BoxStream<'static, Result<EngineEvent, RuntimeError>>, RuntimeError>>
-    {
+    ) -> BoxFuture<'_, Result<BoxStream<'static, Result<EngineEvent, RuntimeError>>, RuntimeError>> {
         async move {
-            let subscription = self
-                .call(Call::Events, |state, _| Ok(state.subscribe(since_ns)))
-                .await?;
-            Ok(events::stream(
-                Arc::clone(&self.state),
-                subscription,
-                self.namespace.clone(),
-            ))
+            let subscription = self.call(Call::Events, |state, _| Ok(state.subscribe(since_ns))).await?;
+            Ok(events::stream(Arc::clone(&self.state), subscription, self.namespace.clone()))
         }
         .boxed()
     }
 
-    fn image<'a>(
-        &'a self,
-        reference: &'a str,
-    ) -> BoxFuture<'a, Result<Option<ImageFacts>, RuntimeError>> {
-        self.call(Call::Image, |state, _| Ok(state.image(reference)))
-            .boxed()
+    fn image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<ImageFacts>, RuntimeError>> {
+        self.call(Call::Image, |state, _| Ok(state.image(reference))).boxed()
     }
 
     fn pull<'a>(
@@ -405,14 +357,10 @@ impl Runtime for FakeRuntime {
         _: Option<RegistryAuth>,
         _: Millis,
     ) -> BoxFuture<'a, Result<ImageFacts, RuntimeError>> {
-        self.call(Call::Pull, |state, _| state.pull(reference))
-            .boxed()
+        self.call(Call::Pull, |state, _| state.pull(reference)).boxed()
     }
 
     fn now(&self) -> Timestamp {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clock()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clock()
     }
 }

@@ -11,9 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{Behaviour, Call, KILLED};
-use crate::runtime::{
-    CreateRequest, EngineEvent, EngineEventKind, ImageFacts, Listed, RuntimeError, labels,
-};
+use crate::runtime::{CreateRequest, EngineEvent, EngineEventKind, ImageFacts, Listed, RuntimeError, labels};
 
 /// As many events as the engine keeps for those who come later.
 const KEPT_EVENTS: usize = 1024;
@@ -30,10 +28,7 @@ pub(super) enum ImagePlace {
 #[derive(Debug, Clone, PartialEq)]
 enum Life {
     Created,
-    Running {
-        since: Timestamp,
-        health: Option<Health>,
-    },
+    Running { since: Timestamp, health: Option<Health> },
     Exited(Exit),
 }
 
@@ -53,15 +48,8 @@ impl Container {
         let id = id.clone();
         match &self.life {
             Life::Created => Fact::Created { id },
-            Life::Running { since, health } => Fact::Running {
-                id,
-                started_at: *since,
-                health: *health,
-            },
-            Life::Exited(exit) => Fact::Exited {
-                id,
-                exit: exit.clone(),
-            },
+            Life::Running { since, health } => Fact::Running { id, started_at: *since, health: *health },
+            Life::Exited(exit) => Fact::Exited { id, exit: exit.clone() },
         }
     }
 
@@ -70,11 +58,7 @@ impl Container {
             id: id.clone(),
             task: self.request.task.arn.clone(),
             container: self.request.spec().name.clone(),
-            instance: self
-                .request
-                .labels
-                .get(labels::INSTANCE)
-                .and_then(|arn| arn.parse().ok()),
+            instance: self.request.labels.get(labels::INSTANCE).and_then(|arn| arn.parse().ok()),
             spec: self.request.labels.get(labels::SPEC).cloned(),
             // As with a real engine: a listing is no inspection.
             fact: None,
@@ -83,17 +67,9 @@ impl Container {
 
     fn ports(&self) -> impl Iterator<Item = (Protocol, u16)> {
         let bound = self.request.task.network_mode == NetworkMode::Bridge;
-        let bindings = self
-            .request
-            .bindings
-            .iter()
-            .filter(move |b| bound && b.container == self.request.spec().name);
-        bindings.flat_map(|binding| {
-            binding
-                .host_ports
-                .ports()
-                .map(|port| (binding.protocol, port))
-        })
+        let bindings =
+            self.request.bindings.iter().filter(move |b| bound && b.container == self.request.spec().name);
+        bindings.flat_map(|binding| binding.host_ports.ports().map(|port| (binding.protocol, port)))
     }
 }
 
@@ -204,18 +180,11 @@ impl State {
             return Err(RuntimeError::NoSuchImage(request.spec().image.clone()));
         }
         self.made += 1;
-        let id = EngineId::new(format!("{:064x}", self.made))
-            .map_err(|e| RuntimeError::Refused(e.to_string()))?;
+        let id =
+            EngineId::new(format!("{:064x}", self.made)).map_err(|e| RuntimeError::Refused(e.to_string()))?;
         self.names.insert(request.name.clone(), id.clone());
-        self.containers.insert(
-            id.clone(),
-            Container {
-                request,
-                life: Life::Created,
-                ends: None,
-                says: None,
-            },
-        );
+        self.containers
+            .insert(id.clone(), Container { request, life: Life::Created, ends: None, says: None });
         Ok(id)
     }
 
@@ -233,43 +202,24 @@ impl State {
             )));
         }
         let spec = container.request.spec();
-        let behaviour = self
-            .behaviours
-            .get(&spec.image)
-            .copied()
-            .unwrap_or_default();
+        let behaviour = self.behaviours.get(&spec.image).copied().unwrap_or_default();
         let checked = spec.health_check.is_some();
-        container.life = Life::Running {
-            since: now,
-            health: checked.then_some(Health::Unknown),
-        };
-        container.ends = behaviour
-            .exits
-            .map(|(after, code)| (now.after(after), code, behaviour.oom));
-        container.says = behaviour
-            .health
-            .filter(|_| checked)
-            .map(|(after, health)| (now.after(after), health));
+        container.life = Life::Running { since: now, health: checked.then_some(Health::Unknown) };
+        container.ends = behaviour.exits.map(|(after, code)| (now.after(after), code, behaviour.oom));
+        container.says =
+            behaviour.health.filter(|_| checked).map(|(after, health)| (now.after(after), health));
         self.emit(id, EngineEventKind::Started, now);
         self.settle(now);
         Ok(())
     }
 
     fn ports_taken(&self) -> BTreeSet<(Protocol, u16)> {
-        let running = self
-            .containers
-            .values()
-            .filter(|c| matches!(c.life, Life::Running { .. }));
-        running
-            .flat_map(Container::ports)
-            .chain(self.occupied.iter().copied())
-            .collect()
+        let running = self.containers.values().filter(|c| matches!(c.life, Life::Running { .. }));
+        running.flat_map(Container::ports).chain(self.occupied.iter().copied()).collect()
     }
 
     pub(super) fn is_running(&self, id: &EngineId) -> bool {
-        self.containers
-            .get(id)
-            .is_some_and(|container| matches!(container.life, Life::Running { .. }))
+        self.containers.get(id).is_some_and(|container| matches!(container.life, Life::Running { .. }))
     }
 
     /// Plans the end of a container that was told to stop; tells how long that takes.
@@ -280,11 +230,7 @@ impl State {
         if !matches!(container.life, Life::Running { .. }) {
             return Millis(0);
         }
-        let behaviour = self
-            .behaviours
-            .get(&container.request.spec().image)
-            .copied()
-            .unwrap_or_default();
+        let behaviour = self.behaviours.get(&container.request.spec().image).copied().unwrap_or_default();
         let (wait, code) = if behaviour.ignores_stop || behaviour.stops_in > grace {
             (grace, KILLED)
         } else {
@@ -316,10 +262,7 @@ impl State {
     }
 
     fn next_due(&self) -> Option<(Timestamp, EngineId)> {
-        let running = self
-            .containers
-            .iter()
-            .filter(|(_, c)| matches!(c.life, Life::Running { .. }));
+        let running = self.containers.iter().filter(|(_, c)| matches!(c.life, Life::Running { .. }));
         let due = running.filter_map(|(id, container)| {
             let ends = container.ends.map(|(at, ..)| at);
             let says = container.says.map(|(at, _)| at);
@@ -377,12 +320,7 @@ impl State {
     }
 
     pub(super) fn image(&self, reference: &str) -> Option<ImageFacts> {
-        match self
-            .images
-            .get(reference)
-            .copied()
-            .unwrap_or(ImagePlace::Here)
-        {
+        match self.images.get(reference).copied().unwrap_or(ImagePlace::Here) {
             ImagePlace::Here => Some(facts(reference)),
             ImagePlace::Registry | ImagePlace::Nowhere => None,
         }
@@ -403,9 +341,7 @@ impl State {
             return;
         };
         // Times tell events apart, as an engine's nanoseconds do.
-        let ns = i64::try_from(at.0)
-            .unwrap_or(i64::MAX)
-            .saturating_mul(1_000_000);
+        let ns = i64::try_from(at.0).unwrap_or(i64::MAX).saturating_mul(1_000_000);
         self.last_ns = ns.max(self.last_ns.saturating_add(1));
         if self.lose_events {
             return;
@@ -440,24 +376,14 @@ impl State {
     }
 
     /// The next event for a reader: an error when its connection was cut or it fell behind.
-    pub(super) fn read(
-        &self,
-        subscription: &mut Subscription,
-    ) -> Result<Option<Logged>, RuntimeError> {
+    pub(super) fn read(&self, subscription: &mut Subscription) -> Result<Option<Logged>, RuntimeError> {
         if self.connection != subscription.connection {
-            return Err(RuntimeError::Unavailable(
-                "the engine ended the stream of events".to_owned(),
-            ));
+            return Err(RuntimeError::Unavailable("the engine ended the stream of events".to_owned()));
         }
         let Some(at) = subscription.next.checked_sub(self.first_event) else {
-            return Err(RuntimeError::Unavailable(
-                "the reader of events fell behind".to_owned(),
-            ));
+            return Err(RuntimeError::Unavailable("the reader of events fell behind".to_owned()));
         };
-        let logged = usize::try_from(at)
-            .ok()
-            .and_then(|at| self.events.get(at))
-            .cloned();
+        let logged = usize::try_from(at).ok().and_then(|at| self.events.get(at)).cloned();
         if logged.is_some() {
             subscription.next += 1;
         }
@@ -466,8 +392,5 @@ impl State {
 }
 
 fn facts(reference: &str) -> ImageFacts {
-    ImageFacts {
-        id: format!("sha256:{reference}"),
-        digest: Some(format!("sha256:{:064x}", reference.len())),
-    }
+    ImageFacts { id: format!("sha256:{reference}"), digest: Some(format!("sha256:{:064x}", reference.len())) }
 }

@@ -24,10 +24,7 @@ fn request(number: u8, image: &str) -> CreateRequest {
         start_period: Millis(0),
     });
     let fields = TaskFields {
-        arn: TaskArn::new(format!(
-            "arn:aws:ecs:eu-west-1:123456789012:task/blue/{number:032x}"
-        ))
-        .unwrap(),
+        arn: TaskArn::new(format!("arn:aws:ecs:eu-west-1:123456789012:task/blue/{number:032x}")).unwrap(),
         family: Family::new("f").unwrap(),
         revision: 1,
         network_mode: NetworkMode::Bridge,
@@ -45,6 +42,7 @@ fn request(number: u8, image: &str) -> CreateRequest {
             host_ports: PortRange::single(8000 + u16::from(number)).unwrap(),
             protocol: Protocol::Tcp,
         }],
+        links: Vec::new(),
         cgroup_parent: None,
         labels: BTreeMap::new(),
         environment: Vec::new(),
@@ -67,23 +65,14 @@ async fn exit_code(engine: &FakeRuntime, id: &EngineId) -> Option<i32> {
 #[tokio::test(start_paused = true)]
 async fn containers_end_when_their_time_has_come_and_readers_hear_of_it() {
     let engine = FakeRuntime::at(Timestamp(1_000_000));
-    engine.behave(
-        "job",
-        Behaviour {
-            exits: Some((Millis(5000), 3)),
-            ..Behaviour::default()
-        },
-    );
+    engine.behave("job", Behaviour { exits: Some((Millis(5000), 3)), ..Behaviour::default() });
     let mut events = engine.events(None).await.unwrap();
     let id = started(&engine, request(1, "job")).await;
     assert_eq!(exit_code(&engine, &id).await, None);
     let begun = Instant::now();
     let first = events.next().await.unwrap().unwrap();
     let second = events.next().await.unwrap().unwrap();
-    assert_eq!(
-        [first.kind, second.kind],
-        [EngineEventKind::Started, EngineEventKind::Died]
-    );
+    assert_eq!([first.kind, second.kind], [EngineEventKind::Started, EngineEventKind::Died]);
     assert_eq!(begun.elapsed().as_secs(), 5);
     assert_eq!(exit_code(&engine, &id).await, Some(3));
     assert_eq!(engine.now(), Timestamp(1_005_000));
@@ -91,34 +80,18 @@ async fn containers_end_when_their_time_has_come_and_readers_hear_of_it() {
     engine.remove(&id).await.unwrap();
     assert_eq!(engine.inspect(&id).await.unwrap(), Fact::Missing);
     let mut replay = engine.events(Some(first.time_ns)).await.unwrap();
-    assert_eq!(
-        replay.next().await.unwrap().unwrap(),
-        second,
-        "the cursor itself is known already"
-    );
+    assert_eq!(replay.next().await.unwrap().unwrap(), second, "the cursor itself is known already");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_goes_its_way_even_when_nobody_waits() {
     let engine = FakeRuntime::new();
-    engine.behave(
-        "deaf",
-        Behaviour {
-            ignores_stop: true,
-            ..Behaviour::default()
-        },
-    );
-    let (deaf, polite) = (
-        started(&engine, request(1, "deaf")).await,
-        started(&engine, request(2, "x")).await,
-    );
+    engine.behave("deaf", Behaviour { ignores_stop: true, ..Behaviour::default() });
+    let (deaf, polite) =
+        (started(&engine, request(1, "deaf")).await, started(&engine, request(2, "x")).await);
     engine.stop(&polite, Millis::from_secs(30)).await.unwrap();
     assert_eq!(exit_code(&engine, &polite).await, Some(143));
-    let given_up = timeout(
-        Duration::from_secs(1),
-        engine.stop(&deaf, Millis::from_secs(30)),
-    )
-    .await;
+    let given_up = timeout(Duration::from_secs(1), engine.stop(&deaf, Millis::from_secs(30))).await;
     assert!(given_up.is_err());
     tokio::time::sleep(Duration::from_secs(29)).await;
     assert_eq!(exit_code(&engine, &deaf).await, Some(137));
@@ -129,42 +102,23 @@ async fn a_stop_goes_its_way_even_when_nobody_waits() {
 async fn names_ports_and_images_are_as_with_an_engine() {
     let engine = FakeRuntime::new();
     let id = engine.create(request(1, "x")).await.unwrap();
-    assert_eq!(
-        engine.create(request(1, "x")).await.unwrap(),
-        id,
-        "the same request, the same container"
-    );
+    assert_eq!(engine.create(request(1, "x")).await.unwrap(), id, "the same request, the same container");
     let mut other = request(2, "x");
     other.name = request(1, "x").name;
-    assert!(matches!(
-        engine.create(other).await,
-        Err(RuntimeError::Refused(_))
-    ));
+    assert!(matches!(engine.create(other).await, Err(RuntimeError::Refused(_))));
 
     engine.occupy(8001, Protocol::Tcp);
-    assert!(matches!(
-        engine.start(&id).await,
-        Err(RuntimeError::PortTaken(_))
-    ));
+    assert!(matches!(engine.start(&id).await, Err(RuntimeError::PortTaken(_))));
     engine.vacate(8001, Protocol::Tcp);
     engine.start(&id).await.unwrap();
-    assert!(matches!(
-        engine.remove(&id).await,
-        Err(RuntimeError::Refused(_))
-    ));
+    assert!(matches!(engine.remove(&id).await, Err(RuntimeError::Refused(_))));
 
     engine.remote_image("far");
     engine.no_image("nowhere");
-    assert!(matches!(
-        engine.create(request(3, "far")).await,
-        Err(RuntimeError::NoSuchImage(_))
-    ));
+    assert!(matches!(engine.create(request(3, "far")).await, Err(RuntimeError::NoSuchImage(_))));
     engine.pull("far", None, Millis(1)).await.unwrap();
     engine.create(request(3, "far")).await.unwrap();
-    assert!(matches!(
-        engine.pull("nowhere", None, Millis(1)).await,
-        Err(RuntimeError::Refused(_))
-    ));
+    assert!(matches!(engine.pull("nowhere", None, Millis(1)).await, Err(RuntimeError::Refused(_))));
 }
 
 #[tokio::test]
@@ -174,26 +128,18 @@ async fn it_fails_on_demand() {
     assert!(engine.create(request(1, "x")).await.is_err());
     assert_eq!(engine.list().await.unwrap().len(), 0);
     engine.lose_next_answer(Call::Create);
-    assert!(matches!(
-        engine.create(request(1, "x")).await,
-        Err(RuntimeError::Unavailable(_))
-    ));
+    assert!(matches!(engine.create(request(1, "x")).await, Err(RuntimeError::Unavailable(_))));
     assert_eq!(engine.list().await.unwrap().len(), 1, "it had its effect");
     assert_eq!(engine.calls(Call::Create), 2);
 
     let mut events = engine.events(None).await.unwrap();
     engine.down();
     assert!(events.next().await.unwrap().is_err() && events.next().await.is_none());
-    assert!(matches!(
-        engine.list().await,
-        Err(RuntimeError::Unavailable(_))
-    ));
+    assert!(matches!(engine.list().await, Err(RuntimeError::Unavailable(_))));
     engine.up();
     let id = started(&engine, request(2, "x")).await;
     engine.oom(&id);
-    let Fact::Exited { exit, .. } = engine.inspect(&id).await.unwrap() else {
-        panic!("it was killed")
-    };
+    let Fact::Exited { exit, .. } = engine.inspect(&id).await.unwrap() else { panic!("it was killed") };
     assert!(exit.oom_killed && exit.code == 137);
 }
 
@@ -202,22 +148,14 @@ async fn health_is_told_and_lost_events_are_lost() {
     let engine = FakeRuntime::new();
     engine.behave(
         "checked",
-        Behaviour {
-            health: Some((Millis(200), Health::Healthy)),
-            ..Behaviour::default()
-        },
+        Behaviour { health: Some((Millis(200), Health::Healthy)), ..Behaviour::default() },
     );
     let mut events = engine.events(None).await.unwrap();
     engine.lose_events(true);
     let id = started(&engine, request(1, "checked")).await;
     engine.lose_events(false);
-    assert_eq!(
-        events.next().await.unwrap().unwrap().kind,
-        EngineEventKind::Health
-    );
-    let Fact::Running { health, .. } = engine.inspect(&id).await.unwrap() else {
-        panic!("it runs")
-    };
+    assert_eq!(events.next().await.unwrap().unwrap().kind, EngineEventKind::Health);
+    let Fact::Running { health, .. } = engine.inspect(&id).await.unwrap() else { panic!("it runs") };
     assert_eq!(health, Some(Health::Healthy));
 }
 

@@ -40,7 +40,9 @@ pub(super) async fn describe(context: &Context, request: Describe) -> ApiResult<
         return Err(ApiError::client("Container Instances cannot be empty."));
     }
     if request.container_instances.len() > MAX_DESCRIBED {
-        return Err(ApiError::invalid_parameter(format!("containerInstances can have at most {MAX_DESCRIBED} items.")));
+        return Err(ApiError::invalid_parameter(format!(
+            "containerInstances can have at most {MAX_DESCRIBED} items."
+        )));
     }
     let known = ["TAGS", "CONTAINER_INSTANCE_HEALTH"];
     if request.include.iter().any(|field| !known.contains(&field.as_str())) {
@@ -91,7 +93,8 @@ pub(super) async fn list(context: &Context, request: List) -> ApiResult<Value> {
     let matching = filter.map(query).transpose()?;
     let view = context.view();
     let cluster = context::cluster(&*view, request.cluster.as_deref())?;
-    let candidates = ClusterView::read(&*view, &context.state.registry.instances_connected(), &cluster.name).candidates;
+    let candidates =
+        ClusterView::read(&*view, &context.state.registry.instances_connected(), &cluster.name).candidates;
     let now = now();
     let mut arns: Vec<String> = candidates
         .iter()
@@ -123,14 +126,18 @@ pub(super) async fn update_state(context: &Context, request: UpdateState) -> Api
         "ACTIVE" => InstanceStatus::Active,
         "DRAINING" => InstanceStatus::Draining,
         _ => {
-            return Err(ApiError::invalid_parameter("Container instance status should be one of [ACTIVE, DRAINING]"));
+            return Err(ApiError::invalid_parameter(
+                "Container instance status should be one of [ACTIVE, DRAINING]",
+            ));
         }
     };
     if request.container_instances.is_empty() {
         return Err(ApiError::client("Container Instances cannot be empty."));
     }
     if request.container_instances.len() > MAX_UPDATED {
-        return Err(ApiError::invalid_parameter(format!("containerInstances can have at most {MAX_UPDATED} items.")));
+        return Err(ApiError::invalid_parameter(format!(
+            "containerInstances can have at most {MAX_UPDATED} items."
+        )));
     }
     let cluster = context::cluster(&*context.view(), request.cluster.as_deref())?;
     let mut ids = BTreeMap::new();

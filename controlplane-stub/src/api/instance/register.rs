@@ -55,10 +55,12 @@ pub(in crate::api) async fn register(context: &Context, request: Register) -> Ap
     let tags = tag::read(&request.tags)?;
     let mut attributes = of_identity(request.instance_identity_document.as_deref());
     for given in &request.attributes {
-        let (name, value) = given.checked()?;
+        let (name, value) = given.registered()?;
         attributes.insert(name, value);
     }
-    attributes.entry("ecs.availability-zone".to_owned()).or_insert_with(|| format!("{}a", context.arns.region));
+    attributes
+        .entry("ecs.availability-zone".to_owned())
+        .or_insert_with(|| format!("{}a", context.arns.region));
     let id = arn::new_id();
     let instance = context
         .change(|view| {
@@ -109,7 +111,10 @@ fn registered(
     if instance.status == InstanceStatus::Inactive {
         return Err(ApiError::client("The referenced container instance is inactive: it was deregistered."));
     }
-    let changed = attributes.get(INSTANCE_TYPE).zip(instance.attributes.get(INSTANCE_TYPE)).is_some_and(|(new, old)| new != old);
+    let changed = attributes
+        .get(INSTANCE_TYPE)
+        .zip(instance.attributes.get(INSTANCE_TYPE))
+        .is_some_and(|(new, old)| new != old);
     if changed {
         return Err(ApiError::client("Container instance type changes are not supported."));
     }
@@ -139,7 +144,8 @@ fn fresh(arn: String, cluster: String) -> Instance {
 
 /// The attributes that follow from the identity document; none without a readable one.
 fn of_identity(document: Option<&str>) -> BTreeMap<String, String> {
-    let document: IdentityDocument = document.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let document: IdentityDocument =
+        document.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     [
         (INSTANCE_ID, document.instance_id),
         (INSTANCE_TYPE, document.instance_type),

@@ -38,7 +38,9 @@ impl<'a> Renderer<'a> {
         let live = tasks.iter().filter(|task| task.value.observed.status != TaskStatus::Stopped);
         let needs: Vec<Resources> = live.map(|task| task.value.spec.need()).collect();
         let in_use = Resources::sum(&needs);
-        let count = |wanted: &[TaskStatus]| tasks.iter().filter(|t| wanted.contains(&t.value.observed.status)).count();
+        let count = |wanted: &[TaskStatus]| {
+            tasks.iter().filter(|t| wanted.contains(&t.value.observed.status)).count()
+        };
         let registry = &self.context.state.registry;
         let mut shown = json!({
             "containerInstanceArn": instance.arn,
@@ -66,7 +68,8 @@ impl<'a> Renderer<'a> {
             && let Some(heartbeat) = registry.heartbeat(&instance.arn)
         {
             let status = if heartbeat.engine_healthy { "OK" } else { "IMPAIRED" };
-            let detail = json!({"type": "CONTAINER_RUNTIME", "status": status, "lastUpdated": epoch(heartbeat.at)});
+            let detail =
+                json!({"type": "CONTAINER_RUNTIME", "status": status, "lastUpdated": epoch(heartbeat.at)});
             shown["healthStatus"] = json!({"overallStatus": status, "details": [detail]});
         }
         shown

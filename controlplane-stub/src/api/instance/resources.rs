@@ -27,7 +27,9 @@ pub(super) fn read(given: &[Given]) -> ApiResult<Resources> {
     let amount = |name: &str| {
         let value = find(name).map(|resource| resource.integer_value);
         value.and_then(|value| u32::try_from(value).ok()).filter(|value| *value > 0).ok_or_else(|| {
-            ApiError::invalid_parameter(format!("totalResources must have {name} with a positive integerValue."))
+            ApiError::invalid_parameter(format!(
+                "totalResources must have {name} with a positive integerValue."
+            ))
         })
     };
     let ports = |name: &str| -> ApiResult<BTreeSet<u16>> {
@@ -35,11 +37,17 @@ pub(super) fn read(given: &[Given]) -> ApiResult<Resources> {
         texts
             .iter()
             .map(|text| {
-                text.parse().map_err(|_| ApiError::invalid_parameter(format!("'{text}' in {name} of totalResources is no port.")))
+                text.parse().map_err(|_| {
+                    ApiError::invalid_parameter(format!("'{text}' in {name} of totalResources is no port."))
+                })
             })
             .collect()
     };
-    let mut resources = Resources { cpu: CpuUnits(amount("CPU")?), memory: Mebibytes(amount("MEMORY")?), ..Resources::default() };
+    let mut resources = Resources {
+        cpu: CpuUnits(amount("CPU")?),
+        memory: Mebibytes(amount("MEMORY")?),
+        ..Resources::default()
+    };
     resources.ports.tcp = ports("PORTS")?;
     resources.ports.udp = ports("PORTS_UDP")?;
     if let Some(gpus) = find("GPU") {

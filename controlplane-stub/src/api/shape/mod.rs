@@ -111,14 +111,17 @@ pub(super) fn check(operation: &str, input: Value) -> ApiResult<Value> {
 fn conform(kind: Type, value: Value, path: &mut String) -> ApiResult<Value> {
     match (kind, value) {
         (Type::String, value @ Value::String(_)) | (Type::Boolean, value @ Value::Bool(_)) => Ok(value),
-        (Type::Integer, Value::Number(number)) => whole(&number, path, i64::from(i32::MIN), i64::from(i32::MAX)),
+        (Type::Integer, Value::Number(number)) => {
+            whole(&number, path, i64::from(i32::MIN), i64::from(i32::MAX))
+        }
         (Type::Long, Value::Number(number)) => whole(&number, path, i64::MIN, i64::MAX),
         (Type::Double | Type::Timestamp, value @ Value::Number(_)) => Ok(value),
         (Type::List(element), Value::Array(items)) => {
             let mut list = Vec::with_capacity(items.len());
             for (index, item) in items.into_iter().enumerate() {
                 // A null inside a list is nothing that a member could default to.
-                let item = within(path, &format!("[{index}]"), |path| conform(TABLE.elements[element], item, path))?;
+                let item =
+                    within(path, &format!("[{index}]"), |path| conform(TABLE.elements[element], item, path))?;
                 list.push(item);
             }
             Ok(Value::Array(list))
@@ -127,7 +130,9 @@ fn conform(kind: Type, value: Value, path: &mut String) -> ApiResult<Value> {
             let mut map = Map::new();
             for (key, item) in entries {
                 if !item.is_null() {
-                    let item = within(path, &format!(".{key}"), |path| conform(TABLE.elements[element], item, path))?;
+                    let item = within(path, &format!(".{key}"), |path| {
+                        conform(TABLE.elements[element], item, path)
+                    })?;
                     map.insert(key, item);
                 }
             }
@@ -146,9 +151,12 @@ fn conform(kind: Type, value: Value, path: &mut String) -> ApiResult<Value> {
             }
             Ok(Value::Object(known))
         }
-        (kind, value) => {
-            Err(ApiError::serialization(format!("{} cannot be converted to {}{}", found(&value), wanted(kind), at(path))))
-        }
+        (kind, value) => Err(ApiError::serialization(format!(
+            "{} cannot be converted to {}{}",
+            found(&value),
+            wanted(kind),
+            at(path)
+        ))),
     }
 }
 

@@ -47,7 +47,8 @@ impl<'a> Authorization<'a> {
         // The access key comes first and may hold slashes itself, so the scope is read from the end.
         let mut scope = credential?.rsplitn(5, '/');
         let terminator = scope.next()?;
-        let (service, region, date, access_key) = (scope.next()?, scope.next()?, scope.next()?, scope.next()?);
+        let (service, region, date, access_key) =
+            (scope.next()?, scope.next()?, scope.next()?, scope.next()?);
         (terminator == "aws4_request").then_some(Self {
             access_key,
             date,
@@ -85,7 +86,9 @@ pub(super) fn verify(
     let signed: Vec<&str> = claim.signed_headers.split(';').collect();
     for needed in ["host", "x-amz-date"] {
         if !signed.contains(&needed) {
-            return Err(ApiError::incomplete_signature(format!("'{needed}' must be a 'SignedHeader' in the AWS Authorization.")));
+            return Err(ApiError::incomplete_signature(format!(
+                "'{needed}' must be a 'SignedHeader' in the AWS Authorization."
+            )));
         }
     }
     let date = headers.get("x-amz-date").and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -98,7 +101,9 @@ pub(super) fn verify(
         return Err(ApiError::unrecognized_client("The security token included in the request is invalid."));
     };
     if claim.service != SERVICE {
-        return Err(ApiError::invalid_signature(format!("Credential should be scoped to correct service: '{SERVICE}'.")));
+        return Err(ApiError::invalid_signature(format!(
+            "Credential should be scoped to correct service: '{SERVICE}'."
+        )));
     }
     if !date.starts_with(claim.date) {
         return Err(ApiError::invalid_signature(format!(
@@ -146,7 +151,9 @@ fn canonical_request(headers: &HeaderMap, signed: &[&str], list: &str, body: &[u
         let values: Vec<String> = headers
             .get_all(*name)
             .iter()
-            .map(|value| String::from_utf8_lossy(value.as_bytes()).split_whitespace().collect::<Vec<_>>().join(" "))
+            .map(|value| {
+                String::from_utf8_lossy(value.as_bytes()).split_whitespace().collect::<Vec<_>>().join(" ")
+            })
             .collect();
         canonical.push_str(name);
         canonical.push(':');
@@ -242,21 +249,34 @@ mod tests {
                 verify(keys, headers, body, vector.now()).unwrap_err().code
             };
             let body = format!("{} ", vector.body);
-            assert_eq!(refused(&vector.keys(), &vector.headers(), body.as_bytes()), "InvalidSignatureException");
+            assert_eq!(
+                refused(&vector.keys(), &vector.headers(), body.as_bytes()),
+                "InvalidSignatureException"
+            );
             let mut headers = vector.headers();
             headers.insert("host", HeaderValue::from_static("elsewhere"));
-            assert_eq!(refused(&vector.keys(), &headers, vector.body.as_bytes()), "InvalidSignatureException");
+            assert_eq!(
+                refused(&vector.keys(), &headers, vector.body.as_bytes()),
+                "InvalidSignatureException"
+            );
             let keys = BTreeMap::from([(vector.access_key.clone(), "another".to_owned())]);
-            assert_eq!(refused(&keys, &vector.headers(), vector.body.as_bytes()), "InvalidSignatureException");
+            assert_eq!(
+                refused(&keys, &vector.headers(), vector.body.as_bytes()),
+                "InvalidSignatureException"
+            );
             let keys = BTreeMap::from([("AKIDOTHER".to_owned(), vector.secret.clone())]);
-            assert_eq!(refused(&keys, &vector.headers(), vector.body.as_bytes()), "UnrecognizedClientException");
+            assert_eq!(
+                refused(&keys, &vector.headers(), vector.body.as_bytes()),
+                "UnrecognizedClientException"
+            );
         }
     }
 
     #[test]
     fn clocks_may_be_five_minutes_apart_and_no_more() {
         let vector = &vectors()[0];
-        let check = |now: u64| verify(&vector.keys(), &vector.headers(), vector.body.as_bytes(), Timestamp(now));
+        let check =
+            |now: u64| verify(&vector.keys(), &vector.headers(), vector.body.as_bytes(), Timestamp(now));
         let at = vector.now().0;
         assert!(check(at + 300_000).is_ok());
         assert!(check(at - 300_000).is_ok());
@@ -272,7 +292,8 @@ mod tests {
         let vector = &vectors()[0];
         let mut headers = vector.headers();
         headers.remove(AUTHORIZATION);
-        let code = |headers: &HeaderMap| verify(&vector.keys(), headers, b"{}", vector.now()).unwrap_err().code;
+        let code =
+            |headers: &HeaderMap| verify(&vector.keys(), headers, b"{}", vector.now()).unwrap_err().code;
         assert_eq!(code(&headers), "MissingAuthenticationTokenException");
         for value in [
             "Basic x",

@@ -64,10 +64,11 @@ pub(in crate::api) async fn run(context: &Context, mut input: Map<String, Value>
     let request = read(&input)?;
     let count = match request.count {
         None => 1,
-        Some(count) => u32::try_from(count)
-            .ok()
-            .filter(|count| (1..=MAX_COUNT).contains(count))
-            .ok_or_else(|| ApiError::invalid_parameter(format!("count should be between 1 and {MAX_COUNT}.")))?,
+        Some(count) => {
+            u32::try_from(count).ok().filter(|count| (1..=MAX_COUNT).contains(count)).ok_or_else(|| {
+                ApiError::invalid_parameter(format!("count should be between 1 and {MAX_COUNT}."))
+            })?
+        }
     };
     check_launch_type(&request)?;
     let strategies = strategies(&request.placement_strategy)?;
@@ -76,7 +77,8 @@ pub(in crate::api) async fn run(context: &Context, mut input: Map<String, Value>
     let (cluster, definition) = look_up(context, &request)?;
     check_compatible(&request, &definition)?;
     let constraints = constraints(&request.placement_constraints, &definition)?;
-    launch(context, request, cluster, &definition, token, Target::Anywhere { count, constraints, strategies }).await
+    launch(context, request, cluster, &definition, token, Target::Anywhere { count, constraints, strategies })
+        .await
 }
 
 pub(in crate::api) async fn start(context: &Context, input: Map<String, Value>) -> ApiResult<Value> {
@@ -85,7 +87,9 @@ pub(in crate::api) async fn start(context: &Context, input: Map<String, Value>) 
         return Err(ApiError::invalid_parameter("Container Instances cannot be empty."));
     }
     if request.container_instances.len() > MAX_INSTANCES {
-        return Err(ApiError::invalid_parameter(format!("containerInstances can have at most {MAX_INSTANCES} items.")));
+        return Err(ApiError::invalid_parameter(format!(
+            "containerInstances can have at most {MAX_INSTANCES} items."
+        )));
     }
     check(&request)?;
     let (cluster, definition) = look_up(context, &request)?;
@@ -103,10 +107,14 @@ pub(in crate::api) async fn start(context: &Context, input: Map<String, Value>) 
 }
 
 fn read(input: &Map<String, Value>) -> ApiResult<Request> {
-    Request::deserialize(Value::Object(input.clone())).map_err(|error| ApiError::serialization(error.to_string()))
+    Request::deserialize(Value::Object(input.clone()))
+        .map_err(|error| ApiError::serialization(error.to_string()))
 }
 
-fn look_up(context: &Context, request: &Request) -> ApiResult<(std::sync::Arc<Cluster>, std::sync::Arc<TaskDefinition>)> {
+fn look_up(
+    context: &Context,
+    request: &Request,
+) -> ApiResult<(std::sync::Arc<Cluster>, std::sync::Arc<TaskDefinition>)> {
     let view = context.view();
     let cluster = context::cluster(&*view, request.cluster.as_deref())?;
     let definition = task_definition::usable(&*view, &request.task_definition)?;
@@ -122,7 +130,8 @@ async fn launch(
     client_token: Option<(String, String)>,
     target: Target,
 ) -> ApiResult<Value> {
-    let arn = context.arns.placeholder_task(&cluster.name).map_err(|error| ApiError::server(error.to_string()))?;
+    let arn =
+        context.arns.placeholder_task(&cluster.name).map_err(|error| ApiError::server(error.to_string()))?;
     let overrides = request.overrides.unwrap_or_else(|| json!({}));
     let specified = spec::specify(definition, &overrides, arn)?;
     let mut required = specified.required;
@@ -180,16 +189,21 @@ impl From<LaunchError> for ApiError {
 
 /// Rules that need neither cluster nor definition.
 fn check(request: &Request) -> ApiResult<()> {
-    for (member, value, longest) in [("group", &request.group, 255), ("startedBy", &request.started_by, 128)] {
+    for (member, value, longest) in [("group", &request.group, 255), ("startedBy", &request.started_by, 128)]
+    {
         if value.as_ref().is_some_and(|value| value.chars().count() > longest) {
-            return Err(ApiError::invalid_parameter(format!("{member} should not be longer than {longest} characters.")));
+            return Err(ApiError::invalid_parameter(format!(
+                "{member} should not be longer than {longest} characters."
+            )));
         }
     }
     if !matches!(request.propagate_tags.as_deref(), None | Some("TASK_DEFINITION" | "NONE")) {
         return Err(ApiError::invalid_parameter("propagateTags should be one of [TASK_DEFINITION, NONE]"));
     }
     if !request.volume_configurations.is_empty() {
-        return Err(ApiError::invalid_parameter("Volumes that are configured at launch are not supported by this control plane."));
+        return Err(ApiError::invalid_parameter(
+            "Volumes that are configured at launch are not supported by this control plane.",
+        ));
     }
     Ok(())
 }
@@ -197,7 +211,9 @@ fn check(request: &Request) -> ApiResult<()> {
 fn check_launch_type(request: &Request) -> ApiResult<()> {
     match request.launch_type.as_deref() {
         None | Some("EC2" | "FARGATE" | "EXTERNAL") => {}
-        Some(_) => return Err(ApiError::invalid_parameter("launch type should be one of [EC2,FARGATE,EXTERNAL]")),
+        Some(_) => {
+            return Err(ApiError::invalid_parameter("launch type should be one of [EC2,FARGATE,EXTERNAL]"));
+        }
     }
     if !request.capacity_provider_strategy.is_empty() {
         return Err(ApiError::invalid_parameter(if request.launch_type.is_some() {
@@ -207,7 +223,9 @@ fn check_launch_type(request: &Request) -> ApiResult<()> {
         }));
     }
     if request.platform_version.is_some() && request.launch_type.as_deref() != Some("FARGATE") {
-        return Err(ApiError::invalid_parameter("The platform version must be null when specifying an EC2 launch type."));
+        return Err(ApiError::invalid_parameter(
+            "The platform version must be null when specifying an EC2 launch type.",
+        ));
     }
     Ok(())
 }
@@ -215,7 +233,9 @@ fn check_launch_type(request: &Request) -> ApiResult<()> {
 fn check_compatible(request: &Request, definition: &TaskDefinition) -> ApiResult<()> {
     let kind = request.launch_type.as_deref().unwrap_or("EC2");
     if !definition.compatibilities.iter().any(|compatible| compatible == kind) {
-        return Err(ApiError::invalid_parameter(format!("Task definition does not support launch_type {kind}.")));
+        return Err(ApiError::invalid_parameter(format!(
+            "Task definition does not support launch_type {kind}."
+        )));
     }
     if kind != "EC2" {
         // All hosts here are of the launch type EC2.
@@ -226,10 +246,13 @@ fn check_compatible(request: &Request, definition: &TaskDefinition) -> ApiResult
 
 fn check_network(request: &Request, definition: &TaskDefinition) -> ApiResult<()> {
     let awsvpc = definition.body.get("networkMode").and_then(Value::as_str) == Some("awsvpc");
-    let given = request.network_configuration.as_ref().and_then(|network| network.awsvpc_configuration.as_ref());
+    let given =
+        request.network_configuration.as_ref().and_then(|network| network.awsvpc_configuration.as_ref());
     let Some(given) = given else {
         return if awsvpc {
-            Err(ApiError::invalid_parameter("Network Configuration must be provided when networkMode 'awsvpc' is specified."))
+            Err(ApiError::invalid_parameter(
+                "Network Configuration must be provided when networkMode 'awsvpc' is specified.",
+            ))
         } else {
             Ok(())
         };
@@ -252,9 +275,13 @@ fn check_network(request: &Request, definition: &TaskDefinition) -> ApiResult<()
 
 /// The request's token, and a digest of everything else in it.
 fn client_token(request: &Request, input: &Map<String, Value>) -> ApiResult<Option<(String, String)>> {
-    let Some(token) = request.client_token.as_ref().filter(|token| !token.is_empty()) else { return Ok(None) };
+    let Some(token) = request.client_token.as_ref().filter(|token| !token.is_empty()) else {
+        return Ok(None);
+    };
     if token.len() > 64 || !token.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(ApiError::invalid_parameter("clientToken should have at most 64 printable ASCII characters."));
+        return Err(ApiError::invalid_parameter(
+            "clientToken should have at most 64 printable ASCII characters.",
+        ));
     }
     let mut rest = input.clone();
     rest.remove("clientToken");

@@ -26,7 +26,9 @@ pub(in crate::api) struct List {
 pub(in crate::api) async fn list(context: &Context, request: List) -> ApiResult<Value> {
     let desired = request.desired_status.as_deref().unwrap_or("RUNNING");
     if !matches!(desired, "RUNNING" | "PENDING" | "STOPPED") {
-        return Err(ApiError::invalid_parameter("desiredStatus should be one of [RUNNING, PENDING, STOPPED]"));
+        return Err(ApiError::invalid_parameter(
+            "desiredStatus should be one of [RUNNING, PENDING, STOPPED]",
+        ));
     }
     if !matches!(request.launch_type.as_deref(), None | Some("EC2" | "FARGATE" | "EXTERNAL")) {
         return Err(ApiError::invalid_parameter("launch type should be one of [EC2,FARGATE,EXTERNAL]"));

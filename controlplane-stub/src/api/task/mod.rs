@@ -36,20 +36,26 @@ pub(super) async fn stop(context: &Context, request: Stop) -> ApiResult<Value> {
     if request.task.is_empty() {
         return Err(ApiError::invalid_parameter("Task can not be blank."));
     }
-    let reason = request.reason.filter(|reason| !reason.is_empty()).unwrap_or_else(|| "Task stopped by user".to_owned());
+    let reason = request
+        .reason
+        .filter(|reason| !reason.is_empty())
+        .unwrap_or_else(|| "Task stopped by user".to_owned());
     if reason.chars().count() > MAX_REASON {
-        return Err(ApiError::invalid_parameter(format!("reason should not be longer than {MAX_REASON} characters.")));
+        return Err(ApiError::invalid_parameter(format!(
+            "reason should not be longer than {MAX_REASON} characters."
+        )));
     }
     let view = context.view();
     let cluster = context::cluster(&*view, request.cluster.as_deref())?;
     let found = context::task(&*view, &cluster.name, &request.task)?;
     let cause = StopCause { code: "UserInitiated".to_owned(), reason };
     let id = arn::id_of(&found.value.arn);
-    let stopped = context.state.controller.stop_task(&cluster.name, id, cause).await.map_err(|error| match error {
-        // It was there a moment ago: its record has just been cleaned up.
-        ChangeError::NotFound(_) => ApiError::invalid_parameter("The referenced task was not found."),
-        other => other.into(),
-    })?;
+    let stopped =
+        context.state.controller.stop_task(&cluster.name, id, cause).await.map_err(|error| match error {
+            // It was there a moment ago: its record has just been cleaned up.
+            ChangeError::NotFound(_) => ApiError::invalid_parameter("The referenced task was not found."),
+            other => other.into(),
+        })?;
     let view = context.view();
     Ok(json!({"task": Renderer::new(context, &*view).task(&stopped, true)}))
 }

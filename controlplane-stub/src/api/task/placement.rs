@@ -34,10 +34,15 @@ pub(super) struct GivenStrategy {
 ///
 /// # Errors
 /// `InvalidParameterException` for one that is none.
-pub(super) fn constraints(given: &[GivenConstraint], definition: &TaskDefinition) -> ApiResult<Vec<Constraint>> {
+pub(super) fn constraints(
+    given: &[GivenConstraint],
+    definition: &TaskDefinition,
+) -> ApiResult<Vec<Constraint>> {
     let of_definition = definition.placement_expressions();
     if given.len() + of_definition.len() > MAX_CONSTRAINTS {
-        return Err(ApiError::invalid_parameter(format!("Too many placement constraints: at most {MAX_CONSTRAINTS}.")));
+        return Err(ApiError::invalid_parameter(format!(
+            "Too many placement constraints: at most {MAX_CONSTRAINTS}."
+        )));
     }
     let mut constraints = Vec::new();
     for constraint in given {
@@ -45,14 +50,18 @@ pub(super) fn constraints(given: &[GivenConstraint], definition: &TaskDefinition
         constraints.push(match (constraint.kind.as_str(), expression) {
             ("distinctInstance", None) => Constraint::DistinctInstance,
             ("distinctInstance", Some(_)) => {
-                return Err(ApiError::invalid_parameter("distinctInstance expression should not be specified."));
+                return Err(ApiError::invalid_parameter(
+                    "distinctInstance expression should not be specified.",
+                ));
             }
             ("memberOf", Some(expression)) => Constraint::MemberOf(query(expression)?),
             ("memberOf", None) => {
                 return Err(ApiError::invalid_parameter("memberOf expression should not be null or empty."));
             }
             _ => {
-                return Err(ApiError::invalid_parameter("constraint.type should be one of [distinctInstance, memberOf]"));
+                return Err(ApiError::invalid_parameter(
+                    "constraint.type should be one of [distinctInstance, memberOf]",
+                ));
             }
         });
     }
@@ -67,8 +76,9 @@ pub(super) fn constraints(given: &[GivenConstraint], definition: &TaskDefinition
 /// # Errors
 /// `InvalidParameterException` with the place and what is wrong there.
 pub(in crate::api) fn query(expression: &str) -> ApiResult<Query> {
-    Query::parse(expression)
-        .map_err(|error| ApiError::invalid_parameter(format!("The expression '{expression}' is not valid: {error}")))
+    Query::parse(expression).map_err(|error| {
+        ApiError::invalid_parameter(format!("The expression '{expression}' is not valid: {error}"))
+    })
 }
 
 /// The strategies of a request.
@@ -77,7 +87,9 @@ pub(in crate::api) fn query(expression: &str) -> ApiResult<Query> {
 /// `InvalidParameterException` for one that is none.
 pub(super) fn strategies(given: &[GivenStrategy]) -> ApiResult<Vec<Strategy>> {
     if given.len() > MAX_STRATEGIES {
-        return Err(ApiError::invalid_parameter(format!("Too many placement strategies: at most {MAX_STRATEGIES}.")));
+        return Err(ApiError::invalid_parameter(format!(
+            "Too many placement strategies: at most {MAX_STRATEGIES}."
+        )));
     }
     given.iter().map(strategy).collect()
 }
@@ -89,7 +101,9 @@ fn strategy(given: &GivenStrategy) -> ApiResult<Strategy> {
         ("random", _) => Ok(Strategy::Random),
         ("binpack", "cpu") => Ok(Strategy::Binpack(PackBy::Cpu)),
         ("binpack", "memory") => Ok(Strategy::Binpack(PackBy::Memory)),
-        ("binpack", _) => Err(ApiError::invalid_parameter("The field of a binpack strategy should be one of [cpu, memory]")),
+        ("binpack", _) => {
+            Err(ApiError::invalid_parameter("The field of a binpack strategy should be one of [cpu, memory]"))
+        }
         ("spread", "instanceid" | "host") => Ok(Strategy::SpreadInstances),
         ("spread", _) => match field.strip_prefix("attribute:").filter(|name| !name.is_empty()) {
             Some(name) => Ok(Strategy::SpreadAttribute(name.to_owned())),

@@ -48,7 +48,10 @@ impl<'a> Renderer<'a> {
         set("overrides", overrides(task));
         set("attachments", json!([]));
         let architecture = attribute("ecs.cpu-architecture");
-        set("attributes", architecture.map_or_else(|| json!([]), |a| json!([{"name": "ecs.cpu-architecture", "value": a}])));
+        set(
+            "attributes",
+            architecture.map_or_else(|| json!([]), |a| json!([{"name": "ecs.cpu-architecture", "value": a}])),
+        );
         set("containers", self.containers(task));
         set("connectivity", json!(if connected { "CONNECTED" } else { "DISCONNECTED" }));
         set("enableExecuteCommand", json!(false));
@@ -92,7 +95,8 @@ impl<'a> Renderer<'a> {
     fn containers(&self, task: &Task) -> Value {
         let waiting = self.waiting_for(task);
         let containers = task.spec.containers.iter().map(|spec| {
-            let observed = task.observed.containers.iter().find(|observed| observed.name == spec.name.as_str());
+            let observed =
+                task.observed.containers.iter().find(|observed| observed.name == spec.name.as_str());
             container(task, spec, observed, waiting.as_deref())
         });
         containers.collect()
@@ -111,7 +115,12 @@ impl<'a> Renderer<'a> {
     }
 }
 
-fn container(task: &Task, spec: &ContainerSpec, observed: Option<&ObservedContainer>, waiting: Option<&str>) -> Value {
+fn container(
+    task: &Task,
+    spec: &ContainerSpec,
+    observed: Option<&ObservedContainer>,
+    waiting: Option<&str>,
+) -> Value {
     let mut shown = json!({
         "taskArn": task.arn,
         "name": spec.name,
@@ -135,7 +144,10 @@ fn container(task: &Task, spec: &ContainerSpec, observed: Option<&ObservedContai
         set("runtimeId", observed.runtime_id.as_ref().map(|id| json!(id)));
         set("imageDigest", observed.image_digest.as_ref().map(|digest| json!(digest)));
         set("exitCode", observed.exit_code.map(|code| json!(code)));
-        set("reason", observed.reason.as_ref().filter(|reason| !reason.is_empty()).map(|reason| json!(reason)));
+        set(
+            "reason",
+            observed.reason.as_ref().filter(|reason| !reason.is_empty()).map(|reason| json!(reason)),
+        );
     }
     shown
 }
@@ -178,9 +190,13 @@ fn health(task: &Task) -> &'static str {
 /// The overrides as they came, with an entry for every container.
 fn overrides(task: &Task) -> Value {
     let mut shown = task.overrides.as_object().cloned().unwrap_or_default();
-    let mut containers = shown.get("containerOverrides").and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut containers =
+        shown.get("containerOverrides").and_then(Value::as_array).cloned().unwrap_or_default();
     for spec in &task.spec.containers {
-        if !containers.iter().any(|given| given.get("name").and_then(Value::as_str) == Some(spec.name.as_str())) {
+        if !containers
+            .iter()
+            .any(|given| given.get("name").and_then(Value::as_str) == Some(spec.name.as_str()))
+        {
             containers.push(json!({"name": spec.name}));
         }
     }

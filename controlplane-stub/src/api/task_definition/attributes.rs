@@ -28,7 +28,10 @@ pub(super) fn required(definition: &Definition) -> Vec<RequiredAttribute> {
     let mut required: Vec<RequiredAttribute> =
         names.into_iter().map(|name| RequiredAttribute { name, value: None }).collect();
     if let Some(platform) = &definition.runtime_platform {
-        let architecture = platform.cpu_architecture.as_ref().map(|text| ("ecs.cpu-architecture", text.to_ascii_lowercase()));
+        let architecture = platform
+            .cpu_architecture
+            .as_ref()
+            .map(|text| ("ecs.cpu-architecture", text.to_ascii_lowercase()));
         let family = platform.operating_system_family.as_ref().filter(|family| *family != "LINUX");
         let family = family.map(|family| ("ecs.os-family", family.clone()));
         for (name, value) in architecture.into_iter().chain(family) {
@@ -94,17 +97,25 @@ fn of_container(container: &Container, definition: &Definition, names: &mut BTre
     need(ECS, "container-ordering", !container.depends_on.is_empty());
     need(ECS, "container-health-check", container.health_check.is_some());
     need(ECS, "env-files.s3", !container.environment_files.is_empty());
-    need(ECS, "container-restart-policy", container.restart_policy.as_ref().is_some_and(|p| p.enabled == Some(true)));
-    need(ECS, "network.container-port-range", container.port_mappings.iter().any(|p| p.container_port_range.is_some()));
+    need(
+        ECS,
+        "container-restart-policy",
+        container.restart_policy.as_ref().is_some_and(|p| p.enabled == Some(true)),
+    );
+    need(
+        ECS,
+        "network.container-port-range",
+        container.port_mappings.iter().any(|p| p.container_port_range.is_some()),
+    );
     need(ECS, "gmsa", !container.credential_specs.is_empty());
     need(ECS, "private-registry-authentication.secretsmanager", container.repository_credentials.is_some());
     need(LEGACY, "privileged-container", container.privileged);
-    need(BERTH, "links", !container.links.is_empty());
     need(BERTH, "volumes-from", !container.volumes_from.is_empty());
     need(BERTH, "system-controls", !container.system_controls.is_empty());
     need(BERTH, "disable-networking", container.disable_networking);
     for requirement in &container.resource_requirements {
-        let name = if requirement.kind == "GPU" { "gpu".to_owned() } else { requirement.kind.to_ascii_lowercase() };
+        let name =
+            if requirement.kind == "GPU" { "gpu".to_owned() } else { requirement.kind.to_ascii_lowercase() };
         need(BERTH, &name, true);
     }
     if let Some(firelens) = &container.firelens_configuration {
@@ -112,6 +123,10 @@ fn of_container(container: &Container, definition: &Definition, names: &mut BTre
     }
     if let Some(log) = &container.log_configuration {
         need(LEGACY, &format!("logging-driver.{}", log.log_driver), true);
+        // The engine's default driver without options is what containers get unasked.
+        let configured =
+            log.log_driver != "json-file" || !log.options.is_empty() || !log.secret_options.is_empty();
+        need(BERTH, "log-configuration", configured);
         let has_role = definition.execution_role_arn.is_some();
         need(ECS, "execution-role-awslogs", has_role && log.log_driver == "awslogs");
         for secret in &log.secret_options {
@@ -162,7 +177,10 @@ mod tests {
 
     fn names(body: &Value) -> Vec<String> {
         let definition = Definition::read(body.as_object().unwrap()).unwrap();
-        required(&definition).into_iter().map(|a| a.value.map_or(a.name.clone(), |v| format!("{}={v}", a.name))).collect()
+        required(&definition)
+            .into_iter()
+            .map(|a| a.value.as_ref().map_or_else(|| a.name.clone(), |v| format!("{}={v}", a.name)))
+            .collect()
     }
 
     #[test]
@@ -182,28 +200,59 @@ mod tests {
                 json!({"volumes": [{"name": "v", "dockerVolumeConfiguration": {"driver": "rexray"}}]}),
                 "com.amazonaws.ecs.capability.docker-plugin.rexray",
             ),
-            (json!({"volumes": [{"name": "v", "efsVolumeConfiguration": {"fileSystemId": "fs"}}]}), "ecs.capability.efs"),
+            (
+                json!({"volumes": [{"name": "v", "efsVolumeConfiguration": {"fileSystemId": "fs"}}]}),
+                "ecs.capability.efs",
+            ),
             (json!({"runtimePlatform": {"cpuArchitecture": "ARM64"}}), "ecs.cpu-architecture=arm64"),
             (container("privileged", json!(true)), "com.amazonaws.ecs.capability.privileged-container"),
-            (container("links", json!(["b"])), "berth.capability.links"),
             (container("restartPolicy", json!({"enabled": true})), "ecs.capability.container-restart-policy"),
             (
-                container("logConfiguration", json!({"logDriver": "awslogs"})),
-                "com.amazonaws.ecs.capability.logging-driver.awslogs",
+                container("logConfiguration", json!({"logDriver": "json-file"})),
+                "com.amazonaws.ecs.capability.logging-driver.json-file",
             ),
             (
-                container("secrets", json!([{"name": "S", "valueFrom": "arn:aws:secretsmanager:r:1:secret:x"}])),
+                container(
+                    "secrets",
+                    json!([{"name": "S", "valueFrom": "arn:aws:secretsmanager:r:1:secret:x"}]),
+                ),
                 "ecs.capability.secrets.asm.environment-variables",
             ),
             (
                 container("secrets", json!([{"name": "S", "valueFrom": "parameter"}])),
                 "ecs.capability.secrets.ssm.environment-variables",
             ),
-            (container("linuxParameters", json!({"initProcessEnabled": true})), "berth.capability.linux-parameters.init-process"),
-            (container("resourceRequirements", json!([{"type": "GPU", "value": "1"}])), "berth.capability.gpu"),
-            (container("dockerSecurityOptions", json!(["no-new-privileges"])), "berth.capability.docker-security-options"),
+            (
+                container("linuxParameters", json!({"initProcessEnabled": true})),
+                "berth.capability.linux-parameters.init-process",
+            ),
+            (
+                container("resourceRequirements", json!([{"type": "GPU", "value": "1"}])),
+                "berth.capability.gpu",
+            ),
+            (
+                container("dockerSecurityOptions", json!(["no-new-privileges"])),
+                "berth.capability.docker-security-options",
+            ),
         ] {
             assert_eq!(names(&body), [expected], "{body}");
+        }
+    }
+
+    #[test]
+    fn a_log_driver_that_is_configured_requires_more_than_its_name() {
+        for log in [
+            json!({"logDriver": "awslogs"}),
+            json!({"logDriver": "json-file", "options": {"max-size": "1m"}}),
+        ] {
+            let driver = log["logDriver"].as_str().unwrap();
+            let body =
+                json!({"containerDefinitions": [{"name": "a", "image": "i", "logConfiguration": log}]});
+            let expected = [
+                "berth.capability.log-configuration".to_owned(),
+                format!("com.amazonaws.ecs.capability.logging-driver.{driver}"),
+            ];
+            assert_eq!(names(&body), expected);
         }
     }
 

@@ -73,10 +73,11 @@ fn fill_container(container: &mut Map<String, Value>, mode: &str) {
 }
 
 fn fill_volume(volume: &mut Map<String, Value>) {
-    let host = !["dockerVolumeConfiguration", "efsVolumeConfiguration", "fsxWindowsFileServerVolumeConfiguration"]
-        .iter()
-        .chain(&["s3filesVolumeConfiguration", "configuredAtLaunch"])
-        .any(|kind| volume.contains_key(*kind));
+    let host =
+        !["dockerVolumeConfiguration", "efsVolumeConfiguration", "fsxWindowsFileServerVolumeConfiguration"]
+            .iter()
+            .chain(&["s3filesVolumeConfiguration", "configuredAtLaunch"])
+            .any(|kind| volume.contains_key(*kind));
     if host {
         default(volume, "host", || json!({}));
     }
@@ -122,7 +123,8 @@ mod tests {
     fn host_ports_are_the_container_ports_where_there_is_no_bridge() {
         for mode in ["host", "awsvpc"] {
             for port in [json!({"containerPort": 80}), json!({"containerPort": 80, "hostPort": 0})] {
-                let shown = filled(json!({"networkMode": mode, "containerDefinitions": [{"portMappings": [port]}]}));
+                let shown =
+                    filled(json!({"networkMode": mode, "containerDefinitions": [{"portMappings": [port]}]}));
                 assert_eq!(shown["containerDefinitions"][0]["portMappings"][0]["hostPort"], 80, "{mode}");
             }
         }

@@ -293,7 +293,8 @@ impl Definition {
     /// # Errors
     /// `SerializationException` for a body of another shape.
     pub(in crate::api) fn read(body: &Map<String, Value>) -> ApiResult<Self> {
-        Self::deserialize(Value::Object(body.clone())).map_err(|error| ApiError::serialization(error.to_string()))
+        Self::deserialize(Value::Object(body.clone()))
+            .map_err(|error| ApiError::serialization(error.to_string()))
     }
 
     /// The network mode, `bridge` when none is given.

@@ -65,11 +65,13 @@ pub(in crate::api) async fn list_families(context: &Context, request: ListFamili
     let mut families: BTreeMap<String, bool> = BTreeMap::new();
     for definition in context.view().task_definitions(None) {
         if definition.family.starts_with(&prefix) && definition.status != DefinitionStatus::DeleteInProgress {
-            *families.entry(definition.family.clone()).or_default() |= definition.status == DefinitionStatus::Active;
+            *families.entry(definition.family.clone()).or_default() |=
+                definition.status == DefinitionStatus::Active;
         }
     }
     let shown = |active: bool| wanted == "ALL" || (wanted == "ACTIVE") == active;
-    let families = families.into_iter().filter(|(_, active)| shown(*active)).map(|(family, _)| family).collect();
+    let families =
+        families.into_iter().filter(|(_, active)| shown(*active)).map(|(family, _)| family).collect();
     let filters = format!("families {prefix} {wanted}");
     let paging = Paging::usual(request.max_results, request.next_token.as_deref());
     let (page, next) = paging.page(&filters, families, String::clone)?;

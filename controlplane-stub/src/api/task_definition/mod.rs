@@ -12,14 +12,16 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 pub(super) use self::defaults::normalise_sizes;
-pub(super) use self::list::{list, list_families};
 use self::input::Definition;
+pub(super) use self::list::{list, list_families};
 use super::context::{Context, epoch, failure, now};
 use super::error::{ApiError, ApiResult};
+use super::spec;
 use super::tag::{self, Tag};
 use crate::arn;
+use crate::controller::DEFAULT_CLUSTER;
 use crate::model::task_definition::DefinitionStatus;
-use crate::model::{TaskDefinition, TaskStatus};
+use crate::model::{Tags, TaskDefinition, TaskStatus};
 use crate::store::{Key, Record, Txn, View};
 
 /// The most revisions of a family.
@@ -30,7 +32,9 @@ const MAX_DELETED: usize = 10;
 /// RegisterTaskDefinition: the body is kept as it came.
 pub(super) async fn register(context: &Context, mut body: Map<String, Value>) -> ApiResult<Value> {
     let tags: Vec<Tag> = match body.remove("tags") {
-        Some(tags) => serde_json::from_value(tags).map_err(|error| ApiError::serialization(error.to_string()))?,
+        Some(tags) => {
+            serde_json::from_value(tags).map_err(|error| ApiError::serialization(error.to_string()))?
+        }
         None => Vec::new(),
     };
     let tags = tag::read(&tags)?;
@@ -42,11 +46,21 @@ pub(super) async fn register(context: &Context, mut body: Map<String, Value>) ->
     let required_attributes = attributes::required(&definition);
     let compatibilities = attributes::compatibilities(&definition);
     let family = definition.family;
+    // What is registered must be a task that can run: the last word is the specification's own.
+    let mut candidate = TaskDefinition::new(String::new(), family.clone(), 1, now());
+    candidate.body.clone_from(&body);
+    let placeholder = context
+        .arns
+        .placeholder_task(DEFAULT_CLUSTER)
+        .map_err(|error| ApiError::server(error.to_string()))?;
+    spec::specify(&candidate, &json!({}), placeholder).map_err(|error| ApiError::client(error.message))?;
     let decide = |view: &dyn View| {
         let last = view.family(&family);
         let revision = last.as_ref().map_or(0, |last| last.value) + 1;
         if revision > MAX_REVISIONS {
-            return Err(ApiError::limit_exceeded(format!("A family can have at most {MAX_REVISIONS} revisions.")));
+            return Err(ApiError::limit_exceeded(format!(
+                "A family can have at most {MAX_REVISIONS} revisions."
+            )));
         }
         let arn = context.arns.task_definition(&family, revision);
         let mut record = TaskDefinition::new(arn, family.clone(), revision, now());
@@ -60,7 +74,10 @@ pub(super) async fn register(context: &Context, mut body: Map<String, Value>) ->
         let key = Key::TaskDefinition(family.clone(), revision);
         let txn = Txn {
             compares: vec![(counter.clone(), last.map(|last| last.revision)), (key.clone(), None)],
-            puts: vec![(counter, Record::Family(revision)), (key, Record::TaskDefinition(Arc::clone(&record)))],
+            puts: vec![
+                (counter, Record::Family(revision)),
+                (key, Record::TaskDefinition(Arc::clone(&record))),
+            ],
             deletes: Vec::new(),
         };
         Ok((txn, record))
@@ -82,11 +99,9 @@ pub(super) struct Describe {
 pub(super) async fn describe(context: &Context, request: Describe) -> ApiResult<Value> {
     let found = find(&*context.view(), &request.task_definition)?;
     let found = found.ok_or_else(|| ApiError::client("Unable to describe task definition."))?;
-    let mut reply = json!({"taskDefinition": render(&found)});
-    if request.include.iter().any(|field| field == "TAGS") {
-        reply["tags"] = tag::render(&found.tags);
-    }
-    Ok(reply)
+    let with_tags = request.include.iter().any(|field| field == "TAGS");
+    let tags = tag::render(if with_tags { &found.tags } else { const { &Tags::new() } });
+    Ok(json!({"taskDefinition": render(&found), "tags": tags}))
 }
 
 /// DeregisterTaskDefinition.
@@ -128,7 +143,9 @@ pub(super) async fn delete(context: &Context, request: Delete) -> ApiResult<Valu
         return Err(ApiError::invalid_parameter("Task definitions cannot be empty."));
     }
     if request.task_definitions.len() > MAX_DELETED {
-        return Err(ApiError::invalid_parameter(format!("taskDefinitions can have at most {MAX_DELETED} items.")));
+        return Err(ApiError::invalid_parameter(format!(
+            "taskDefinitions can have at most {MAX_DELETED} items."
+        )));
     }
     let (mut deleted, mut failures) = (Vec::new(), Vec::new());
     for text in &request.task_definitions {
@@ -148,14 +165,17 @@ pub(super) async fn delete(context: &Context, request: Delete) -> ApiResult<Valu
 }
 
 /// Deletes a definition, or marks it while tasks still run by it.
-fn decide_delete(view: &dyn View, family: &str, revision: u32) -> (Txn, Result<Arc<TaskDefinition>, &'static str>) {
+fn decide_delete(
+    view: &dyn View,
+    family: &str,
+    revision: u32,
+) -> (Txn, Result<Arc<TaskDefinition>, &'static str>) {
     let Some(found) = view.task_definition(family, revision) else {
         let reason = "The specified task definition does not exist. Specify a valid account, family, revision and try again.";
         return (Txn::default(), Err(reason));
     };
     if found.value.status == DefinitionStatus::Active {
-        let reason =
-            "The specified task definition is still in ACTIVE status. Please deregister the target and try again.";
+        let reason = "The specified task definition is still in ACTIVE status. Please deregister the target and try again.";
         return (Txn::default(), Err(reason));
     }
     let mut record = TaskDefinition::clone(&found.value);

@@ -66,7 +66,8 @@ fn scan(text: &str) -> Result<Vec<(usize, Token)>, InvalidQuery> {
 }
 
 fn is_end_of_word(c: char) -> bool {
-    c.is_whitespace() || matches!(c, ',' | '(' | ')' | '[' | ']' | '=' | '!' | '<' | '>' | '&' | '|' | '"' | '\'')
+    c.is_whitespace()
+        || matches!(c, ',' | '(' | ')' | '[' | ']' | '=' | '!' | '<' | '>' | '&' | '|' | '"' | '\'')
 }
 
 fn sign_at(rest: &str) -> Option<&'static str> {
@@ -201,7 +202,11 @@ impl Parser {
     fn args(&mut self, operator: Operator) -> Result<Vec<String>, InvalidQuery> {
         let list = self.peek() == Some(&Token::Sign("["));
         if list != matches!(operator, Operator::In | Operator::NotIn) {
-            return self.fail(if list { "one value was expected" } else { "a list in brackets was expected" });
+            return self.fail(if list {
+                "one value was expected"
+            } else {
+                "a list in brackets was expected"
+            });
         }
         self.at += usize::from(list);
         let mut args = Vec::new();
@@ -242,10 +247,9 @@ pub(super) fn millis_of(text: &str) -> Option<i64> {
         return Some(timestamp.as_millisecond());
     }
     let utc = |time: jiff::civil::DateTime| time.to_zoned(jiff::tz::TimeZone::UTC).ok();
-    let zoned = text
-        .parse::<jiff::civil::DateTime>()
-        .ok()
-        .and_then(utc)
-        .or_else(|| text.parse::<jiff::civil::Date>().ok().map(|date| date.at(0, 0, 0, 0)).and_then(utc))?;
+    let zoned =
+        text.parse::<jiff::civil::DateTime>().ok().and_then(utc).or_else(|| {
+            text.parse::<jiff::civil::Date>().ok().map(|date| date.at(0, 0, 0, 0)).and_then(utc)
+        })?;
     Some(zoned.timestamp().as_millisecond())
 }

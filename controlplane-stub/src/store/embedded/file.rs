@@ -48,9 +48,23 @@ impl File {
             create(path)?;
         }
         let database = builder().open(path).map_err(|error| open_error(path, error))?;
+        Self::of(database, path)
+    }
+
+    /// Reads all of an open database.
+    fn of(database: Database, path: &Path) -> Result<(Self, Index), OpenError> {
         let file = Self { database, path: path.to_owned() };
         let index = file.read()?;
         Ok((file, index))
+    }
+
+    /// The same over storage that a test makes fail.
+    #[cfg(test)]
+    pub(super) fn over(backend: impl redb::StorageBackend) -> Result<(Self, Index), OpenError> {
+        let path = Path::new("test storage");
+        let database = builder().create_with_backend(backend).map_err(|error| open_error(path, error))?;
+        prepare(&database).map_err(|why| OpenError::Failed { path: path.to_owned(), why })?;
+        Self::of(database, path)
     }
 
     fn read(&self) -> Result<Index, OpenError> {
@@ -60,7 +74,11 @@ impl File {
         let mut index = Index::default();
         for entry in records.iter().map_err(|error| failed(error.into()))? {
             let (name, value) = entry.map_err(|error| failed(error.into()))?;
-            let unreadable = |why: String| OpenError::Unreadable { path: self.path.clone(), key: name.value().to_owned(), why };
+            let unreadable = |why: String| OpenError::Unreadable {
+                path: self.path.clone(),
+                key: name.value().to_owned(),
+                why,
+            };
             let stored = decode(value.value()).map_err(unreadable)?;
             index.put(&stored.key, &stored.record, stored.revision);
         }
@@ -120,15 +138,10 @@ fn builder() -> Builder {
 /// Makes an empty file under another name and moves it into place: a crash in between leaves
 /// nothing that looks like a store.
 fn create(path: &Path) -> Result<(), OpenError> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let directory =
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     fs::create_dir_all(directory).map_err(|error| failed(directory, &error))?;
     let unfinished = path.with_extension("new");
-    let fresh = |database: Database| {
-        let txn = database.begin_write().map_err(text)?;
-        txn.open_table(RECORDS).map_err(text)?;
-        txn.open_table(META).map_err(text)?;
-        txn.commit().map_err(text)
-    };
     let database = match builder().create(&unfinished) {
         Ok(database) => database,
         Err(error @ DatabaseError::DatabaseAlreadyOpen) => return Err(open_error(path, error)),
@@ -138,7 +151,8 @@ fn create(path: &Path) -> Result<(), OpenError> {
             builder().create(&unfinished).map_err(|error| open_error(&unfinished, error))?
         }
     };
-    fresh(database).map_err(|why| OpenError::Failed { path: unfinished.clone(), why })?;
+    prepare(&database).map_err(|why| OpenError::Failed { path: unfinished.clone(), why })?;
+    drop(database);
     let settle = || -> io::Result<()> {
         fs::File::open(&unfinished)?.sync_all()?;
         fs::rename(&unfinished, path)?;
@@ -147,9 +161,18 @@ fn create(path: &Path) -> Result<(), OpenError> {
     settle().map_err(|error| failed(path, &error))
 }
 
+/// Makes the tables, so that readers never miss one.
+fn prepare(database: &Database) -> Result<(), String> {
+    let txn = database.begin_write().map_err(text)?;
+    txn.open_table(RECORDS).map_err(text)?;
+    txn.open_table(META).map_err(text)?;
+    txn.commit().map_err(text)
+}
+
 fn encode(key: &Key, record: &Record, revision: Revision) -> Result<Vec<u8>, String> {
     let mut bytes = vec![SCHEMA];
-    serde_json::to_writer(&mut bytes, &Stored { key, revision, record }).map_err(|error| format!("{key}: {error}"))?;
+    serde_json::to_writer(&mut bytes, &Stored { key, revision, record })
+        .map_err(|error| format!("{key}: {error}"))?;
     Ok(bytes)
 }
 

@@ -16,8 +16,21 @@ const MAX_IGNORED_EXIT_CODES: usize = 50;
 const MAX_TIMEOUT: i64 = 7 * 24 * 3600;
 
 const ULIMITS: [&str; 15] = [
-    "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime",
-    "sigpending", "stack",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
 ];
 
 const LOG_DRIVERS: [&str; 8] =
@@ -61,9 +74,13 @@ fn check_amounts(container: &Container) -> ApiResult<()> {
     if u32::try_from(container.cpu).is_err() {
         return refuse(format!("Invalid 'cpu' setting for container '{name}'."));
     }
-    for (member, amount) in [("memory", container.memory), ("memoryReservation", container.memory_reservation)] {
+    for (member, amount) in
+        [("memory", container.memory), ("memoryReservation", container.memory_reservation)]
+    {
         if amount.is_some_and(|amount| amount < LEAST_MEMORY) {
-            return refuse(format!("Invalid '{member}' setting for container '{name}'. The minimum is {LEAST_MEMORY} MiB."));
+            return refuse(format!(
+                "Invalid '{member}' setting for container '{name}'. The minimum is {LEAST_MEMORY} MiB."
+            ));
         }
     }
     if let (Some(hard), Some(soft)) = (container.memory, container.memory_reservation)
@@ -73,14 +90,17 @@ fn check_amounts(container: &Container) -> ApiResult<()> {
             "Invalid setting for container '{name}'. The 'memory' setting must not be less than the 'memoryReservation' setting."
         ));
     }
-    for (member, seconds) in [("startTimeout", container.start_timeout), ("stopTimeout", container.stop_timeout)] {
+    for (member, seconds) in
+        [("startTimeout", container.start_timeout), ("stopTimeout", container.stop_timeout)]
+    {
         within(name, member, seconds, 0..=MAX_TIMEOUT)?;
     }
     for limit in &container.ulimits {
         one_of(&format!("Ulimit.name of container '{name}'"), &limit.name, &ULIMITS)?;
         // -1 is "unlimited", above every number.
         let above = |limit: i64| if limit == -1 { i64::MAX } else { limit };
-        if above(limit.hard_limit) < above(limit.soft_limit) || limit.hard_limit < -1 || limit.soft_limit < -1 {
+        if above(limit.hard_limit) < above(limit.soft_limit) || limit.hard_limit < -1 || limit.soft_limit < -1
+        {
             return refuse(format!(
                 "Invalid ulimit '{}' for container '{name}'. The hard limit must not be less than the soft limit.",
                 limit.name
@@ -93,21 +113,30 @@ fn check_amounts(container: &Container) -> ApiResult<()> {
 fn check_environment(container: &Container) -> ApiResult<()> {
     let name = &container.name;
     if container.environment_files.len() > MAX_ENVIRONMENT_FILES {
-        return refuse(format!("Too many environment files for container '{name}': at most {MAX_ENVIRONMENT_FILES}."));
+        return refuse(format!(
+            "Too many environment files for container '{name}': at most {MAX_ENVIRONMENT_FILES}."
+        ));
     }
     for file in &container.environment_files {
         one_of(&format!("EnvironmentFile.type of container '{name}'"), &file.kind, &["s3"])?;
         if !file.value.ends_with(".env") {
-            return refuse(format!("Invalid environment file '{}' for container '{name}'. Its name must end in .env.", file.value));
+            return refuse(format!(
+                "Invalid environment file '{}' for container '{name}'. Its name must end in .env.",
+                file.value
+            ));
         }
     }
     let unnamed = |pair: &&str| pair.is_empty() || pair.contains('=') || pair.contains('\0');
     if container.environment.iter().map(|pair| pair.name.as_str()).any(|pair| unnamed(&pair)) {
-        return refuse(format!("Invalid 'environment' setting for container '{name}'. A variable needs a name without '='."));
+        return refuse(format!(
+            "Invalid 'environment' setting for container '{name}'. A variable needs a name without '='."
+        ));
     }
     let options = container.log_configuration.iter().flat_map(|log| &log.secret_options);
     if container.secrets.iter().chain(options).any(|s| s.name.is_empty() || s.value_from.is_empty()) {
-        return refuse(format!("Invalid 'secrets' setting for container '{name}'. A secret needs 'name' and 'valueFrom'."));
+        return refuse(format!(
+            "Invalid 'secrets' setting for container '{name}'. A secret needs 'name' and 'valueFrom'."
+        ));
     }
     Ok(())
 }
@@ -139,8 +168,10 @@ fn check_restart(name: &str, policy: &RestartPolicy) -> ApiResult<()> {
 fn check_log(name: &str, log: &LogConfiguration) -> ApiResult<()> {
     one_of(&format!("logConfiguration.logDriver of container '{name}'"), &log.log_driver, &LOG_DRIVERS)?;
     if log.log_driver == "awslogs" {
-        let missing: Vec<&str> =
-            ["awslogs-region", "awslogs-group"].into_iter().filter(|option| !log.options.contains_key(*option)).collect();
+        let missing: Vec<&str> = ["awslogs-region", "awslogs-group"]
+            .into_iter()
+            .filter(|option| !log.options.contains_key(*option))
+            .collect();
         if !missing.is_empty() {
             return refuse(format!("Log driver awslogs requires options: {}", missing.join(", ")));
         }
@@ -161,10 +192,16 @@ fn check_linux(name: &str, linux: &LinuxParameters) -> ApiResult<()> {
     }
     for device in &linux.devices {
         if device.host_path.is_empty() {
-            return refuse(format!("Invalid 'linuxParameters.devices' setting for container '{name}'. A device needs 'hostPath'."));
+            return refuse(format!(
+                "Invalid 'linuxParameters.devices' setting for container '{name}'. A device needs 'hostPath'."
+            ));
         }
         for permission in &device.permissions {
-            one_of(&format!("Device.permissions of container '{name}'"), permission, &["read", "write", "mknod"])?;
+            one_of(
+                &format!("Device.permissions of container '{name}'"),
+                permission,
+                &["read", "write", "mknod"],
+            )?;
         }
     }
     Ok(())
@@ -179,20 +216,34 @@ fn check_rest(container: &Container) -> ApiResult<()> {
             &["GPU", "InferenceAccelerator", "NeuronDevice"],
         )?;
         if requirement.kind == "GPU" && !requirement.value.parse::<u32>().is_ok_and(|gpus| gpus > 0) {
-            return refuse(format!("Invalid 'resourceRequirements' setting for container '{name}'. GPU takes a positive number."));
+            return refuse(format!(
+                "Invalid 'resourceRequirements' setting for container '{name}'. GPU takes a positive number."
+            ));
         }
     }
     if container.repository_credentials.as_ref().is_some_and(|c| c.credentials_parameter.is_empty()) {
         return refuse(format!("Invalid 'repositoryCredentials' setting for container '{name}'."));
     }
     if let Some(firelens) = &container.firelens_configuration {
-        one_of(&format!("firelensConfiguration.type of container '{name}'"), &firelens.kind, &["fluentd", "fluentbit"])?;
+        one_of(
+            &format!("firelensConfiguration.type of container '{name}'"),
+            &firelens.kind,
+            &["fluentd", "fluentbit"],
+        )?;
     }
-    if container.system_controls.iter().any(|control| control.namespace.is_empty() || control.value.is_empty()) {
-        return refuse(format!("Invalid 'systemControls' setting for container '{name}'. A control needs 'namespace' and 'value'."));
+    if container
+        .system_controls
+        .iter()
+        .any(|control| control.namespace.is_empty() || control.value.is_empty())
+    {
+        return refuse(format!(
+            "Invalid 'systemControls' setting for container '{name}'. A control needs 'namespace' and 'value'."
+        ));
     }
     if container.extra_hosts.iter().any(|host| host.hostname.is_empty() || host.ip_address.is_empty()) {
-        return refuse(format!("Invalid 'extraHosts' setting for container '{name}'. An entry needs 'hostname' and 'ipAddress'."));
+        return refuse(format!(
+            "Invalid 'extraHosts' setting for container '{name}'. An entry needs 'hostname' and 'ipAddress'."
+        ));
     }
     Ok(())
 }

@@ -9,12 +9,21 @@ pub(super) fn check(definition: &Definition) -> ApiResult<()> {
     for container in containers {
         for dependency in &container.depends_on {
             let Some(other) = containers.iter().find(|c| c.name == dependency.container_name) else {
-                return refuse(format!("Cannot depend on container + '{}' because it does not exist", dependency.container_name));
+                return refuse(format!(
+                    "Cannot depend on container + '{}' because it does not exist",
+                    dependency.container_name
+                ));
             };
-            one_of("ContainerDependency.condition", &dependency.condition, &["START", "COMPLETE", "SUCCESS", "HEALTHY"])?;
+            one_of(
+                "ContainerDependency.condition",
+                &dependency.condition,
+                &["START", "COMPLETE", "SUCCESS", "HEALTHY"],
+            )?;
             match dependency.condition.as_str() {
                 "COMPLETE" | "SUCCESS" if other.is_essential() => {
-                    return refuse("A dependency container with SUCCESS or COMPLETE condition cannot be an essential container");
+                    return refuse(
+                        "A dependency container with SUCCESS or COMPLETE condition cannot be an essential container",
+                    );
                 }
                 "HEALTHY" if other.health_check.is_none() => {
                     return refuse(format!(
@@ -27,7 +36,11 @@ pub(super) fn check(definition: &Definition) -> ApiResult<()> {
         }
         for link in &container.links {
             if !containers.iter().any(|c| c.name == linked(link)) {
-                return refuse(format!("Container '{}' links to container '{}', which does not exist.", container.name, linked(link)));
+                return refuse(format!(
+                    "Container '{}' links to container '{}', which does not exist.",
+                    container.name,
+                    linked(link)
+                ));
             }
         }
     }

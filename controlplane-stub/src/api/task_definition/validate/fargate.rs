@@ -48,6 +48,6 @@ fn is_size(cpu: u32, memory: u32) -> bool {
         return [512, 1024, 2048].contains(&memory);
     }
     SIZES.iter().any(|&(size, least, greatest, step)| {
-        size == cpu && (least..=greatest).contains(&memory) && (memory - least) % step == 0
+        size == cpu && (least..=greatest).contains(&memory) && (memory - least).is_multiple_of(step)
     })
 }

@@ -48,5 +48,12 @@ fn refuse<T>(message: impl Into<String>) -> ApiResult<T> {
 
 /// Refuses a value that is none of `allowed`.
 fn one_of(what: &str, value: &str, allowed: &[&str]) -> ApiResult<()> {
-    if allowed.contains(&value) { Ok(()) } else { refuse(format!("{what} should be one of [{}]", allowed.join(", "))) }
+    if allowed.contains(&value) {
+        Ok(())
+    } else {
+        refuse(format!("{what} should be one of [{}]", allowed.join(", ")))
+    }
 }
+
+#[cfg(test)]
+mod tests;

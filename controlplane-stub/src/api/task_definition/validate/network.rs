@@ -18,7 +18,11 @@ pub(super) fn check(definition: &Definition) -> ApiResult<()> {
         check_members(mode, container)?;
         let mut container_ports: BTreeSet<(&str, u16)> = BTreeSet::new();
         for mapping in &container.port_mappings {
-            one_of(&format!("PortMapping.protocol of container '{}'", container.name), mapping.protocol(), &["tcp", "udp"])?;
+            one_of(
+                &format!("PortMapping.protocol of container '{}'", container.name),
+                mapping.protocol(),
+                &["tcp", "udp"],
+            )?;
             if let Some(protocol) = &mapping.app_protocol {
                 one_of(
                     &format!("PortMapping.appProtocol of container '{}'", container.name),
@@ -67,7 +71,8 @@ fn check_members(mode: &str, container: &Container) -> ApiResult<()> {
 fn container_ports_of(mode: &str, container: &Container, mapping: &PortMapping) -> ApiResult<PortRange> {
     let name = &container.name;
     if let Some(text) = &mapping.container_port_range {
-        let invalid = |why: &str| refuse(format!("Invalid 'containerPortRange' setting for container '{name}'. {why}"));
+        let invalid =
+            |why: &str| refuse(format!("Invalid 'containerPortRange' setting for container '{name}'. {why}"));
         if mapping.container_port.is_some() || mapping.host_port.is_some() {
             return invalid("It excludes 'containerPort' and 'hostPort'.");
         }
@@ -106,7 +111,10 @@ fn check_host_port(
         // The containers of an awsvpc task share one address as those of a host task do.
         _ => ports.first(),
     };
-    if mapping.container_port_range.is_none() && bound != 0 && !taken.insert((mapping.protocol().to_owned(), bound)) {
+    if mapping.container_port_range.is_none()
+        && bound != 0
+        && !taken.insert((mapping.protocol().to_owned(), bound))
+    {
         return refuse(format!(
             "{} host port '{bound}' is mapped multiple times in task.",
             mapping.protocol().to_ascii_uppercase()

@@ -68,14 +68,17 @@ pub(super) fn check_sizes(definition: &Definition) -> ApiResult<()> {
     if definition.cpu.is_some() && !cpu.is_some_and(|cpu| TASK_CPU.contains(&cpu)) {
         return refuse("Invalid 'cpu' setting for task.");
     }
-    if definition.memory.is_some() && !memory.is_some_and(|memory| memory > 0) {
+    if definition.memory.is_some() && memory.is_none_or(|memory| memory == 0) {
         return refuse("Invalid 'memory' setting for task.");
     }
     let containers = &definition.container_definitions;
     if let Some(bound) = memory.map(i64::from) {
         for container in containers {
             if container.memory.is_some_and(|memory| memory > bound) {
-                return refuse(format!("The 'memory' setting for container '{}' is greater than for the task.", container.name));
+                return refuse(format!(
+                    "The 'memory' setting for container '{}' is greater than for the task.",
+                    container.name
+                ));
             }
         }
         if total(containers, |c| c.memory_reservation.unwrap_or_default()) > bound {
@@ -83,14 +86,18 @@ pub(super) fn check_sizes(definition: &Definition) -> ApiResult<()> {
                 "The sum of all container 'memoryReservation' values cannot be greater than the value of the task 'memory'.",
             );
         }
-    } else if let Some(container) = containers.iter().find(|c| c.memory.is_none() && c.memory_reservation.is_none()) {
+    } else if let Some(container) =
+        containers.iter().find(|c| c.memory.is_none() && c.memory_reservation.is_none())
+    {
         return refuse(format!(
             "Invalid setting for container '{}'. At least one of 'memory' or 'memoryReservation' must be specified.",
             container.name
         ));
     }
     if cpu.is_some_and(|bound| total(containers, |c| c.cpu) > i64::from(bound)) {
-        return refuse("The sum of all container 'cpu' values cannot be greater than the value of the task 'cpu'.");
+        return refuse(
+            "The sum of all container 'cpu' values cannot be greater than the value of the task 'cpu'.",
+        );
     }
     Ok(())
 }
@@ -115,7 +122,10 @@ pub(super) fn check_volumes(definition: &Definition) -> ApiResult<()> {
             let scope = docker.scope.as_deref().unwrap_or("task");
             one_of("dockerVolumeConfiguration.scope", scope, &["task", "shared"])?;
             if docker.autoprovision && scope != "shared" {
-                return refuse(format!("Volume '{}': autoprovision is only possible with the scope 'shared'.", volume.name));
+                return refuse(format!(
+                    "Volume '{}': autoprovision is only possible with the scope 'shared'.",
+                    volume.name
+                ));
             }
         }
     }
@@ -125,7 +135,10 @@ pub(super) fn check_volumes(definition: &Definition) -> ApiResult<()> {
                 return refuse(format!("Unknown volume '{}'.", mount.source_volume));
             }
             if mount.container_path.is_empty() {
-                return refuse(format!("Invalid 'containerPath' setting for a mount point of container '{}'.", container.name));
+                return refuse(format!(
+                    "Invalid 'containerPath' setting for a mount point of container '{}'.",
+                    container.name
+                ));
             }
         }
         for from in &container.volumes_from {
@@ -153,7 +166,9 @@ pub(super) fn check_constraints(definition: &Definition) -> ApiResult<()> {
             return refuse("constraint.expression should not be null or empty.");
         }
         if expression.len() > MAX_EXPRESSION {
-            return refuse(format!("constraint.expression should not be longer than {MAX_EXPRESSION} characters."));
+            return refuse(format!(
+                "constraint.expression should not be longer than {MAX_EXPRESSION} characters."
+            ));
         }
         if let Err(error) = Query::parse(expression) {
             return refuse(format!("constraint.expression '{expression}' is not valid: {error}"));
@@ -178,7 +193,9 @@ pub(super) fn check_members(definition: &Definition) -> ApiResult<()> {
     for kind in &definition.requires_compatibilities {
         one_of("requiresCompatibilities", kind, &["EC2", "FARGATE", "EXTERNAL", "MANAGED_INSTANCES"])?;
     }
-    if let Some(architecture) = definition.runtime_platform.as_ref().and_then(|p| p.cpu_architecture.as_deref()) {
+    if let Some(architecture) =
+        definition.runtime_platform.as_ref().and_then(|p| p.cpu_architecture.as_deref())
+    {
         one_of("runtimePlatform.cpuArchitecture", architecture, &["X86_64", "ARM64"])?;
     }
     Ok(())
@@ -187,7 +204,8 @@ pub(super) fn check_members(definition: &Definition) -> ApiResult<()> {
 /// A role's ARN, or its bare name.
 fn is_role(role: &str) -> bool {
     let is_name = |name: &str| {
-        (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"+=,.@-_".contains(&b))
+        (1..=64).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"+=,.@-_".contains(&b))
     };
     match role.strip_prefix("arn:") {
         None => role.is_empty() || is_name(role),

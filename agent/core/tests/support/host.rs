@@ -1,0 +1,327 @@
+//! The host as it really is: containers, resources and images, with a note of everything that an
+//! engine would have to refuse, or that must never be asked of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use berth_core::ids::{ContainerName, EngineId};
+use berth_core::spec::{Condition, NetworkMode, TaskSpec};
+use berth_core::task::{Acquired, Exit, Fact, Health, PortBinding, ResourceKey};
+use berth_core::units::{PortRange, Timestamp};
+
+/// Where a container really is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    Created,
+    Running,
+    Exited,
+    Removed,
+}
+
+/// A container as it really is.
+#[derive(Debug, Clone)]
+pub(crate) struct Real {
+    pub(crate) id: EngineId,
+    pub(crate) name: ContainerName,
+    pub(crate) life: Life,
+    pub(crate) started_at: Option<Timestamp>,
+    pub(crate) exit: Option<Exit>,
+    pub(crate) health: Option<Health>,
+    pub(crate) was_healthy: bool,
+    /// How its lives ended: more than one if somebody else started it again.
+    pub(crate) ends: Vec<i32>,
+    /// Somebody else had a hand in it: what became of it proves nothing.
+    pub(crate) meddled: bool,
+    pub(crate) bindings: Vec<PortBinding>,
+}
+
+/// Everything outside the agent.
+#[derive(Debug, Clone)]
+pub(crate) struct Host {
+    pub(crate) now: Timestamp,
+    spec: Arc<TaskSpec>,
+    /// Every container that ever was, oldest first.
+    pub(crate) lives: Vec<Real>,
+    pub(crate) cgroup: bool,
+    pub(crate) bounded: bool,
+    pub(crate) ports: BTreeMap<ContainerName, Vec<PortBinding>>,
+    pub(crate) images: BTreeSet<String>,
+    pub(crate) violations: Vec<String>,
+    next_port: u16,
+}
+
+impl Host {
+    pub(crate) fn new(spec: Arc<TaskSpec>) -> Self {
+        Self {
+            now: Timestamp(1_000_000),
+            spec,
+            lives: Vec::new(),
+            cgroup: false,
+            bounded: false,
+            ports: BTreeMap::new(),
+            images: BTreeSet::new(),
+            violations: Vec::new(),
+            next_port: 32768,
+        }
+    }
+
+    pub(crate) fn violated(&mut self, what: impl Into<String>) {
+        self.violations.push(what.into());
+    }
+
+    fn index_of(&self, id: &EngineId) -> Option<usize> {
+        let alive = |r: &Real| &r.id == id && r.life != Life::Removed;
+        self.lives.iter().position(alive)
+    }
+
+    /// The container of that name which exists now.
+    pub(crate) fn existing(&self, name: &ContainerName) -> Option<usize> {
+        let alive = |r: &Real| &r.name == name && r.life != Life::Removed;
+        self.lives.iter().position(alive)
+    }
+
+    /// What an inspection by name says.
+    pub(crate) fn fact_of(&self, name: &ContainerName) -> Fact {
+        self.existing(name).map_or(Fact::Missing, |at| fact(&self.lives[at]))
+    }
+
+    pub(crate) fn inspect(&self, id: &EngineId) -> Fact {
+        self.index_of(id).map_or(Fact::Missing, |at| fact(&self.lives[at]))
+    }
+
+    /// What a listing of the task's containers says.
+    pub(crate) fn list(&self) -> Vec<(ContainerName, Fact)> {
+        let alive = self.lives.iter().filter(|r| r.life != Life::Removed);
+        alive.map(|r| (r.name.clone(), fact(r))).collect()
+    }
+
+    pub(crate) fn acquire(&mut self, key: &ResourceKey) -> Acquired {
+        match key {
+            ResourceKey::Cgroup => {
+                self.cgroup = true;
+                Acquired::Cgroup { parent: Some("/berth/task".to_owned()) }
+            }
+            ResourceKey::CpuBound => {
+                self.bounded = true;
+                Acquired::Plain
+            }
+            ResourceKey::Image(image) => {
+                self.images.insert(image.clone());
+                Acquired::Image { digest: Some(format!("sha256:{image}")) }
+            }
+            ResourceKey::Ports(name) => {
+                let chosen = self.choose_ports(name);
+                self.ports.insert(name.clone(), chosen.clone());
+                Acquired::Ports(chosen)
+            }
+        }
+    }
+
+    fn choose_ports(&mut self, name: &ContainerName) -> Vec<PortBinding> {
+        let spec = self.spec.container(name).expect("a container of the task");
+        let open = spec.ports.iter().filter(|p| p.host.is_none());
+        let mut chosen = Vec::new();
+        for mapping in open {
+            let last = self.next_port + mapping.container.count() - 1;
+            chosen.push(PortBinding {
+                container: name.clone(),
+                container_ports: mapping.container,
+                host_ports: PortRange::new(self.next_port, last).expect("a range"),
+                protocol: mapping.protocol,
+            });
+            self.next_port = last + 1;
+        }
+        chosen
+    }
+
+    pub(crate) fn release(&mut self, key: &ResourceKey) {
+        if let Some(still) = self.lives.iter().find(|r| is_running(r)) {
+            let what = format!("{key:?} released while {} runs", still.name);
+            self.violated(what);
+        }
+        match key {
+            ResourceKey::Cgroup => {
+                self.cgroup = false;
+                self.bounded = false;
+            }
+            ResourceKey::Ports(name) => {
+                self.ports.remove(name);
+            }
+            ResourceKey::CpuBound | ResourceKey::Image(_) => {
+                self.violated(format!("{key:?} needs no releasing"));
+            }
+        }
+    }
+
+    /// Makes a container, or finds the one that an earlier request made.
+    pub(crate) fn create(&mut self, name: &ContainerName, bindings: &[PortBinding]) -> Option<EngineId> {
+        if let Some(at) = self.existing(name) {
+            if self.lives[at].life != Life::Created && !self.lives[at].meddled {
+                self.violated(format!("{name} was to be made again after it ran"));
+            }
+            return Some(self.lives[at].id.clone());
+        }
+        let spec = self.spec.container(name).expect("a container of the task");
+        let mode = self.spec.network_mode;
+        let wanted = match mode {
+            NetworkMode::Bridge | NetworkMode::Host => spec.ports.len(),
+            NetworkMode::None | NetworkMode::Awsvpc => 0,
+        };
+        let image = spec.image.clone();
+        if bindings.len() != wanted {
+            self.violated(format!("{name} was made with {} ports", bindings.len()));
+        }
+        let held = self.ports.get(name).cloned().unwrap_or_default();
+        if held.iter().any(|port| !bindings.contains(port)) {
+            self.violated(format!("{name} was made with ports that are not held"));
+        }
+        if !self.cgroup {
+            self.violated(format!("{name} was made outside its cgroup"));
+        }
+        if !self.images.contains(&image) {
+            return None;
+        }
+        let id = EngineId::new(format!("{name}-{}", self.lives.len())).expect("an id");
+        self.lives.push(Real {
+            id: id.clone(),
+            name: name.clone(),
+            life: Life::Created,
+            started_at: None,
+            exit: None,
+            health: None,
+            was_healthy: false,
+            ends: Vec::new(),
+            meddled: false,
+            bindings: bindings.to_vec(),
+        });
+        Some(id)
+    }
+
+    /// Starts a container that never ran; starting a running one changes nothing.
+    pub(crate) fn start(&mut self, id: &EngineId) -> Option<Fact> {
+        let at = self.index_of(id)?;
+        let name = self.lives[at].name.clone();
+        match self.lives[at].life {
+            Life::Running => {}
+            Life::Created => {
+                for what in self.unmet(&name) {
+                    self.violated(what);
+                }
+                self.run(at);
+            }
+            Life::Exited | Life::Removed => {
+                if !self.lives[at].meddled {
+                    self.violated(format!("{name} was started again after it ran"));
+                }
+                self.run(at);
+            }
+        }
+        Some(fact(&self.lives[at]))
+    }
+
+    fn run(&mut self, at: usize) {
+        self.now.0 += 1;
+        let name = self.lives[at].name.clone();
+        let checked = self.spec.container(&name).is_some_and(|c| c.health_check.is_some());
+        let real = &mut self.lives[at];
+        real.life = Life::Running;
+        real.started_at = Some(self.now);
+        real.exit = None;
+        real.health = checked.then_some(Health::Unknown);
+    }
+
+    /// The dependencies of a container that do not hold.
+    fn unmet(&self, name: &ContainerName) -> Vec<String> {
+        let spec = self.spec.container(name).expect("a container of the task");
+        let holds = |dependency: &&berth_core::spec::Dependency| {
+            self.lives.iter().any(|other| {
+                other.name == dependency.container
+                    && match dependency.condition {
+                        Condition::Start => other.started_at.is_some(),
+                        Condition::Complete => !other.ends.is_empty(),
+                        Condition::Success => other.ends.contains(&0),
+                        Condition::Healthy => other.was_healthy,
+                    }
+            })
+        };
+        let broken = spec.depends_on.iter().filter(|d| !holds(d));
+        broken.map(|d| format!("{name} started before {d:?} held")).collect()
+    }
+
+    pub(crate) fn stop(&mut self, id: &EngineId) -> Fact {
+        if let Some(at) = self.index_of(id)
+            && self.lives[at].life == Life::Running
+        {
+            self.end(at, 143, false);
+        }
+        self.inspect(id)
+    }
+
+    pub(crate) fn remove(&mut self, name: &ContainerName, id: Option<&EngineId>) {
+        let at = id.map_or_else(|| self.existing(name), |id| self.index_of(id));
+        if let Some(at) = at {
+            if is_running(&self.lives[at]) {
+                self.violated(format!("{name} was removed while it ran"));
+            }
+            self.lives[at].life = Life::Removed;
+        }
+    }
+
+    /// A running container ends.
+    pub(crate) fn end(&mut self, at: usize, code: i32, oom_killed: bool) {
+        self.now.0 += 1;
+        let real = &mut self.lives[at];
+        real.life = Life::Exited;
+        real.ends.push(code);
+        real.exit = Some(Exit {
+            code,
+            oom_killed,
+            error: None,
+            started_at: real.started_at,
+            finished_at: Some(self.now),
+        });
+    }
+
+    pub(crate) fn set_health(&mut self, at: usize, health: Health) {
+        self.lives[at].health = Some(health);
+        self.lives[at].was_healthy |= health == Health::Healthy;
+    }
+
+    /// Somebody else starts a container that exists.
+    pub(crate) fn meddle_start(&mut self, at: usize) {
+        self.lives[at].meddled = true;
+        self.run(at);
+    }
+
+    /// Somebody else removes a container.
+    pub(crate) fn meddle_remove(&mut self, at: usize) {
+        self.lives[at].meddled = true;
+        self.lives[at].life = Life::Removed;
+    }
+
+    /// What is left of the task: should be nothing once it is forgotten.
+    pub(crate) fn remains(&self) -> Vec<String> {
+        let alive = self.lives.iter().filter(|r| r.life != Life::Removed);
+        let mut left: Vec<String> = alive.map(|r| format!("{} {:?}", r.id, r.life)).collect();
+        if self.cgroup {
+            left.push("the cgroup".to_owned());
+        }
+        left.extend(self.ports.keys().map(|name| format!("ports of {name}")));
+        left
+    }
+}
+
+/// Whether a process runs that the agent has to answer for.
+pub(crate) fn is_running(real: &Real) -> bool {
+    real.life == Life::Running && !real.meddled
+}
+
+fn fact(real: &Real) -> Fact {
+    let id = real.id.clone();
+    match (real.life, real.started_at, &real.exit) {
+        (Life::Created, ..) => Fact::Created { id },
+        (Life::Running, Some(started_at), _) => Fact::Running { id, started_at, health: real.health },
+        (Life::Exited, _, Some(exit)) => Fact::Exited { id, exit: exit.clone() },
+        _ => Fact::Missing,
+    }
+}

@@ -1,0 +1,134 @@
+//! The agent's configuration: environment variables under the names that operators of ECS hosts
+//! know, ours beyond them under `BERTH_`. Read once, checked whole, before anything is bound.
+
+mod read;
+mod variables;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use berth_core::ids::ClusterName;
+use berth_core::resources::Ports;
+use berth_core::units::{Mebibytes, Millis, PortRange};
+
+pub use self::variables::{Strings, VARIABLES, Variables};
+
+/// When images are pulled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PullBehavior {
+    /// Always tried; where it fails, an image that is here already is used.
+    #[default]
+    Default,
+    /// Always, and a failure stops the task.
+    Always,
+    /// When the agent has not pulled it before.
+    Once,
+    /// When it is not here.
+    PreferCached,
+}
+
+/// What the log looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// Human on a terminal, journald under systemd, JSON otherwise.
+    #[default]
+    Auto,
+    /// `key=value` text.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Everything that an operator can set.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "each field is the variable of the table VARIABLES, which says what it is")]
+pub struct Config {
+    pub cluster: ClusterName,
+    pub cluster_is_default: bool,
+    pub backend: Option<String>,
+    pub docker_host: String,
+    pub data_dir: PathBuf,
+    pub checkpoint: bool,
+    pub reserved_ports: Ports,
+    pub reserved_memory: Mebibytes,
+    pub stop_timeout: Millis,
+    pub start_timeout: Millis,
+    pub create_timeout: Millis,
+    pub cleanup_wait: Millis,
+    pub pull_behavior: PullBehavior,
+    pub pull_inactivity_timeout: Millis,
+    pub pull_timeout: Millis,
+    pub log_level: String,
+    pub log_format: LogFormat,
+    pub log_drivers: Vec<String>,
+    pub disable_privileged: bool,
+    pub task_limits: TaskLimits,
+    pub cgroup_path: PathBuf,
+    pub cgroup_root: String,
+    pub cgroup_cpu_period: Millis,
+    pub pids_limit: Option<u32>,
+    pub attributes: BTreeMap<String, String>,
+    pub dynamic_ports: PortRange,
+    pub disable_health_check: bool,
+    pub introspection: Option<SocketAddr>,
+    pub join_token: Option<Secret>,
+    pub ca_fingerprint: Option<String>,
+    pub server_name: Option<String>,
+}
+
+/// Whether tasks have cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskLimits {
+    /// They do, and the agent does not start where it cannot make them.
+    Required,
+    /// They do where the host allows it.
+    WherePossible,
+    /// They do not.
+    Off,
+}
+
+/// A text that shows itself to nobody.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub(super) String);
+
+impl Secret {
+    /// The text itself, for the one place that needs it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// A value that does not do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{variable}={value:?}: expected {expected}")]
+pub struct InvalidValue {
+    /// The variable.
+    pub variable: &'static str,
+    /// Its value.
+    pub value: String,
+    /// What is accepted.
+    pub expected: String,
+}
+
+/// All values that do not do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidConfig(pub Vec<InvalidValue>);
+
+impl std::error::Error for InvalidConfig {}
+
+impl std::fmt::Display for InvalidConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (at, invalid) in self.0.iter().enumerate() {
+            write!(f, "{}{invalid}", if at == 0 { "" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,339 @@
+//! Reads and checks every variable; collects what is wrong, so that all of it is told at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use berth_core::ids::ClusterName;
+use berth_core::resources::Ports;
+use berth_core::units::{Mebibytes, Millis, PortRange};
+
+use super::{
+    Config, InvalidConfig, InvalidValue, LogFormat, PullBehavior, Secret, Strings, TaskLimits, VARIABLES,
+};
+
+/// Collects what is wrong while values are read, so that all of it is told at once.
+struct Reader<'a> {
+    strings: &'a dyn Strings,
+    invalid: Vec<InvalidValue>,
+}
+
+impl Reader<'_> {
+    fn read<T>(
+        &mut self,
+        variable: &'static str,
+        expected: &str,
+        default: T,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> T {
+        let Some(value) = self.strings.get(variable) else {
+            return default;
+        };
+        match parse(&value) {
+            Some(parsed) => parsed,
+            None => {
+                self.invalid.push(InvalidValue { variable, value, expected: expected.to_owned() });
+                default
+            }
+        }
+    }
+
+    fn flag(&mut self, variable: &'static str, default: bool) -> bool {
+        self.read(variable, "true or false", default, parse_flag)
+    }
+
+    fn span(&mut self, variable: &'static str, default: Millis, least: Millis) -> Millis {
+        let expected = format!("a duration of at least {least}, such as 90s, 5m or 1h30m");
+        self.read(variable, &expected, default, |v| parse_span(v).filter(|span| *span >= least))
+    }
+
+    fn ports(&mut self, variable: &'static str, default: &[u16]) -> BTreeSet<u16> {
+        let default = default.iter().copied().collect();
+        self.read(variable, "a JSON list of ports, such as [22,2375]", default, |v| {
+            serde_json::from_str(v).ok()
+        })
+    }
+}
+
+impl Config {
+    /// Reads and checks everything.
+    ///
+    /// # Errors
+    /// All values that do not do, not the first alone.
+    pub fn read(strings: &dyn Strings) -> Result<Self, InvalidConfig> {
+        let mut r = Reader { strings, invalid: Vec::new() };
+        let tcp = r.ports("ECS_RESERVED_PORTS", &[22, 2375, 2376, 51678, 51679]);
+        let udp = r.ports("ECS_RESERVED_PORTS_UDP", &[]);
+        let minute = Millis::from_secs(60);
+        let default_cluster = ClusterName::new("default").map_err(|_| InvalidConfig(Vec::new()))?;
+        let config = Self {
+            cluster_is_default: strings.get("ECS_CLUSTER").is_none(),
+            cluster: r.read(
+                "ECS_CLUSTER",
+                "1 to 255 letters, digits, hyphens and underscores",
+                default_cluster,
+                |v| ClusterName::new(v).ok(),
+            ),
+            backend: r.read(
+                "ECS_BACKEND_HOST",
+                "https://host:port, http://127.0.0.1:port or unix:/path",
+                None,
+                |v| Some(Some(v.to_owned())),
+            ),
+            docker_host: r.read(
+                "DOCKER_HOST",
+                "unix:///path or tcp://host:port",
+                "unix:///var/run/docker.sock".to_owned(),
+                |v| {
+                    ["unix://", "tcp://", "http://"]
+                        .iter()
+                        .any(|scheme| v.starts_with(scheme))
+                        .then(|| v.to_owned())
+                },
+            ),
+            data_dir: r.read(
+                "ECS_DATADIR",
+                "an absolute or relative path",
+                PathBuf::from("/var/lib/berth"),
+                |v| Some(PathBuf::from(v)),
+            ),
+            checkpoint: r.flag("ECS_CHECKPOINT", true),
+            reserved_ports: Ports { tcp, udp },
+            reserved_memory: r.read("ECS_RESERVED_MEMORY", "MiB, 0 to 65535", Mebibytes(0), |v| {
+                v.parse::<u16>().ok().map(|mib| Mebibytes(mib.into()))
+            }),
+            stop_timeout: r.span("ECS_CONTAINER_STOP_TIMEOUT", Millis::from_secs(30), Millis::from_secs(1)),
+            start_timeout: r.span(
+                "ECS_CONTAINER_START_TIMEOUT",
+                Millis::from_secs(180),
+                Millis::from_secs(45),
+            ),
+            create_timeout: r.span("ECS_CONTAINER_CREATE_TIMEOUT", Millis::from_secs(240), minute),
+            cleanup_wait: r.span(
+                "ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION",
+                Millis::from_secs(3 * 3600),
+                Millis::from_secs(1),
+            ),
+            pull_behavior: r.read(
+                "ECS_IMAGE_PULL_BEHAVIOR",
+                "default, always, once or prefer-cached",
+                PullBehavior::Default,
+                |v| match v {
+                    "default" => Some(PullBehavior::Default),
+                    "always" => Some(PullBehavior::Always),
+                    "once" => Some(PullBehavior::Once),
+                    "prefer-cached" => Some(PullBehavior::PreferCached),
+                    _ => None,
+                },
+            ),
+            pull_inactivity_timeout: r.span("ECS_IMAGE_PULL_INACTIVITY_TIMEOUT", minute, minute),
+            pull_timeout: r.span("ECS_IMAGE_PULL_TIMEOUT", Millis::from_secs(2 * 3600), minute),
+            log_level: r.read(
+                "ECS_LOGLEVEL",
+                "error, warn, info, debug or trace",
+                "info".to_owned(),
+                parse_level,
+            ),
+            log_format: r.read(
+                "ECS_LOG_OUTPUT_FORMAT",
+                "logfmt, json or auto",
+                LogFormat::Auto,
+                |v| match v {
+                    "auto" => Some(LogFormat::Auto),
+                    "logfmt" | "text" => Some(LogFormat::Text),
+                    "json" => Some(LogFormat::Json),
+                    _ => None,
+                },
+            ),
+            log_drivers: r.read(
+                "ECS_AVAILABLE_LOGGING_DRIVERS",
+                r#"a JSON list of names, such as ["json-file","none"]"#,
+                vec!["json-file".to_owned(), "none".to_owned()],
+                |v| serde_json::from_str(v).ok(),
+            ),
+            disable_privileged: r.flag("ECS_DISABLE_PRIVILEGED", false),
+            task_limits: r.read(
+                "ECS_ENABLE_TASK_CPU_MEM_LIMIT",
+                "true or false",
+                TaskLimits::WherePossible,
+                |v| parse_flag(v).map(|on| if on { TaskLimits::Required } else { TaskLimits::Off }),
+            ),
+            cgroup_path: r.read(
+                "ECS_CGROUP_PATH",
+                "an absolute path",
+                PathBuf::from("/sys/fs/cgroup"),
+                |v| v.starts_with('/').then(|| PathBuf::from(v)),
+            ),
+            cgroup_root: r.read(
+                "BERTH_CGROUP_ROOT",
+                "a name of letters, digits, hyphens and underscores",
+                "ecs".to_owned(),
+                |v| berth_core::ids::is_resource_name(v).then(|| v.to_owned()),
+            ),
+            cgroup_cpu_period: r.read("ECS_CGROUP_CPU_PERIOD", "8ms to 100ms", Millis(100), |v| {
+                parse_span(v).filter(|span| (8..=100).contains(&span.0))
+            }),
+            pids_limit: r.read("ECS_TASK_PIDS_LIMIT", "1 to 4194304", None, |v| {
+                v.parse().ok().filter(|n| (1..=4_194_304).contains(n)).map(Some)
+            }),
+            attributes: r.read(
+                "ECS_INSTANCE_ATTRIBUTES",
+                r#"a JSON map of texts, such as {"rack":"a1"}"#,
+                BTreeMap::new(),
+                |v| serde_json::from_str(v).ok(),
+            ),
+            dynamic_ports: r.read(
+                "ECS_DYNAMIC_HOST_PORT_RANGE",
+                "first-last, within 1024 to 65535",
+                default_dynamic_ports(),
+                |v| PortRange::parse(v).filter(|range| range.first() >= 1024),
+            ),
+            disable_health_check: r.flag("ECS_DISABLE_DOCKER_HEALTH_CHECK", false),
+            introspection: r.read(
+                "BERTH_INTROSPECTION_ADDRESS",
+                "address:port or off",
+                Some(SocketAddr::from(([127, 0, 0, 1], 51678))),
+                |v| {
+                    if v == "off" { Some(None) } else { v.parse().ok().map(Some) }
+                },
+            ),
+            join_token: strings.get("BERTH_JOIN_TOKEN").map(Secret),
+            ca_fingerprint: r.read("BERTH_CA_FINGERPRINT", "sha256:<64 hex digits>", None, |v| {
+                let digits = v.strip_prefix("sha256:")?;
+                (digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
+                    .then(|| Some(v.to_ascii_lowercase()))
+            }),
+            server_name: strings.get("BERTH_SERVER_NAME"),
+        };
+        if r.invalid.is_empty() { Ok(config) } else { Err(InvalidConfig(r.invalid)) }
+    }
+
+    /// Variables that begin with our prefixes and mean nothing to the agent.
+    #[must_use]
+    pub fn unknown(strings: &dyn Strings) -> Vec<String> {
+        strings
+            .names()
+            .into_iter()
+            .filter(|name| !VARIABLES.iter().any(|(known, ..)| known == name))
+            .collect()
+    }
+}
+
+fn parse_flag(value: &str) -> Option<bool> {
+    match value {
+        "true" | "1" | "t" | "T" | "TRUE" | "True" => Some(true),
+        "false" | "0" | "f" | "F" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+fn parse_level(value: &str) -> Option<String> {
+    let level = match value.to_ascii_lowercase().as_str() {
+        "crit" | "error" => "error",
+        "warn" | "warning" => "warn",
+        "info" => "info",
+        "debug" => "debug",
+        "trace" => "trace",
+        _ => return None,
+    };
+    Some(level.to_owned())
+}
+
+/// The kernel's range for outgoing connections is not ours to give away: ECS's fallback instead.
+fn default_dynamic_ports() -> PortRange {
+    PortRange::parse("49153-65535").unwrap_or_else(|| unreachable!("a constant that parses"))
+}
+
+/// Reads a duration in the manner of Go: `90s`, `1m30s`, `100ms`, `1.5h`.
+fn parse_span(text: &str) -> Option<Millis> {
+    let mut rest = text;
+    let mut total = 0.0_f64;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        let millis = match &rest[..unit] {
+            "ms" => 1.0,
+            "s" => 1000.0,
+            "m" => 60_000.0,
+            "h" => 3_600_000.0,
+            _ => return None,
+        };
+        total += number * millis;
+        rest = &rest[unit..];
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
+    (!text.is_empty() && (0.0..1e15).contains(&total)).then_some(Millis(total.round() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Variables;
+
+    fn config(pairs: &[(&str, &str)]) -> Result<Config, InvalidConfig> {
+        Config::read(&pairs.iter().copied().collect::<Variables>())
+    }
+
+    #[test]
+    fn without_variables_the_defaults_hold() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.cluster.as_str(), "default");
+        assert!(config.cluster_is_default);
+        assert_eq!(config.stop_timeout, Millis::from_secs(30));
+        assert_eq!(config.cleanup_wait, Millis::from_secs(3 * 3600));
+        assert!(config.reserved_ports.tcp.contains(&51678));
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_told_at_once_with_what_is_accepted() {
+        let invalid = config(&[
+            ("ECS_RESERVED_MEMORY", "lots"),
+            ("ECS_CONTAINER_STOP_TIMEOUT", "500ms"),
+            ("ECS_INSTANCE_ATTRIBUTES", "rack=a1"),
+            ("ECS_CLUSTER", "no spaces"),
+        ])
+        .unwrap_err();
+        let text = invalid.to_string();
+        assert_eq!(invalid.0.len(), 4);
+        assert!(text.contains("ECS_RESERVED_MEMORY=\"lots\": expected MiB, 0 to 65535"), "{text}");
+        assert!(
+            text.contains("ECS_CONTAINER_STOP_TIMEOUT=\"500ms\": expected a duration of at least 1 s"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn durations_read_as_in_go() {
+        for (text, millis) in [("90s", 90_000), ("1m30s", 90_000), ("100ms", 100), ("1.5h", 5_400_000)] {
+            assert_eq!(parse_span(text), Some(Millis(millis)), "{text}");
+        }
+        for text in ["", "30", "s", "1x", "-1s"] {
+            assert_eq!(parse_span(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn unknown_variables_of_ours_are_named() {
+        let variables: Variables =
+            [("ECS_CLUSTRE", "x"), ("ECS_CLUSTER", "y"), ("PATH", "z")].into_iter().collect();
+        assert_eq!(Config::unknown(&variables), ["ECS_CLUSTRE"]);
+    }
+
+    #[test]
+    fn a_file_gives_way_to_the_environment() {
+        let variables: Variables = [("ECS_CLUSTER", "env")].into_iter().collect();
+        let variables =
+            variables.with_file("# comment\nECS_CLUSTER=file\nECS_LOGLEVEL=\"debug\"\n\n").unwrap();
+        assert_eq!(variables.get("ECS_CLUSTER").as_deref(), Some("env"));
+        assert_eq!(variables.get("ECS_LOGLEVEL").as_deref(), Some("debug"));
+        assert!(Variables::default().with_file("nonsense").unwrap_err().contains("line 1"));
+    }
+
+    #[test]
+    fn a_join_token_shows_itself_to_nobody() {
+        let config = config(&[("BERTH_JOIN_TOKEN", "tell-nobody")]).unwrap();
+        assert!(!format!("{config:?}").contains("tell-nobody"));
+    }
+}

@@ -1,0 +1,123 @@
+//! Variables by name, and the table of those that the agent minds.
+
+use std::collections::BTreeMap;
+
+/// Where variables come from.
+pub trait Strings {
+    /// The value of a variable; `None` when it is unset or empty.
+    fn get(&self, name: &str) -> Option<String>;
+    /// The names of all variables that begin with `ECS_` or `BERTH_`.
+    fn names(&self) -> Vec<String>;
+}
+
+/// Variables by name: the process environment, or a file of `KEY=value` lines under it.
+#[derive(Debug, Clone, Default)]
+pub struct Variables(BTreeMap<String, String>);
+
+impl Variables {
+    /// The environment of the process.
+    #[must_use]
+    pub fn from_env() -> Self {
+        Self(
+            std::env::vars_os()
+                .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+                .collect(),
+        )
+    }
+
+    /// Adds what a file of `KEY=value` lines says for variables that are not set yet.
+    ///
+    /// # Errors
+    /// The number and text of the first line that is neither `KEY=value`, a comment nor empty.
+    pub fn with_file(mut self, text: &str) -> Result<Self, String> {
+        for (at, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let Some((key, value)) = line.split_once('=') else {
+                return Err(format!("line {}: {line:?} is not KEY=value", at + 1));
+            };
+            let value = value.trim();
+            let unquoted = value
+                .strip_prefix('"')
+                .and_then(|v| v.strip_suffix('"'))
+                .or_else(|| value.strip_prefix('\'').and_then(|v| v.strip_suffix('\'')))
+                .unwrap_or(value);
+            self.0.entry(key.trim().to_owned()).or_insert_with(|| unquoted.to_owned());
+        }
+        Ok(self)
+    }
+}
+
+impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Variables {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(iter: I) -> Self {
+        Self(iter.into_iter().map(|(k, v)| (k.into(), v.into())).collect())
+    }
+}
+
+impl Strings for Variables {
+    fn get(&self, name: &str) -> Option<String> {
+        self.0.get(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty())
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.keys().filter(|k| k.starts_with("ECS_") || k.starts_with("BERTH_")).cloned().collect()
+    }
+}
+
+/// Every variable that the agent minds, with what it means and what holds without it.
+pub const VARIABLES: &[(&str, &str, &str)] = &[
+    ("ECS_CLUSTER", "default", "cluster to join"),
+    (
+        "ECS_BACKEND_HOST",
+        "(required)",
+        "control plane: https://host:port, http://127.0.0.1:port or unix:/path",
+    ),
+    ("DOCKER_HOST", "unix:///var/run/docker.sock", "the engine's socket"),
+    ("ECS_DATADIR", "/var/lib/berth", "where the agent keeps its state"),
+    ("ECS_CHECKPOINT", "true", "whether state is kept across restarts"),
+    ("ECS_RESERVED_PORTS", "[22,2375,2376,51678,51679]", "TCP ports that tasks may not have"),
+    ("ECS_RESERVED_PORTS_UDP", "[]", "UDP ports that tasks may not have"),
+    ("ECS_RESERVED_MEMORY", "0", "MiB of memory that tasks may not have"),
+    ("ECS_CONTAINER_STOP_TIMEOUT", "30s", "SIGTERM to SIGKILL where the definition gives none (at least 1s)"),
+    (
+        "ECS_CONTAINER_START_TIMEOUT",
+        "3m",
+        "longest that the engine may take to start a container (at least 45s)",
+    ),
+    (
+        "ECS_CONTAINER_CREATE_TIMEOUT",
+        "4m",
+        "longest that the engine may take to make a container (at least 1m)",
+    ),
+    ("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION", "3h", "how long stopped containers are kept (at least 1s)"),
+    ("ECS_IMAGE_PULL_BEHAVIOR", "default", "default, always, once or prefer-cached"),
+    ("ECS_IMAGE_PULL_INACTIVITY_TIMEOUT", "1m", "longest silence of a pull (at least 1m)"),
+    ("ECS_IMAGE_PULL_TIMEOUT", "2h", "longest that a pull may take"),
+    ("ECS_LOGLEVEL", "info", "error, warn, info, debug or trace"),
+    ("ECS_LOG_OUTPUT_FORMAT", "auto", "logfmt, json, or auto: by where the log goes"),
+    ("ECS_AVAILABLE_LOGGING_DRIVERS", r#"["json-file","none"]"#, "log drivers that tasks may use"),
+    ("ECS_DISABLE_PRIVILEGED", "false", "refuse privileged containers"),
+    (
+        "ECS_ENABLE_TASK_CPU_MEM_LIMIT",
+        "true",
+        "give each task a cgroup; if set to true, the agent does not start without",
+    ),
+    ("ECS_CGROUP_PATH", "/sys/fs/cgroup", "where cgroups are mounted"),
+    ("ECS_CGROUP_CPU_PERIOD", "100ms", "CPU period of task cgroups (8ms to 100ms)"),
+    ("ECS_TASK_PIDS_LIMIT", "(none)", "most processes in a task (1 to 4194304)"),
+    ("ECS_INSTANCE_ATTRIBUTES", "{}", "JSON map of custom attributes"),
+    ("ECS_DYNAMIC_HOST_PORT_RANGE", "49153-65535", "host ports that the agent chooses from"),
+    ("ECS_DISABLE_DOCKER_HEALTH_CHECK", "false", "do not offer container health checks"),
+    ("BERTH_CGROUP_ROOT", "ecs", "name of the cgroup above those of the tasks"),
+    ("BERTH_INTROSPECTION_ADDRESS", "127.0.0.1:51678", "where operators ask, or off"),
+    ("BERTH_JOIN_TOKEN", "(none)", "token that lets this host join over TLS"),
+    ("BERTH_CA_FINGERPRINT", "(none)", "sha256 fingerprint of the control plane's CA"),
+    (
+        "BERTH_SERVER_NAME",
+        "(host of ECS_BACKEND_HOST)",
+        "name that the control plane's certificate must carry",
+    ),
+    ("BERTH_CONFIG_FILE", "(none)", "KEY=value file to read before the environment has its say"),
+];
