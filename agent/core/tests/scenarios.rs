@@ -179,6 +179,7 @@ fn an_engine_that_is_away_is_waited_for() {
     }
     assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
     assert_eq!(run.told().waiting_for, "the container engine, which does not answer");
+    assert_eq!(run.told().containers[0].reason, None, "it waits; nothing is wrong with it");
     run.all_work(vec![pull]);
     assert_eq!(run.told().status, TaskStatus::Running);
     assert_eq!(run.told().containers[0].reason, None);

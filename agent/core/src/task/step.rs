@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::container::Container;
 use super::event::{Health, PortBinding};
-use super::reason::{ErrorClass, StopCause, cut_reason};
+use super::reason::{ErrorClass, FailureKind, StopCause, cut_reason};
 use super::resource::ResourceKey;
 use super::{ContainerStatus, Task, TaskStatus};
 use crate::ids::{AttemptId, ContainerName, EngineId};
@@ -198,7 +198,9 @@ impl Report {
 /// Why a container stopped, in ECS's words; `None` when its exit code says it all.
 fn reason_of(spec: &ContainerSpec, container: &Container) -> Option<String> {
     if let Some(failure) = &container.failure {
-        return Some(failure.to_string());
+        // An engine that is away is waited for, as the task says: nothing has failed.
+        let waits = failure.kind == FailureKind::EngineAway && !container.is_stopped();
+        return (!waits).then(|| failure.to_string());
     }
     let exit = container.exit.as_ref()?;
     if exit.oom_killed {
