@@ -88,7 +88,7 @@ impl Images {
     }
 
     async fn local(&self, reference: &str) -> Result<Option<ImageFacts>, ImageError> {
-        self.runtime.image(reference).await.map_err(|e| ImageError::EngineAway(e.to_string()))
+        self.runtime.image(reference).await.map_err(|error| refused(reference, error))
     }
 
     /// Pulls, with an image that is here already to fall back on: then one try is enough.
@@ -164,8 +164,7 @@ impl Images {
                 self.pulled.lock().unwrap_or_else(PoisonError::into_inner).insert(reference.to_owned());
                 Ok(facts)
             }
-            Ok(Err(RuntimeError::Unavailable(detail))) => Err(ImageError::EngineAway(detail)),
-            Ok(Err(error)) => Err(ImageError::CannotPull(with_hint(reference, &error.to_string()))),
+            Ok(Err(error)) => Err(refused(reference, error)),
             Err(_) => {
                 Err(ImageError::CannotPull(format!("{reference}: not pulled within {}", self.settings.total)))
             }
@@ -181,6 +180,14 @@ struct UnderWay<'a> {
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         self.images.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(self.reference);
+    }
+}
+
+/// What an error of the engine means for the image: an engine that answers is not away.
+fn refused(reference: &str, error: RuntimeError) -> ImageError {
+    match error {
+        RuntimeError::Unavailable(detail) => ImageError::EngineAway(detail),
+        error => ImageError::CannotPull(with_hint(reference, &error.to_string())),
     }
 }
 
@@ -212,4 +219,37 @@ fn with_hint(reference: &str, reason: &str) -> String {
         return format!("{reference}: {reason}");
     };
     format!("{reference}: {reason} ({hint})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::fake::{Call, FakeRuntime};
+
+    fn images(runtime: &FakeRuntime) -> Images {
+        let settings = PullSettings {
+            behavior: PullBehavior::PreferCached,
+            inactivity: Millis::from_secs(60),
+            total: Millis::from_secs(60),
+        };
+        Images::new(Arc::new(runtime.clone()), settings)
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_does_not_answer_is_said_to_be_away_once() {
+        let runtime = FakeRuntime::new();
+        runtime.down();
+        let error = images(&runtime).ensure("web").await.unwrap_err();
+        assert!(matches!(error, ImageError::EngineAway(_)), "{error:?}");
+        assert_eq!(error.to_string().matches("does not answer").count(), 1, "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_refuses_is_not_away() {
+        let runtime = FakeRuntime::new();
+        runtime.fail_next(Call::Image, RuntimeError::Refused("invalid reference format".to_owned()));
+        let error = images(&runtime).ensure("Not//An:Image").await.unwrap_err();
+        assert!(matches!(error, ImageError::CannotPull(_)), "{error:?}");
+        assert_eq!(error.to_string(), "Not//An:Image: invalid reference format");
+    }
 }
