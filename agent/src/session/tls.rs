@@ -18,7 +18,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Why there is no usable certificate.
@@ -190,6 +190,13 @@ pub(super) fn enrolment_client(fingerprint: &str) -> Result<ClientConfig, TlsErr
     Ok(config)
 }
 
+/// The server is not the one that the operator meant.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the server's CA is not that of BERTH_CA_FINGERPRINT: the address is wrong, somebody is in between, or the fingerprint is (see `berth-controlplane token`)"
+)]
+struct OtherCa;
+
 /// Accepts a server whose chain holds the CA of a known fingerprint and is signed by it.
 #[derive(Debug)]
 struct PinnedCa {
@@ -212,8 +219,8 @@ impl ServerCertVerifier for PinnedCa {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let unknown = || rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
-        let ca = intermediates.iter().find(|c| fingerprint_of(c) == self.fingerprint).ok_or_else(unknown)?;
+        let other = || rustls::Error::Other(OtherError(Arc::new(OtherCa)));
+        let ca = intermediates.iter().find(|c| fingerprint_of(c) == self.fingerprint).ok_or_else(other)?;
         let mut roots = RootCertStore::empty();
         roots.add(ca.clone().into_owned())?;
         let verifier =
