@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
@@ -140,14 +141,17 @@ fn builder() -> Builder {
 fn create(path: &Path) -> Result<(), OpenError> {
     let directory =
         path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    fs::create_dir_all(directory).map_err(|error| failed(directory, &error))?;
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(|error| failed(directory, &error))?;
     let unfinished = path.with_extension("new");
+    private(&unfinished).map_err(|error| failed(&unfinished, &error))?;
     let database = match builder().create(&unfinished) {
         Ok(database) => database,
         Err(error @ DatabaseError::DatabaseAlreadyOpen) => return Err(open_error(path, error)),
         // Left behind by a crash while it was made, and nobody's: the database locks before it looks.
         Err(_) => {
             fs::remove_file(&unfinished).map_err(|error| failed(&unfinished, &error))?;
+            private(&unfinished).map_err(|error| failed(&unfinished, &error))?;
             builder().create(&unfinished).map_err(|error| open_error(&unfinished, error))?
         }
     };
@@ -159,6 +163,12 @@ fn create(path: &Path) -> Result<(), OpenError> {
         fs::File::open(directory)?.sync_all()
     };
     settle().map_err(|error| failed(path, &error))
+}
+
+/// Makes an empty file unless there is one: environments of tasks are for the owner's eyes alone.
+fn private(path: &Path) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600).open(path).map(drop)
 }
 
 /// Makes the tables, so that readers never miss one.
