@@ -1,0 +1,262 @@
+//! Promise: hosts join over TLS with a token and the CA's fingerprint, keep their certificate and
+//! renew it; secrets stay secret, and plaintext never leaves the machine.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use berth_tests::expect::PATIENCE;
+use berth_tests::program::Program;
+use berth_tests::{Agent, Cluster, Ecs, demo, eventually};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A control plane whose agents speak TLS. Ends with its value.
+struct Secured {
+    data: TempDir,
+    program: Program,
+    api: SocketAddr,
+    agents: SocketAddr,
+    token: String,
+    fingerprint: String,
+}
+
+impl Secured {
+    /// Certificates hold for that long.
+    async fn start(lifetime: &str) -> Result<Self> {
+        let data = tempfile::Builder::new().prefix("berth-controlplane-").tempdir()?;
+        let any = "127.0.0.1:0";
+        let mut args =
+            with_data(&["serve", "--agent-tls=on", "--listen", any, "--agent-listen", any], data.path());
+        args.extend(["--certificate-lifetime".into(), lifetime.into()]);
+        let mut program = Program::start("berth-controlplane", &args, &BTreeMap::new())?;
+        let line = program.line("listening ", PATIENCE).await?;
+        let address = |key: &str| {
+            let found = line.split_whitespace().find_map(|word| word.strip_prefix(key));
+            found.and_then(|address| address.parse().ok()).with_context(|| format!("{key} in {line:?}"))
+        };
+        let (api, agents) = (address("api=")?, address("agents=")?);
+        // As an operator would: beside the control plane that runs.
+        let mut made =
+            Program::start("berth-controlplane", &with_data(&["token"], data.path()), &BTreeMap::new())?;
+        ensure!(made.end(PATIENCE).await?.success(), "{}", made.output());
+        let output = made.output();
+        let value = |key: &str| {
+            let found = output.lines().find_map(|line| line.strip_prefix(key));
+            found.map(str::to_owned).with_context(|| format!("{key} in what `token` prints"))
+        };
+        let (token, fingerprint) = (value("token=")?, value("ca=")?);
+        Ok(Self { data, program, api, agents, token, fingerprint })
+    }
+
+    fn host(&self) -> String {
+        format!("https://{}", self.agents)
+    }
+
+    /// A cluster of this control plane with an agent of that environment, not waited for.
+    async fn cluster(&self, env: &[(&str, &str)]) -> Result<Cluster> {
+        let host = self.host();
+        let all: Vec<(&str, &str)> =
+            [("ECS_BACKEND_HOST", host.as_str())].into_iter().chain(env.iter().copied()).collect();
+        let mut cluster = Cluster::start_unregistered(&all).await?;
+        // Its own control plane stays idle: everything is asked of this one.
+        cluster.ecs = Ecs::new(self.api);
+        cluster.ecs.call("CreateCluster", json!({ "clusterName": cluster.name })).await?;
+        Ok(cluster)
+    }
+
+    /// The same with an agent that has what it needs to join.
+    async fn joined(&self) -> Result<Cluster> {
+        let (token, fingerprint) = (self.token.as_str(), self.fingerprint.as_str());
+        let cluster =
+            self.cluster(&[("BERTH_JOIN_TOKEN", token), ("BERTH_CA_FINGERPRINT", fingerprint)]).await?;
+        cluster.registered().await?;
+        Ok(cluster)
+    }
+}
+
+fn with_data(args: &[&str], data: &Path) -> Vec<OsString> {
+    let args = args.iter().map(OsString::from);
+    args.chain([OsString::from("--data-dir"), data.into()]).collect()
+}
+
+fn sleeper() -> Value {
+    demo::task("tls", "none", json!([demo::container("one", &["sleep", "3600"])]))
+}
+
+/// Waits until the agent has said that often what holds that text.
+async fn says(agent: &Agent, what: &str, times: usize) -> Result<()> {
+    eventually(PATIENCE, format!("the agent says {what:?} {times} times"), || async {
+        Ok((agent.output().matches(what).count() >= times).then_some(()))
+    })
+    .await
+}
+
+fn mode(path: &Path) -> Result<u32> {
+    let metadata = std::fs::metadata(path).with_context(|| format!("{}", path.display()))?;
+    Ok(metadata.permissions().mode() & 0o777)
+}
+
+/// The lines of PEM between the armour: what must be in no log.
+fn private_lines(pem: &str) -> Vec<&str> {
+    let key = pem.split_once("PRIVATE KEY-----").and_then(|(_, rest)| rest.split_once("-----END"));
+    key.map_or_else(Vec::new, |(key, _)| key.lines().filter(|line| line.len() > 16).collect())
+}
+
+#[tokio::test]
+async fn a_host_joins_with_a_token_runs_tasks_and_needs_no_token_again() -> Result<()> {
+    let secured = Secured::start("1h").await?;
+    let mut cluster = secured.joined().await?;
+    let instance = cluster.registered().await?;
+    let (arn, _) = cluster.running(sleeper()).await?;
+
+    let first = cluster.agent.output();
+    cluster.agent.terminate().await?;
+    cluster.agent.set("BERTH_JOIN_TOKEN", "");
+    cluster.agent.set("BERTH_CA_FINGERPRINT", "");
+    cluster.agent.start_again()?;
+    says(&cluster.agent, "connected to the control plane", 1).await?;
+    assert_eq!(cluster.registered().await?, instance);
+    assert_eq!(cluster.task(&arn).await?["lastStatus"], "RUNNING");
+    ensure!(!cluster.agent.output().contains("enrolled"), "the certificate was kept");
+    cluster.stop(&arn, None).await?;
+    cluster.until(&arn, "STOPPED", PATIENCE).await?;
+
+    // Secrets: files for their owner alone, and in no log.
+    let pem = cluster.agent.data_dir().join("tls/host.pem");
+    assert_eq!(mode(&pem)?, 0o600);
+    assert_eq!(mode(&cluster.agent.data_dir().join("tls"))?, 0o700);
+    let key = std::fs::read_to_string(&pem)?;
+    let lines = private_lines(&key);
+    ensure!(!lines.is_empty(), "host.pem holds no key");
+    let ca: Vec<_> = std::fs::read_dir(secured.data.path())?.collect::<Result<_, _>>()?;
+    for entry in ca.iter().filter(|entry| entry.path().is_file()) {
+        assert_eq!(mode(&entry.path())? & 0o077, 0, "{}", entry.path().display());
+    }
+    for log in [first, cluster.agent.output(), secured.program.output()] {
+        ensure!(!log.contains(&secured.token), "the token is in a log");
+        ensure!(lines.iter().all(|line| !log.contains(line)), "the key is in a log");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wrong_token_is_refused_and_the_agent_keeps_trying() -> Result<()> {
+    let secured = Secured::start("1h").await?;
+    let wrong = format!("berth-{}", "0".repeat(64));
+    let env = [("BERTH_JOIN_TOKEN", wrong.as_str()), ("BERTH_CA_FINGERPRINT", &secured.fingerprint)];
+    let mut cluster = secured.cluster(&env).await?;
+    let refused = "the join token is unknown or has expired; make another with `berth-controlplane token`";
+    says(&cluster.agent, refused, 3).await?;
+    ensure!(!cluster.agent.output().contains(&wrong), "not even a wrong token is logged");
+    ensure!(!secured.program.output().contains(&wrong), "not even a wrong token is logged");
+    ensure!(cluster.instance().await.is_err(), "nobody registered");
+    ensure!(!cluster.agent.data_dir().join("tls/host.pem").exists(), "nothing is kept");
+
+    // The right one, and it is in.
+    cluster.agent.terminate().await?;
+    cluster.agent.set("BERTH_JOIN_TOKEN", &secured.token);
+    cluster.agent.start_again()?;
+    cluster.registered().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wrong_fingerprint_is_refused_before_the_token_leaves() -> Result<()> {
+    let secured = Secured::start("1h").await?;
+    let wrong = format!("sha256:{}", "ab".repeat(32));
+    let env = [("BERTH_JOIN_TOKEN", secured.token.as_str()), ("BERTH_CA_FINGERPRINT", &wrong)];
+    let cluster = secured.cluster(&env).await?;
+    says(&cluster.agent, "not connected to the control plane", 3).await?;
+    let output = cluster.agent.output();
+    let line = output.lines().find(|line| line.contains("not connected")).context("it says so")?;
+    ensure!(line.contains("BERTH_CA_FINGERPRINT"), "it says what does not match: {line}");
+    ensure!(!secured.program.output().contains("a host enrolled"), "nobody enrolled");
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_a_token_a_host_says_what_it_needs() -> Result<()> {
+    let secured = Secured::start("1h").await?;
+    let cluster = secured.cluster(&[]).await?;
+    says(&cluster.agent, "set BERTH_JOIN_TOKEN and BERTH_CA_FINGERPRINT", 2).await?;
+    ensure!(cluster.instance().await.is_err(), "nobody registered");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_before_it_ends_without_a_token() -> Result<()> {
+    let secured = Secured::start("15s").await?;
+    let mut cluster = secured.joined().await?;
+    let pem = cluster.agent.data_dir().join("tls/host.pem");
+    let first = std::fs::read_to_string(&pem)?;
+    // Without the token: what follows is the certificate's doing.
+    cluster.agent.terminate().await?;
+    cluster.agent.set("BERTH_JOIN_TOKEN", "");
+    cluster.agent.start_again()?;
+    cluster.registered().await?;
+    let (arn, _) = cluster.running(sleeper()).await?;
+    says(&cluster.agent, "renewed the host's certificate", 1).await?;
+    let second = std::fs::read_to_string(&pem)?;
+    ensure!(
+        first != second && private_lines(&first) != private_lines(&second),
+        "key and certificate are new"
+    );
+    assert_eq!(mode(&pem)?, 0o600);
+
+    // Past the end of the first one it goes on, and the new one opens the door again.
+    says(&cluster.agent, "renewed the host's certificate", 2).await?;
+    cluster.agent.kill().await?;
+    cluster.agent.start_again()?;
+    says(&cluster.agent, "connected to the control plane", 1).await?;
+    cluster.registered().await?;
+    assert_eq!(cluster.task(&arn).await?["lastStatus"], "RUNNING");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_agent_speaks_no_plaintext_beyond_this_machine() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let datadir = data.path().to_str().context("a strange path")?.to_owned();
+    let env = BTreeMap::from([
+        ("ECS_BACKEND_HOST".to_owned(), "http://192.0.2.1:8046".to_owned()),
+        ("ECS_DATADIR".to_owned(), datadir),
+        ("BERTH_INTROSPECTION_ADDRESS".to_owned(), "off".to_owned()),
+    ]);
+    let mut program = Program::start("berth-agent", &[], &env)?;
+    assert_eq!(program.end(PATIENCE).await?.code(), Some(5), "{}", program.output());
+    ensure!(
+        program.output().contains("plaintext is only spoken on loopback and unix sockets"),
+        "{}",
+        program.output()
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_control_plane_listens_to_no_plaintext_beyond_this_machine() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let args = ["serve", "--agent-tls=off", "--listen", "127.0.0.1:0", "--agent-listen", "0.0.0.0:0"];
+    let mut program = Program::start("berth-controlplane", &with_data(&args, data.path()), &BTreeMap::new())?;
+    assert_eq!(program.end(PATIENCE).await?.code(), Some(1), "{}", program.output());
+    ensure!(program.output().contains("without TLS only loopback addresses"), "{}", program.output());
+    // And the JSON API answers nobody from elsewhere without a key.
+    let args = ["serve", "--listen", "0.0.0.0:0", "--agent-listen", "127.0.0.1:0"];
+    let mut program = Program::start("berth-controlplane", &with_data(&args, data.path()), &BTreeMap::new())?;
+    assert_eq!(program.end(PATIENCE).await?.code(), Some(1), "{}", program.output());
+    ensure!(program.output().contains("--access-key"), "{}", program.output());
+    Ok(())
+}
+
+#[tokio::test]
+async fn plaintext_at_the_port_of_tls_gets_nowhere() -> Result<()> {
+    let secured = Secured::start("1h").await?;
+    let plain = format!("http://{}", secured.agents);
+    let cluster = secured.cluster(&[("ECS_BACKEND_HOST", plain.as_str())]).await?;
+    says(&cluster.agent, "not connected to the control plane", 2).await?;
+    ensure!(cluster.instance().await.is_err(), "nobody registered");
+    Ok(())
+}
