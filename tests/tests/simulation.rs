@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use berth_agent::runtime::fake::Call;
 use berth_agent::session::SessionStatus;
+use berth_controlplane::store::View;
 use berth_core::resources::Resources;
 use berth_core::units::{CpuUnits, Mebibytes};
 use berth_tests::Ecs;
 use berth_tests::sim::fleet::{CLUSTER, fresh_token, run_input};
-use berth_tests::sim::{Chance, Fleet, Orders};
+use berth_tests::sim::{Chance, Fleet, Orders, storm};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
@@ -73,21 +74,19 @@ async fn verify(fleet: &Fleet, orders: &Orders, silent: &BTreeSet<String>) -> Re
     let mut runs: BTreeMap<(String, String), String> = BTreeMap::new();
     for host in fleet.hosts.iter().filter(|host| !silent.contains(&host.name)) {
         runs.extend(host.running());
-        // Every state change that was written down has been applied, none was skipped.
-        let view = fleet.control_plane()?.state.store.view();
-        let id = host.instance()?.rsplit('/').next().unwrap_or_default().to_owned();
-        let applied = view.instance(CLUSTER, &id).context("an instance is gone")?.value.outbox.sequence;
-        assert_eq!(applied, host.reports(), "state changes of {}", host.name);
-        let tasks = view.tasks_on(&host.instance()?);
-        let leftovers = tasks
-            .iter()
-            .filter(|task| host.cgroups.get(task.value.arn.rsplit('/').next().unwrap_or("")).is_some());
-        for task in leftovers {
-            assert_eq!(
-                orders.wanted(&task.value.arn),
-                Some("RUNNING"),
-                "a cgroup of {} is left",
-                task.value.arn
+        let instance = host.instance()?;
+        let id = instance.rsplit('/').next().context("an id")?;
+        // Every state change that was written down is applied, none is skipped.
+        let applied = |view: &dyn View| view.instance(CLUSTER, id).map(|found| found.value.outbox.sequence);
+        let what = format!("all state changes of {} are applied", host.name);
+        fleet.until(what, |view| applied(view) == Some(host.reports())).await?;
+        for task in fleet.control_plane()?.state.store.view().tasks_on(&instance) {
+            let arn = &task.value.arn;
+            let left = host.cgroups.get(arn.rsplit('/').next().context("an id")?).is_some();
+            ensure!(
+                !left || orders.wanted(arn) == Some("RUNNING"),
+                "a cgroup of {arn} is left on {}",
+                host.name
             );
         }
     }
@@ -327,4 +326,34 @@ async fn deregister(
     orders.ran(placed);
     fleet.settled(orders).await?;
     Ok(BTreeSet::from([host.name.clone()]))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_faults_ends_as_it_was_asked_for() -> Result<()> {
+    let mut chance = Chance::from_env("BERTH_STORM_SEED")?;
+    let mut fleet = Fleet::start(20, &total()).await?;
+    let definitions = definitions(&fleet).await?;
+    let mut orders = Orders::default();
+    for round in 0..12 {
+        for definition in [&definitions.small, &definitions.pair] {
+            // Hosts that cannot be reached take nothing; there are others.
+            let (placed, _) = fleet.try_run(definition, 10, &fresh_token()).await?;
+            orders.ran(placed);
+        }
+        let mut unwanted = orders.of("RUNNING");
+        unwanted.retain(|_| chance.once_in(3));
+        fleet.stop(&unwanted).await?;
+        unwanted.iter().for_each(|task| orders.stopped(task));
+        for _ in 0..15 {
+            storm::strike(&mut fleet, &mut chance, &mut orders).await?;
+            // Some come together, some in between what the agents do.
+            tokio::time::sleep(chance.span(Duration::from_millis(10))).await;
+        }
+        storm::calm(&mut fleet);
+        fleet.connected(0..20).await?;
+        fleet.settled(&orders).await.with_context(|| format!("round {round}"))?;
+        verify(&fleet, &orders, &BTreeSet::new()).await.with_context(|| format!("round {round}"))?;
+    }
+    println!("{} tasks", orders.len());
+    fleet.stop_all().await
 }

@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use berth_agent::cgroup::fake::FakeCgroups;
 use berth_agent::config::{Config, PullBehavior, Variables};
-use berth_agent::engine::{self, Engine, Parts, Timeouts};
+use berth_agent::engine::{self, Engine, Parts, Timeouts, World};
 use berth_agent::host;
 use berth_agent::image::{Images, PullSettings};
 use berth_agent::network::ports::PortChooser;
-use berth_agent::runtime::Runtime;
 use berth_agent::runtime::fake::FakeRuntime;
+use berth_agent::runtime::{EngineInfo, Runtime};
 use berth_agent::session::{Backend, Endpoint, Registration, Session, SessionStatus};
 use berth_agent::store::memory::MemoryStore;
 use berth_agent::store::{Identity, Store, Write};
@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long an agent may take to stop.
 const STOP: Duration = Duration::from_secs(5);
+/// Between two attempts to have the engine's first answer.
+const ENGINE_PAUSE: Duration = Duration::from_millis(10);
 
 /// A host whose agent is switched on.
 pub struct Host {
@@ -186,7 +188,7 @@ impl Agent {
     ) -> Result<Self> {
         let store: Arc<dyn Store> = Arc::<MemoryStore>::clone(store);
         let mut saved = store.load().await?;
-        let (info, world) = (runtime.info().await?, engine::look(runtime).await?);
+        let (info, world) = meet(runtime).await;
         let identity = match saved.identity.take() {
             Some(identity) => identity,
             None => {
@@ -242,5 +244,15 @@ impl Agent {
         let session = Arc::new(Session::new(backend, registration, engine.clone(), store, identity));
         let call = tracker.token().child_token();
         Ok(Self { engine, session, tracker, call })
+    }
+}
+
+/// Asks until the engine has answered, as the daemon does.
+async fn meet(runtime: &FakeRuntime) -> (EngineInfo, World) {
+    loop {
+        if let (Ok(info), Ok(world)) = (runtime.info().await, engine::look(runtime).await) {
+            return (info, world);
+        }
+        tokio::time::sleep(ENGINE_PAUSE).await;
     }
 }

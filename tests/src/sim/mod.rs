@@ -8,6 +8,7 @@
 //! | [`chance`] | the same choices for the same seed |
 //! | [`impostor`] | servers that are no control plane |
 //! | [`proxy`] | the engine's socket, which can be cut |
+//! | [`storm`] | faults that chance picks |
 //! | [`disk`] | a small disk, which can be full |
 //!
 //! A simulated host is wired as `berth_agent::daemon` wires a real one, and speaks the real
@@ -20,6 +21,7 @@ pub mod host;
 pub mod impostor;
 pub mod orders;
 pub mod proxy;
+pub mod storm;
 
 pub use chance::Chance;
 pub use disk::SmallDisk;
