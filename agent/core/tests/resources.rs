@@ -11,7 +11,7 @@
 mod support;
 
 use berth_core::spec::TaskFields;
-use berth_core::task::{Act, ContainerStatus, Event, FailureKind, Settings, Task};
+use berth_core::task::{Act, ContainerStatus, Event, FailureKind, Settings, Task, TaskStatus};
 
 use support::direct::{Direct, next_acts, starting, words};
 use support::specs::{container, fields, port};
@@ -118,4 +118,27 @@ fn an_image_that_an_outage_took_along_is_pulled_again() {
     }
     let acts = run.fails(&create[0], FailureKind::NoSuchImage);
     assert_eq!(words(&acts), ["acquire image app"]);
+}
+
+#[test]
+fn a_failed_pull_does_not_give_up_a_container_that_is_being_made() {
+    let of_one_image = |text: &str, essential| {
+        let mut spec = container(text);
+        spec.image = "shared".to_owned();
+        spec.essential = essential;
+        spec
+    };
+    let both = vec![of_one_image("first", false), of_one_image("second", true)];
+    let mut run = Direct::new(fields(both));
+    let acts = run.say(Event::Granted);
+    let creates: Vec<Act> = acts.iter().flat_map(|act| run.works(act)).collect();
+    assert_eq!(words(&creates), ["create first", "create second"]);
+    // The first finds the image gone, and it cannot be had again; the second is on its way.
+    let pull = run.fails(&creates[0], FailureKind::NoSuchImage);
+    assert_eq!(run.fails(&pull[0], FailureKind::Refused), []);
+    let of = |run: &Direct, text: &str| run.container(text).status;
+    assert_eq!(of(&run, "first"), ContainerStatus::Stopped);
+    assert_eq!(of(&run, "second"), ContainerStatus::Pending);
+    run.all_work(creates[1..].to_vec());
+    assert_eq!(run.told().status, TaskStatus::Running);
 }
