@@ -1,18 +1,25 @@
 //! Orders of events that once led a task astray, one by one.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 
 #[allow(dead_code, reason = "each test file uses its part of the world")]
 mod support;
 
 use berth_core::spec::{Condition, TaskFields};
 use berth_core::task::{
-    Act, ContainerStatus, Event, Fact, FailureKind, Outcome, ResourceKey, ResourceStatus, Settings, StopCode,
-    Task, TaskStatus,
+    Act, ContainerStatus, Event, Fact, FailureKind, Outcome, ResourceKey, ResourceStatus, StopCode,
+    TaskStatus,
 };
 use berth_core::units::Millis;
 
-use support::direct::{Direct, START, attempt, created, exited, next_acts, running, starting, words};
+use support::direct::{
+    Direct, START, attempt, created, exited, next_acts, running, starting, words,
+};
 use support::specs::{after, container, fields, name, port};
 
 /// One essential container.
@@ -35,11 +42,17 @@ fn what_never_ran_is_not_complete() {
     app.depends_on = vec![after("init", Condition::Complete)];
     let mut run = Direct::new(fields(vec![init, app]));
     let acts = run.say(Event::Granted);
-    let pull = acts.iter().find(|a| words(std::slice::from_ref(a)) == ["acquire image init"]);
+    let pull = acts
+        .iter()
+        .find(|a| words(std::slice::from_ref(a)) == ["acquire image init"]);
     run.fails(pull.unwrap(), FailureKind::Refused);
     let stop = run.task.state().stop.clone().unwrap();
     assert_eq!(stop.code, StopCode::TaskFailedToStart);
-    assert!(stop.reason.contains("container init was to become COMPLETE"), "{stop:?}");
+    assert!(
+        stop.reason
+            .contains("container init was to become COMPLETE"),
+        "{stop:?}"
+    );
 }
 
 #[test]
@@ -54,7 +67,11 @@ fn a_late_created_event_does_not_settle_an_unsure_start() {
 
 #[test]
 fn a_start_that_was_seen_to_work_did_not_fail() {
-    for kind in [FailureKind::EngineAway, FailureKind::TimedOut, FailureKind::Refused] {
+    for kind in [
+        FailureKind::EngineAway,
+        FailureKind::TimedOut,
+        FailureKind::Refused,
+    ] {
         let (mut run, start) = starting(one());
         run.see("app", running("app-1", START));
         run.fails(&start, kind);
@@ -115,7 +132,10 @@ fn a_container_that_really_vanished_ends_the_task() {
     run.all_work(acts);
     assert_eq!(run.told().status, TaskStatus::Stopped);
     let reason = run.told().containers[0].reason.clone().unwrap();
-    assert_eq!(reason, "ContainerVanishedError: No container matching saved ID found");
+    assert_eq!(
+        reason,
+        "ContainerVanishedError: No container matching saved ID found"
+    );
 }
 
 #[test]
@@ -154,82 +174,6 @@ fn an_outage_uses_up_no_tries() {
 }
 
 #[test]
-fn an_image_that_an_outage_took_along_is_pulled_again() {
-    let mut run = Direct::new(one());
-    let acts = run.say(Event::Granted);
-    run.works(&acts[0]);
-    let mut create = run.works(&acts[1]);
-    for _ in 0..10 {
-        let acts = run.fails(&create[0], FailureKind::EngineAway);
-        create = next_acts(&mut run, acts);
-    }
-    let acts = run.fails(&create[0], FailureKind::NoSuchImage);
-    assert_eq!(words(&acts), ["acquire image app"]);
-}
-
-#[test]
-fn what_may_be_held_is_released() {
-    // The call timed out, and the cgroup may be there.
-    let mut run = Direct::new(one());
-    let acts = run.say(Event::Granted);
-    run.fails(&acts[0], FailureKind::TimedOut);
-    let acts = run.stop();
-    assert!(words(&acts).contains(&"release cgroup".to_owned()), "{acts:?}");
-
-    // The agent died while it was being made.
-    let mut run = Direct::new(one());
-    run.say(Event::Granted);
-    run.task = Task::restored(run.task.spec().clone(), Settings::default(), run.task.state().clone());
-    run.stop();
-    let acts = run.say(Event::Restored(Vec::new()));
-    assert!(words(&acts).contains(&"release cgroup".to_owned()), "{acts:?}");
-
-    // Other ports were to be chosen; the first ones are still ours.
-    let (mut run, start) = starting(with_port());
-    run.stop();
-    let acts = run.fails(&start, FailureKind::PortTaken);
-    assert!(words(&acts).contains(&"release ports of app".to_owned()), "{acts:?}");
-    let acts = run.all_work(acts);
-    assert_eq!(acts.last(), Some(&Act::ReturnGrant));
-}
-
-#[test]
-fn failures_to_acquire_do_not_count_against_releasing() {
-    let mut run = Direct::new(one());
-    let mut acts = run.say(Event::Granted);
-    for _ in 0..5 {
-        let failed = run.fails(&acts[0], FailureKind::TimedOut);
-        acts = next_acts(&mut run, failed);
-    }
-    assert_eq!(words(&acts)[1..], ["release cgroup"]);
-    run.fails(&acts[1], FailureKind::TimedOut);
-    assert_eq!(words(&run.deadline()), ["release cgroup"]);
-}
-
-#[test]
-fn an_image_that_one_could_not_have_may_be_needed_again() {
-    // Two containers of one image; the second finds it gone and cannot have it again.
-    let mut first = container("first");
-    first.ports = vec![port(80, None)];
-    first.image = "shared".to_owned();
-    let mut second = container("second");
-    second.essential = false;
-    second.image = "shared".to_owned();
-    let mut run = Direct::new(fields(vec![first, second]));
-    let acts = run.say(Event::Granted);
-    let creates: Vec<Act> = acts.iter().flat_map(|act| run.works(act)).collect();
-    assert_eq!(words(&creates), ["create second", "create first"]);
-    let start = run.works(&creates[1]);
-    let pull = run.fails(&creates[0], FailureKind::NoSuchImage);
-    run.fails(&pull[0], FailureKind::Refused);
-    // The first one needs other ports, and so the image.
-    let acts = run.fails(&start[0], FailureKind::PortTaken);
-    let acts = next_acts(&mut run, acts);
-    let acts = run.works(&acts[0]);
-    assert!(words(&acts).contains(&"acquire image shared".to_owned()), "{acts:?}");
-}
-
-#[test]
 fn nothing_begins_once_an_essential_container_has_ended() {
     let first = container("first");
     let mut second = container("second");
@@ -261,7 +205,10 @@ fn nothing_begins_once_an_essential_container_can_never_start() {
     app.depends_on = vec![after("init", Condition::Success)];
     let mut run = Direct::up(fields(vec![init, side, app]));
     let id = run.container("init").id.clone().unwrap();
-    assert_eq!(words(&run.see("init", exited(id.as_str(), 1))), ["release cgroup"]);
+    assert_eq!(
+        words(&run.see("init", exited(id.as_str(), 1))),
+        ["release cgroup"]
+    );
 }
 
 #[test]
@@ -297,7 +244,10 @@ fn what_vanished_in_an_outage_vanished() {
     let acts = run.say(Event::Restored(Vec::new()));
     run.all_work(acts);
     let stop = run.told().stop.clone().unwrap();
-    assert!(stop.reason.starts_with("ContainerVanishedError"), "{stop:?}");
+    assert!(
+        stop.reason.starts_with("ContainerVanishedError"),
+        "{stop:?}"
+    );
 }
 
 #[test]
@@ -332,7 +282,10 @@ fn the_wait_for_the_engine_ends_with_its_answer() {
     let mut run = Direct::new(one());
     let acts = run.say(Event::Granted);
     run.fails(&acts[1], FailureKind::EngineAway);
-    assert_eq!(run.task.waiting_for(), "the container engine, which does not answer");
+    assert_eq!(
+        run.task.waiting_for(),
+        "the container engine, which does not answer"
+    );
     let pull = run.deadline();
     run.works(&pull[0]);
     assert_eq!(run.task.waiting_for(), "");

@@ -1,6 +1,11 @@
 //! What holds of the ledger, whoever asks for what in whatever order.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 
 #[allow(dead_code, reason = "each test file uses its part of the world")]
 mod support;
@@ -36,11 +41,15 @@ impl Host {
     }
 
     fn request(&mut self, task: &TaskArn, need: &Resources) {
-        let before = self.ledger.waiting();
+        let (line, before) = (self.ledger.waiting(), self.set_aside());
         let held = self.granted.contains_key(task);
-        let need = self.needs.entry(task.clone()).or_insert_with(|| need.clone()).clone();
+        let need = self
+            .needs
+            .entry(task.clone())
+            .or_insert_with(|| need.clone())
+            .clone();
         match self.ledger.request(task, &need) {
-            Verdict::Granted if held => assert_eq!(self.ledger.waiting(), before),
+            Verdict::Granted if held => assert_eq!(self.ledger.waiting(), line),
             Verdict::Granted => self.grant(task, &before),
             Verdict::Waiting(missing) => {
                 assert!(!held);
@@ -61,7 +70,7 @@ impl Host {
         self.granted.remove(task);
         self.needs.remove(task);
         self.line.retain(|(t, _)| t != task);
-        let before = self.ledger.waiting();
+        let before = self.set_aside();
         for served in self.ledger.release(task) {
             self.grant(&served, &before);
         }
@@ -75,23 +84,33 @@ impl Host {
         self.ledger.adopt(task, need);
     }
 
+    /// Who was passed over so often that what it needs is set aside, with what it lacks.
+    fn set_aside(&self) -> Vec<(TaskArn, Vec<Shortfall>)> {
+        let often = self.line.iter().filter(|(_, n)| *n >= MAX_BYPASS);
+        often
+            .map(|(task, _)| (task.clone(), self.ledger.missing(task).unwrap()))
+            .collect()
+    }
+
     /// It is granted: only once, only what is left, and to nobody's lasting loss.
     fn grant(&mut self, task: &TaskArn, before: &[(TaskArn, Vec<Shortfall>)]) {
         let need = self.needs[task].clone();
         let in_use = Resources::sum(self.granted.values());
         assert!(total().fits(&in_use, &need), "{need:?} beside {in_use:?}");
-        assert!(self.granted.insert(task.clone(), need).is_none(), "granted twice");
+        assert!(
+            self.granted.insert(task.clone(), need).is_none(),
+            "granted twice"
+        );
         let at = self.line.iter().position(|(t, _)| t == task);
         let passed = at.unwrap_or(self.line.len());
-        for (other, bypassed) in &mut self.line[..passed] {
+        for (_, bypassed) in &mut self.line[..passed] {
             *bypassed += 1;
-            if *bypassed > MAX_BYPASS {
-                let was = before.iter().find(|(t, _)| t == other).map(|(_, m)| m);
-                let is = self.ledger.missing(other);
-                // What set others free may have helped it too; nothing may have hurt it.
-                let lacks = |m: &[Shortfall]| m.iter().map(amount).sum::<u32>();
-                assert!(lacks(&is.unwrap()) <= lacks(was.unwrap()), "{other} was passed over");
-            }
+        }
+        for (other, was) in before.iter().filter(|(other, _)| other != task) {
+            // What set others free may have helped it too; nothing may have hurt it.
+            let lacks = |missing: &[Shortfall]| missing.iter().map(amount).sum::<u32>();
+            let is = self.ledger.missing(other).unwrap_or_default();
+            assert!(lacks(&is) <= lacks(was), "{other} was passed over");
         }
         if let Some(at) = at {
             self.line.remove(at);
@@ -100,12 +119,23 @@ impl Host {
 
     fn check(&self) {
         let in_use = Resources::sum(self.granted.values());
-        assert_eq!(self.ledger.in_use(), &in_use, "what was granted and not told");
+        assert_eq!(
+            self.ledger.in_use(),
+            &in_use,
+            "what was granted and not told"
+        );
         assert_eq!(self.ledger.remaining(), total().remaining(&in_use));
         let line: Vec<_> = self.line.iter().map(|(t, _)| t.clone()).collect();
         let waiting = self.ledger.waiting();
-        assert_eq!(waiting.iter().map(|(t, _)| t.clone()).collect::<Vec<_>>(), line);
-        if self.line.iter().any(|(_, bypassed)| *bypassed >= MAX_BYPASS) {
+        assert_eq!(
+            waiting.iter().map(|(t, _)| t.clone()).collect::<Vec<_>>(),
+            line
+        );
+        if self
+            .line
+            .iter()
+            .any(|(_, bypassed)| *bypassed >= MAX_BYPASS)
+        {
             return; // Something is set aside: more is missing than what is in use tells.
         }
         for (task, missing) in waiting {
@@ -125,8 +155,14 @@ impl Host {
                 Shortfall::Enis { short_by } => enough.enis += short_by,
                 Shortfall::Gpus { short_by } => enough.gpus += short_by,
                 Shortfall::Ports { protocol, taken } => {
-                    in_use.ports.of_mut(*protocol).retain(|p| !taken.contains(p));
-                    enough.ports.of_mut(*protocol).retain(|p| !taken.contains(p));
+                    in_use
+                        .ports
+                        .of_mut(*protocol)
+                        .retain(|p| !taken.contains(p));
+                    enough
+                        .ports
+                        .of_mut(*protocol)
+                        .retain(|p| !taken.contains(p));
                 }
             }
         }
@@ -162,7 +198,13 @@ fn amount(shortfall: &Shortfall) -> u32 {
 fn total() -> Resources {
     let mut ports = Ports::default();
     ports.of_mut(Protocol::Tcp).insert(22);
-    Resources { cpu: CpuUnits(100), memory: Mebibytes(100), ports, enis: 2, gpus: 1 }
+    Resources {
+        cpu: CpuUnits(100),
+        memory: Mebibytes(100),
+        ports,
+        enis: 2,
+        gpus: 1,
+    }
 }
 
 fn need() -> impl Strategy<Value = Resources> {
@@ -281,7 +323,10 @@ proptest! {
 
 #[test]
 fn a_second_adoption_is_counted_as_the_task_is_now() {
-    let mib = |memory| Resources { memory: Mebibytes(memory), ..Resources::default() };
+    let mib = |memory| Resources {
+        memory: Mebibytes(memory),
+        ..Resources::default()
+    };
     let mut ledger = Ledger::new(total());
     ledger.adopt(&arn(1), &mib(80));
     ledger.adopt(&arn(1), &mib(30));
@@ -290,7 +335,10 @@ fn a_second_adoption_is_counted_as_the_task_is_now() {
 
 #[test]
 fn beside_an_adopted_surplus_the_whole_distance_is_told() {
-    let mib = |memory| Resources { memory: Mebibytes(memory), ..Resources::default() };
+    let mib = |memory| Resources {
+        memory: Mebibytes(memory),
+        ..Resources::default()
+    };
     let mut ledger = Ledger::new(total());
     ledger.adopt(&arn(1), &mib(150));
     let Verdict::Waiting(missing) = ledger.request(&arn(2), &mib(10)) else {
@@ -302,10 +350,16 @@ fn beside_an_adopted_surplus_the_whole_distance_is_told() {
 
 #[test]
 fn only_who_asks_is_granted_by_asking() {
-    let mib = |memory| Resources { memory: Mebibytes(memory), ..Resources::default() };
+    let mib = |memory| Resources {
+        memory: Mebibytes(memory),
+        ..Resources::default()
+    };
     let mut ledger = Ledger::new(total());
     ledger.adopt(&arn(1), &mib(80));
-    assert!(matches!(ledger.request(&arn(2), &mib(50)), Verdict::Waiting(_)));
+    assert!(matches!(
+        ledger.request(&arn(2), &mib(50)),
+        Verdict::Waiting(_)
+    ));
     // The first one turns out to be smaller: now the second one fits, but nobody would tell it.
     ledger.adopt(&arn(1), &mib(20));
     assert_eq!(ledger.request(&arn(3), &mib(10)), Verdict::Granted);
