@@ -1,11 +1,6 @@
 //! Orders of events that once led a task astray, one by one.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 #[allow(dead_code, reason = "each test file uses its part of the world")]
 mod support;
@@ -17,9 +12,7 @@ use berth_core::task::{
 };
 use berth_core::units::Millis;
 
-use support::direct::{
-    Direct, START, attempt, created, exited, next_acts, running, starting, words,
-};
+use support::direct::{Direct, START, attempt, created, exited, next_acts, running, starting, words};
 use support::specs::{after, container, fields, name, port};
 
 /// One essential container.
@@ -42,17 +35,11 @@ fn what_never_ran_is_not_complete() {
     app.depends_on = vec![after("init", Condition::Complete)];
     let mut run = Direct::new(fields(vec![init, app]));
     let acts = run.say(Event::Granted);
-    let pull = acts
-        .iter()
-        .find(|a| words(std::slice::from_ref(a)) == ["acquire image init"]);
+    let pull = acts.iter().find(|a| words(std::slice::from_ref(a)) == ["acquire image init"]);
     run.fails(pull.unwrap(), FailureKind::Refused);
     let stop = run.task.state().stop.clone().unwrap();
     assert_eq!(stop.code, StopCode::TaskFailedToStart);
-    assert!(
-        stop.reason
-            .contains("container init was to become COMPLETE"),
-        "{stop:?}"
-    );
+    assert!(stop.reason.contains("container init was to become COMPLETE"), "{stop:?}");
 }
 
 #[test]
@@ -67,11 +54,7 @@ fn a_late_created_event_does_not_settle_an_unsure_start() {
 
 #[test]
 fn a_start_that_was_seen_to_work_did_not_fail() {
-    for kind in [
-        FailureKind::EngineAway,
-        FailureKind::TimedOut,
-        FailureKind::Refused,
-    ] {
+    for kind in [FailureKind::EngineAway, FailureKind::TimedOut, FailureKind::Refused] {
         let (mut run, start) = starting(one());
         run.see("app", running("app-1", START));
         run.fails(&start, kind);
@@ -132,10 +115,7 @@ fn a_container_that_really_vanished_ends_the_task() {
     run.all_work(acts);
     assert_eq!(run.told().status, TaskStatus::Stopped);
     let reason = run.told().containers[0].reason.clone().unwrap();
-    assert_eq!(
-        reason,
-        "ContainerVanishedError: No container matching saved ID found"
-    );
+    assert_eq!(reason, "ContainerVanishedError: No container matching saved ID found");
 }
 
 #[test]
@@ -205,10 +185,7 @@ fn nothing_begins_once_an_essential_container_can_never_start() {
     app.depends_on = vec![after("init", Condition::Success)];
     let mut run = Direct::up(fields(vec![init, side, app]));
     let id = run.container("init").id.clone().unwrap();
-    assert_eq!(
-        words(&run.see("init", exited(id.as_str(), 1))),
-        ["release cgroup"]
-    );
+    assert_eq!(words(&run.see("init", exited(id.as_str(), 1))), ["release cgroup"]);
 }
 
 #[test]
@@ -244,10 +221,7 @@ fn what_vanished_in_an_outage_vanished() {
     let acts = run.say(Event::Restored(Vec::new()));
     run.all_work(acts);
     let stop = run.told().stop.clone().unwrap();
-    assert!(
-        stop.reason.starts_with("ContainerVanishedError"),
-        "{stop:?}"
-    );
+    assert!(stop.reason.starts_with("ContainerVanishedError"), "{stop:?}");
 }
 
 #[test]
@@ -282,10 +256,7 @@ fn the_wait_for_the_engine_ends_with_its_answer() {
     let mut run = Direct::new(one());
     let acts = run.say(Event::Granted);
     run.fails(&acts[1], FailureKind::EngineAway);
-    assert_eq!(
-        run.task.waiting_for(),
-        "the container engine, which does not answer"
-    );
+    assert_eq!(run.task.waiting_for(), "the container engine, which does not answer");
     let pull = run.deadline();
     run.works(&pull[0]);
     assert_eq!(run.task.waiting_for(), "");

@@ -1,11 +1,6 @@
 //! What holds of the ledger, whoever asks for what in whatever order.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 #[allow(dead_code, reason = "each test file uses its part of the world")]
 mod support;
@@ -43,11 +38,7 @@ impl Host {
     fn request(&mut self, task: &TaskArn, need: &Resources) {
         let (line, before) = (self.ledger.waiting(), self.set_aside());
         let held = self.granted.contains_key(task);
-        let need = self
-            .needs
-            .entry(task.clone())
-            .or_insert_with(|| need.clone())
-            .clone();
+        let need = self.needs.entry(task.clone()).or_insert_with(|| need.clone()).clone();
         match self.ledger.request(task, &need) {
             Verdict::Granted if held => assert_eq!(self.ledger.waiting(), line),
             Verdict::Granted => self.grant(task, &before),
@@ -87,9 +78,7 @@ impl Host {
     /// Who was passed over so often that what it needs is set aside, with what it lacks.
     fn set_aside(&self) -> Vec<(TaskArn, Vec<Shortfall>)> {
         let often = self.line.iter().filter(|(_, n)| *n >= MAX_BYPASS);
-        often
-            .map(|(task, _)| (task.clone(), self.ledger.missing(task).unwrap()))
-            .collect()
+        often.map(|(task, _)| (task.clone(), self.ledger.missing(task).unwrap())).collect()
     }
 
     /// It is granted: only once, only what is left, and to nobody's lasting loss.
@@ -97,10 +86,7 @@ impl Host {
         let need = self.needs[task].clone();
         let in_use = Resources::sum(self.granted.values());
         assert!(total().fits(&in_use, &need), "{need:?} beside {in_use:?}");
-        assert!(
-            self.granted.insert(task.clone(), need).is_none(),
-            "granted twice"
-        );
+        assert!(self.granted.insert(task.clone(), need).is_none(), "granted twice");
         let at = self.line.iter().position(|(t, _)| t == task);
         let passed = at.unwrap_or(self.line.len());
         for (_, bypassed) in &mut self.line[..passed] {
@@ -119,23 +105,12 @@ impl Host {
 
     fn check(&self) {
         let in_use = Resources::sum(self.granted.values());
-        assert_eq!(
-            self.ledger.in_use(),
-            &in_use,
-            "what was granted and not told"
-        );
+        assert_eq!(self.ledger.in_use(), &in_use, "what was granted and not told");
         assert_eq!(self.ledger.remaining(), total().remaining(&in_use));
         let line: Vec<_> = self.line.iter().map(|(t, _)| t.clone()).collect();
         let waiting = self.ledger.waiting();
-        assert_eq!(
-            waiting.iter().map(|(t, _)| t.clone()).collect::<Vec<_>>(),
-            line
-        );
-        if self
-            .line
-            .iter()
-            .any(|(_, bypassed)| *bypassed >= MAX_BYPASS)
-        {
+        assert_eq!(waiting.iter().map(|(t, _)| t.clone()).collect::<Vec<_>>(), line);
+        if self.line.iter().any(|(_, bypassed)| *bypassed >= MAX_BYPASS) {
             return; // Something is set aside: more is missing than what is in use tells.
         }
         for (task, missing) in waiting {
@@ -155,14 +130,8 @@ impl Host {
                 Shortfall::Enis { short_by } => enough.enis += short_by,
                 Shortfall::Gpus { short_by } => enough.gpus += short_by,
                 Shortfall::Ports { protocol, taken } => {
-                    in_use
-                        .ports
-                        .of_mut(*protocol)
-                        .retain(|p| !taken.contains(p));
-                    enough
-                        .ports
-                        .of_mut(*protocol)
-                        .retain(|p| !taken.contains(p));
+                    in_use.ports.of_mut(*protocol).retain(|p| !taken.contains(p));
+                    enough.ports.of_mut(*protocol).retain(|p| !taken.contains(p));
                 }
             }
         }
@@ -198,13 +167,7 @@ fn amount(shortfall: &Shortfall) -> u32 {
 fn total() -> Resources {
     let mut ports = Ports::default();
     ports.of_mut(Protocol::Tcp).insert(22);
-    Resources {
-        cpu: CpuUnits(100),
-        memory: Mebibytes(100),
-        ports,
-        enis: 2,
-        gpus: 1,
-    }
+    Resources { cpu: CpuUnits(100), memory: Mebibytes(100), ports, enis: 2, gpus: 1 }
 }
 
 fn need() -> impl Strategy<Value = Resources> {
@@ -323,10 +286,7 @@ proptest! {
 
 #[test]
 fn a_second_adoption_is_counted_as_the_task_is_now() {
-    let mib = |memory| Resources {
-        memory: Mebibytes(memory),
-        ..Resources::default()
-    };
+    let mib = |memory| Resources { memory: Mebibytes(memory), ..Resources::default() };
     let mut ledger = Ledger::new(total());
     ledger.adopt(&arn(1), &mib(80));
     ledger.adopt(&arn(1), &mib(30));
@@ -335,10 +295,7 @@ fn a_second_adoption_is_counted_as_the_task_is_now() {
 
 #[test]
 fn beside_an_adopted_surplus_the_whole_distance_is_told() {
-    let mib = |memory| Resources {
-        memory: Mebibytes(memory),
-        ..Resources::default()
-    };
+    let mib = |memory| Resources { memory: Mebibytes(memory), ..Resources::default() };
     let mut ledger = Ledger::new(total());
     ledger.adopt(&arn(1), &mib(150));
     let Verdict::Waiting(missing) = ledger.request(&arn(2), &mib(10)) else {
@@ -350,16 +307,10 @@ fn beside_an_adopted_surplus_the_whole_distance_is_told() {
 
 #[test]
 fn only_who_asks_is_granted_by_asking() {
-    let mib = |memory| Resources {
-        memory: Mebibytes(memory),
-        ..Resources::default()
-    };
+    let mib = |memory| Resources { memory: Mebibytes(memory), ..Resources::default() };
     let mut ledger = Ledger::new(total());
     ledger.adopt(&arn(1), &mib(80));
-    assert!(matches!(
-        ledger.request(&arn(2), &mib(50)),
-        Verdict::Waiting(_)
-    ));
+    assert!(matches!(ledger.request(&arn(2), &mib(50)), Verdict::Waiting(_)));
     // The first one turns out to be smaller: now the second one fits, but nobody would tell it.
     ledger.adopt(&arn(1), &mib(20));
     assert_eq!(ledger.request(&arn(3), &mib(10)), Verdict::Granted);

@@ -1,11 +1,6 @@
 //! Orders of events that once led a task astray with its resources, one by one.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 #[allow(dead_code, reason = "each test file uses its part of the world")]
 mod support;
@@ -35,34 +30,21 @@ fn what_may_be_held_is_released() {
     let acts = run.say(Event::Granted);
     run.fails(&acts[0], FailureKind::TimedOut);
     let acts = run.stop();
-    assert!(
-        words(&acts).contains(&"release cgroup".to_owned()),
-        "{acts:?}"
-    );
+    assert!(words(&acts).contains(&"release cgroup".to_owned()), "{acts:?}");
 
     // The agent died while it was being made.
     let mut run = Direct::new(one());
     run.say(Event::Granted);
-    run.task = Task::restored(
-        run.task.spec().clone(),
-        Settings::default(),
-        run.task.state().clone(),
-    );
+    run.task = Task::restored(run.task.spec().clone(), Settings::default(), run.task.state().clone());
     run.stop();
     let acts = run.say(Event::Restored(Vec::new()));
-    assert!(
-        words(&acts).contains(&"release cgroup".to_owned()),
-        "{acts:?}"
-    );
+    assert!(words(&acts).contains(&"release cgroup".to_owned()), "{acts:?}");
 
     // Other ports were to be chosen; the first ones are still ours.
     let (mut run, start) = starting(with_port());
     run.stop();
     let acts = run.fails(&start, FailureKind::PortTaken);
-    assert!(
-        words(&acts).contains(&"release ports of app".to_owned()),
-        "{acts:?}"
-    );
+    assert!(words(&acts).contains(&"release ports of app".to_owned()), "{acts:?}");
     let acts = run.all_work(acts);
     assert_eq!(acts.last(), Some(&Act::ReturnGrant));
 }
@@ -100,10 +82,7 @@ fn an_image_that_one_could_not_have_may_be_needed_again() {
     let acts = run.fails(&start[0], FailureKind::PortTaken);
     let acts = next_acts(&mut run, acts);
     let acts = run.works(&acts[0]);
-    assert!(
-        words(&acts).contains(&"acquire image shared".to_owned()),
-        "{acts:?}"
-    );
+    assert!(words(&acts).contains(&"acquire image shared".to_owned()), "{acts:?}");
 }
 
 #[test]
