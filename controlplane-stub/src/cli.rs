@@ -51,7 +51,7 @@ pub struct Options {
     /// Where the JSON API listens.
     #[arg(long, global = true, env = "BERTH_CP_LISTEN", default_value = "127.0.0.1:8045")]
     pub listen: SocketAddr,
-    /// Where agents connect to: <ip>:<port> or unix:/<path>.
+    /// Where agents connect to: `ip:port` or `unix:/path`.
     #[arg(long, global = true, env = "BERTH_CP_AGENT_LISTEN", default_value = "127.0.0.1:8046")]
     pub agent_listen: AgentAddress,
     /// Whether agents speak TLS: auto is everywhere but on loopback and unix sockets.

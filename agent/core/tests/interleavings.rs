@@ -7,8 +7,8 @@ mod support;
 
 use berth_core::spec::{Condition, TaskFields};
 use berth_core::task::{
-    Act, ContainerStatus, Event, Fact, FailureKind, Outcome, ResourceKey, ResourceStatus, Settings, StopCode,
-    Task, TaskStatus,
+    Act, ContainerStatus, Event, Fact, FailureKind, Outcome, ResourceKey, ResourceStatus, StopCode,
+    TaskStatus,
 };
 use berth_core::units::Millis;
 
@@ -151,82 +151,6 @@ fn an_outage_uses_up_no_tries() {
     let acts = run.fails(&start, FailureKind::PortTaken);
     assert_eq!(words(&next_acts(&mut run, acts)), ["remove app"]);
     assert_eq!(run.task.state().stop, None);
-}
-
-#[test]
-fn an_image_that_an_outage_took_along_is_pulled_again() {
-    let mut run = Direct::new(one());
-    let acts = run.say(Event::Granted);
-    run.works(&acts[0]);
-    let mut create = run.works(&acts[1]);
-    for _ in 0..10 {
-        let acts = run.fails(&create[0], FailureKind::EngineAway);
-        create = next_acts(&mut run, acts);
-    }
-    let acts = run.fails(&create[0], FailureKind::NoSuchImage);
-    assert_eq!(words(&acts), ["acquire image app"]);
-}
-
-#[test]
-fn what_may_be_held_is_released() {
-    // The call timed out, and the cgroup may be there.
-    let mut run = Direct::new(one());
-    let acts = run.say(Event::Granted);
-    run.fails(&acts[0], FailureKind::TimedOut);
-    let acts = run.stop();
-    assert!(words(&acts).contains(&"release cgroup".to_owned()), "{acts:?}");
-
-    // The agent died while it was being made.
-    let mut run = Direct::new(one());
-    run.say(Event::Granted);
-    run.task = Task::restored(run.task.spec().clone(), Settings::default(), run.task.state().clone());
-    run.stop();
-    let acts = run.say(Event::Restored(Vec::new()));
-    assert!(words(&acts).contains(&"release cgroup".to_owned()), "{acts:?}");
-
-    // Other ports were to be chosen; the first ones are still ours.
-    let (mut run, start) = starting(with_port());
-    run.stop();
-    let acts = run.fails(&start, FailureKind::PortTaken);
-    assert!(words(&acts).contains(&"release ports of app".to_owned()), "{acts:?}");
-    let acts = run.all_work(acts);
-    assert_eq!(acts.last(), Some(&Act::ReturnGrant));
-}
-
-#[test]
-fn failures_to_acquire_do_not_count_against_releasing() {
-    let mut run = Direct::new(one());
-    let mut acts = run.say(Event::Granted);
-    for _ in 0..5 {
-        let failed = run.fails(&acts[0], FailureKind::TimedOut);
-        acts = next_acts(&mut run, failed);
-    }
-    assert_eq!(words(&acts)[1..], ["release cgroup"]);
-    run.fails(&acts[1], FailureKind::TimedOut);
-    assert_eq!(words(&run.deadline()), ["release cgroup"]);
-}
-
-#[test]
-fn an_image_that_one_could_not_have_may_be_needed_again() {
-    // Two containers of one image; the second finds it gone and cannot have it again.
-    let mut first = container("first");
-    first.ports = vec![port(80, None)];
-    first.image = "shared".to_owned();
-    let mut second = container("second");
-    second.essential = false;
-    second.image = "shared".to_owned();
-    let mut run = Direct::new(fields(vec![first, second]));
-    let acts = run.say(Event::Granted);
-    let creates: Vec<Act> = acts.iter().flat_map(|act| run.works(act)).collect();
-    assert_eq!(words(&creates), ["create second", "create first"]);
-    let start = run.works(&creates[1]);
-    let pull = run.fails(&creates[0], FailureKind::NoSuchImage);
-    run.fails(&pull[0], FailureKind::Refused);
-    // The first one needs other ports, and so the image.
-    let acts = run.fails(&start[0], FailureKind::PortTaken);
-    let acts = next_acts(&mut run, acts);
-    let acts = run.works(&acts[0]);
-    assert!(words(&acts).contains(&"acquire image shared".to_owned()), "{acts:?}");
 }
 
 #[test]

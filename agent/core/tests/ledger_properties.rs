@@ -36,11 +36,11 @@ impl Host {
     }
 
     fn request(&mut self, task: &TaskArn, need: &Resources) {
-        let before = self.ledger.waiting();
+        let (line, before) = (self.ledger.waiting(), self.set_aside());
         let held = self.granted.contains_key(task);
         let need = self.needs.entry(task.clone()).or_insert_with(|| need.clone()).clone();
         match self.ledger.request(task, &need) {
-            Verdict::Granted if held => assert_eq!(self.ledger.waiting(), before),
+            Verdict::Granted if held => assert_eq!(self.ledger.waiting(), line),
             Verdict::Granted => self.grant(task, &before),
             Verdict::Waiting(missing) => {
                 assert!(!held);
@@ -61,7 +61,7 @@ impl Host {
         self.granted.remove(task);
         self.needs.remove(task);
         self.line.retain(|(t, _)| t != task);
-        let before = self.ledger.waiting();
+        let before = self.set_aside();
         for served in self.ledger.release(task) {
             self.grant(&served, &before);
         }
@@ -75,6 +75,12 @@ impl Host {
         self.ledger.adopt(task, need);
     }
 
+    /// Who was passed over so often that what it needs is set aside, with what it lacks.
+    fn set_aside(&self) -> Vec<(TaskArn, Vec<Shortfall>)> {
+        let often = self.line.iter().filter(|(_, n)| *n >= MAX_BYPASS);
+        often.map(|(task, _)| (task.clone(), self.ledger.missing(task).unwrap())).collect()
+    }
+
     /// It is granted: only once, only what is left, and to nobody's lasting loss.
     fn grant(&mut self, task: &TaskArn, before: &[(TaskArn, Vec<Shortfall>)]) {
         let need = self.needs[task].clone();
@@ -83,15 +89,14 @@ impl Host {
         assert!(self.granted.insert(task.clone(), need).is_none(), "granted twice");
         let at = self.line.iter().position(|(t, _)| t == task);
         let passed = at.unwrap_or(self.line.len());
-        for (other, bypassed) in &mut self.line[..passed] {
+        for (_, bypassed) in &mut self.line[..passed] {
             *bypassed += 1;
-            if *bypassed > MAX_BYPASS {
-                let was = before.iter().find(|(t, _)| t == other).map(|(_, m)| m);
-                let is = self.ledger.missing(other);
-                // What set others free may have helped it too; nothing may have hurt it.
-                let lacks = |m: &[Shortfall]| m.iter().map(amount).sum::<u32>();
-                assert!(lacks(&is.unwrap()) <= lacks(was.unwrap()), "{other} was passed over");
-            }
+        }
+        for (other, was) in before.iter().filter(|(other, _)| other != task) {
+            // What set others free may have helped it too; nothing may have hurt it.
+            let lacks = |missing: &[Shortfall]| missing.iter().map(amount).sum::<u32>();
+            let is = self.ledger.missing(other).unwrap_or_default();
+            assert!(lacks(&is) <= lacks(was), "{other} was passed over");
         }
         if let Some(at) = at {
             self.line.remove(at);

@@ -6,6 +6,7 @@
 //! | `actor` | one for each task: persist, then act, feed back |
 //! | `perform` | one act, one call, one outcome |
 //! | `admission` | the ledger, and who is told when it changes |
+//! | `intake` | what the control plane wants: new tasks, stops, refusals |
 //! | `registry`, `hints` | who is there, and what each has to look at |
 //! | `reconcile` | the engine's events |
 //! | `restore`, `keepsake` | after a start; what containers carry for it |
@@ -13,6 +14,7 @@
 mod actor;
 mod admission;
 mod hints;
+mod intake;
 mod keepsake;
 mod perform;
 mod reconcile;
@@ -25,11 +27,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use berth_core::ids::{ContainerInstanceArn, TaskArn};
 use berth_core::ledger::Verdict;
 use berth_core::resources::Resources;
-use berth_core::spec::TaskSpec;
-use berth_core::task::{Act, Event, Report, Settings, StopCause, StopCode, Task, TaskStatus};
+use berth_core::task::{Act, Event, Settings, StopCause, Task};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use self::actor::{Actor, MAILBOX, Message, writes_of};
+use self::actor::{Actor, MAILBOX, Message};
 use self::admission::Admission;
 use self::registry::{Handle, Registry};
 use crate::cgroup::Cgroups;
@@ -41,6 +42,7 @@ use crate::store::{Saved, Store, StoreError, Write};
 use crate::supervise::Tracker;
 
 pub use self::admission::Usage;
+pub use self::intake::Assignment;
 pub use self::keepsake::engine_name;
 pub use self::perform::Timeouts;
 pub use self::restore::{World, look};
@@ -91,19 +93,6 @@ impl Shared {
     fn instance(&self) -> Option<ContainerInstanceArn> {
         self.instance.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-}
-
-/// What the control plane wants of a task.
-#[derive(Debug, Clone)]
-pub struct Assignment {
-    /// The task.
-    pub task: TaskArn,
-    /// What to run; absent when the task is known and only to be stopped.
-    pub spec: Option<Arc<TaskSpec>>,
-    /// Why it is to stop; absent while it is to run.
-    pub stop: Option<StopCause>,
-    /// What the control plane last heard of it.
-    pub last_heard: TaskStatus,
 }
 
 /// The engine: runs the tasks of the host. Cloning shares it.
@@ -199,84 +188,6 @@ impl Engine {
         *self.shared.instance.lock().unwrap_or_else(PoisonError::into_inner) = Some(instance);
     }
 
-    /// Takes what the control plane wants; durable when it returns. Stops come before starts. What
-    /// is known already changes nothing.
-    ///
-    /// # Errors
-    /// When the state cannot be written: nothing was taken that was not known before.
-    pub async fn accept(&self, assignments: Vec<Assignment>) -> Result<(), StoreError> {
-        let (stops, starts): (Vec<_>, Vec<_>) = assignments.into_iter().partition(|a| a.stop.is_some());
-        let mut fresh = Vec::new();
-        let mut known = Vec::new();
-        for Assignment { task, spec, stop, last_heard } in stops.into_iter().chain(starts) {
-            if let Some(handle) = self.shared.registry.get(&task) {
-                known.extend(stop.map(|cause| (handle, Event::Stop(cause))));
-            } else if let (Some(spec), true) = (spec, last_heard != TaskStatus::Stopped) {
-                fresh.push((spec, stop.or_else(|| lost(last_heard))));
-            }
-        }
-        self.admit(fresh).await?;
-        self.tell(known).await;
-        Ok(())
-    }
-
-    /// Tells the control plane that a task was refused: it is STOPPED, and why.
-    ///
-    /// # Errors
-    /// When the state cannot be written.
-    pub async fn refuse(&self, task: TaskArn, reason: String) -> Result<(), StoreError> {
-        if self.shared.registry.get(&task).is_some() {
-            return Ok(()); // It was understood once: what runs is not hurt by a message that is not.
-        }
-        tracing::warn!(%task, reason, "refused a task");
-        let report = Report {
-            status: TaskStatus::Stopped,
-            stop: Some(StopCause::new(StopCode::TaskFailedToStart, reason)),
-            waiting_for: String::new(),
-            containers: Vec::new(),
-            pull_started_at: None,
-            pull_stopped_at: None,
-            started_at: None,
-            execution_stopped_at: None,
-            stopped_at: Some(clock::now()),
-        };
-        self.shared.store.commit(vec![Write::Report { task, report: Box::new(report) }]).await
-    }
-
-    /// Takes in tasks that are new here, in one transaction.
-    async fn admit(&self, fresh: Vec<(Arc<TaskSpec>, Option<StopCause>)>) -> Result<(), StoreError> {
-        let now = clock::now();
-        let mut writes = Vec::new();
-        let mut started = Vec::new();
-        for (spec, stop) in fresh {
-            let mut task = Task::new(Arc::clone(&spec), self.shared.settings, now);
-            let (event, receiver) = match stop {
-                Some(cause) => (Event::Stop(cause), watch::channel(Verdict::Granted).1),
-                None => {
-                    let (verdict, receiver) = self.shared.admission.request(&spec.arn, &spec.need());
-                    (event_of(verdict), receiver)
-                }
-            };
-            let step = task.handle(now, event);
-            writes.push(Write::NewTask { spec: Arc::clone(&spec), state: task.state().clone() });
-            writes.extend(writes_of(&task, step.report.clone()).into_iter().skip(1));
-            started.push((task, receiver, step.persisted()));
-        }
-        if started.is_empty() {
-            return Ok(());
-        }
-        if let Err(error) = self.shared.store.commit(writes).await {
-            for (task, ..) in &started {
-                self.shared.admission.release(&task.spec().arn);
-            }
-            return Err(error);
-        }
-        for (task, receiver, acts) in started {
-            self.spawn(task, receiver, acts);
-        }
-        Ok(())
-    }
-
     /// Tells actors something, and waits until what follows from it is durable.
     async fn tell(&self, events: Vec<(Handle, Event)>) {
         let mut waits = Vec::new();
@@ -363,7 +274,7 @@ impl Engine {
             match self.shared.cgroups.remove_id(&id).await {
                 Ok(()) => tracing::info!(task = id, "removed a cgroup that was left over"),
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "a cgroup that was left over")
+                    tracing::warn!(error = &error as &dyn std::error::Error, "a cgroup that was left over");
                 }
             }
         }
@@ -376,14 +287,4 @@ fn event_of(verdict: Verdict) -> Event {
         Verdict::Waiting(missing) => Event::Waiting(missing),
         Verdict::Never(missing) => Event::Never(missing),
     }
-}
-
-/// A task that ran before and of which nothing is left must not be started a second time.
-fn lost(last_heard: TaskStatus) -> Option<StopCause> {
-    (last_heard == TaskStatus::Running).then(|| {
-        StopCause::new(
-            StopCode::EssentialContainerExited,
-            "ContainerVanishedError: the container instance lost its record of the task, and none of its containers was found",
-        )
-    })
 }

@@ -193,7 +193,7 @@ impl Conversation<'_> {
                 Admitted::Assignment(assignment) => assignments.push(assignment),
                 Admitted::Refused(task, reason) => self.session.engine.refuse(task, reason).await?,
                 Admitted::Unreadable(reason) => {
-                    tracing::error!(reason, "the control plane sent something that names no task")
+                    tracing::error!(reason, "the control plane sent something that names no task");
                 }
             }
         }

@@ -42,9 +42,11 @@ pub struct RedbStore {
     outbox: Arc<Outbox>,
 }
 
+type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
 enum Job {
-    Load(oneshot::Sender<Result<Saved, StoreError>>),
-    Commit(Vec<Write>, oneshot::Sender<Result<(), StoreError>>),
+    Load(Reply<Saved>),
+    Commit(Vec<Write>, Reply<()>),
 }
 
 impl RedbStore {
@@ -130,7 +132,7 @@ impl Writer {
         }
     }
 
-    fn commit_all(&mut self, commits: Vec<(Vec<Write>, oneshot::Sender<Result<(), StoreError>>)>) {
+    fn commit_all(&mut self, commits: Vec<(Vec<Write>, Reply<()>)>) {
         let (writes, replies): (Vec<_>, Vec<_>) = commits.into_iter().unzip();
         let mut result = self.commit(writes.iter().flatten());
         if result.is_err() {

@@ -58,11 +58,14 @@ impl Task {
         }
     }
 
-    /// An image that cannot be had stops the containers made from it.
+    /// An image that cannot be had stops the containers to be made from it. One that is being made
+    /// may have found it: what becomes of that decides.
     fn image_failed(&mut self, image: &str, failure: &Failure, now: Timestamp) {
         for index in 0..self.state.containers.len() {
+            let container = &self.state.containers[index];
             if self.spec.containers[index].image == image
-                && self.state.containers[index].status == ContainerStatus::Pending
+                && container.status == ContainerStatus::Pending
+                && container.attempt.is_none()
             {
                 self.fail_container(index, failure.clone(), now);
             }

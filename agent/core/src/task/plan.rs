@@ -96,7 +96,8 @@ impl Task {
             }
             ResourceKey::Image(image) => {
                 let made_from_it = |(spec, c): (&crate::spec::ContainerSpec, &Container)| {
-                    &spec.image == image && c.status == ContainerStatus::Pending
+                    // One that is being made has found it, or will say that it has not.
+                    &spec.image == image && c.status == ContainerStatus::Pending && c.attempt.is_none()
                 };
                 self.spec.containers.iter().zip(&self.state.containers).any(made_from_it)
             }

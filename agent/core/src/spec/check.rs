@@ -1,0 +1,176 @@
+//! The rules that a specification must keep before it exists.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Condition, ContainerSpec, Dependency, MAX_CONTAINERS, NetworkMode, TaskFields, TaskSpec, host_ports,
+};
+use crate::resources::Ports;
+use crate::units::PortRange;
+
+/// Why a specification is refused: the field, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct InvalidSpec {
+    /// The path of the field, such as `containers[web].portMappings`.
+    pub field: String,
+    /// What is wrong.
+    pub problem: String,
+}
+
+fn invalid<T>(field: impl Into<String>, problem: impl Into<String>) -> Result<T, InvalidSpec> {
+    Err(InvalidSpec { field: field.into(), problem: problem.into() })
+}
+
+impl TryFrom<TaskFields> for TaskSpec {
+    type Error = InvalidSpec;
+
+    fn try_from(mut fields: TaskFields) -> Result<Self, InvalidSpec> {
+        check_set(&fields)?;
+        for container in &mut fields.containers {
+            depend_on_links(container);
+        }
+        for container in &fields.containers {
+            check_container(&fields, container)?;
+        }
+        check_host_ports(&fields)?;
+        check_dependencies(&fields)?;
+        Ok(Self(fields))
+    }
+}
+
+/// What is linked must run first, whether or not the definition says so.
+fn depend_on_links(container: &mut ContainerSpec) {
+    for link in &container.links {
+        if !container.depends_on.iter().any(|d| d.container == link.container) {
+            let dependency = Dependency { container: link.container.clone(), condition: Condition::Start };
+            container.depends_on.push(dependency);
+        }
+    }
+}
+
+fn check_set(fields: &TaskFields) -> Result<(), InvalidSpec> {
+    let containers = &fields.containers;
+    if containers.is_empty() {
+        return invalid("containers", "a task has at least one container");
+    }
+    if containers.len() > MAX_CONTAINERS {
+        return invalid("containers", format!("{} containers, at most {MAX_CONTAINERS}", containers.len()));
+    }
+    let names: BTreeSet<_> = containers.iter().map(|c| &c.name).collect();
+    if names.len() != containers.len() {
+        return invalid("containers", "two containers have the same name");
+    }
+    if !containers.iter().any(|c| c.essential) {
+        return invalid("containers", "no container is essential");
+    }
+    Ok(())
+}
+
+fn check_container(task: &TaskFields, container: &ContainerSpec) -> Result<(), InvalidSpec> {
+    let at = |field: &str| format!("containers[{}].{field}", container.name);
+    if container.image.trim().is_empty() {
+        return invalid(at("image"), "is empty");
+    }
+    if task.memory.is_none() && container.memory.is_none() && container.memory_reservation.is_none() {
+        return invalid(
+            at("memory"),
+            "the task has no memory bound, so memory or memoryReservation is needed",
+        );
+    }
+    if let (Some(hard), Some(soft)) = (container.memory, container.memory_reservation)
+        && hard < soft
+    {
+        return invalid(at("memory"), format!("{hard} is less than memoryReservation, {soft}"));
+    }
+    if let (Some(hard), Some(bound)) = (container.memory, task.memory)
+        && hard > bound
+    {
+        return invalid(at("memory"), format!("{hard} is more than the task's {bound}"));
+    }
+    for mapping in &container.ports {
+        let fixed = mapping.static_host_ports();
+        if mapping.host.is_some() && fixed.is_none() {
+            return invalid(at("portMappings"), "the host ports reach past 65535");
+        }
+        match task.network_mode {
+            NetworkMode::None => {
+                return invalid(at("portMappings"), "not possible in network mode none");
+            }
+            NetworkMode::Host | NetworkMode::Awsvpc
+                if fixed.is_some_and(|host| host != mapping.container) =>
+            {
+                return invalid(
+                    at("portMappings"),
+                    "host port and container port must be the same in this network mode",
+                );
+            }
+            _ => {}
+        }
+    }
+    if !container.links.is_empty() && task.network_mode != NetworkMode::Bridge {
+        return invalid(at("links"), "only possible in network mode bridge");
+    }
+    if let Some(check) = &container.health_check
+        && check.command.is_empty()
+    {
+        return invalid(at("healthCheck.command"), "is empty");
+    }
+    Ok(())
+}
+
+fn check_host_ports(fields: &TaskFields) -> Result<(), InvalidSpec> {
+    let mut seen = Ports::default();
+    for container in &fields.containers {
+        for mapping in &container.ports {
+            for port in host_ports(fields.network_mode, mapping).into_iter().flat_map(PortRange::ports) {
+                if !seen.of_mut(mapping.protocol).insert(port) {
+                    return invalid(
+                        format!("containers[{}].portMappings", container.name),
+                        format!("{} host port {port} is used twice in the task", mapping.protocol),
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_dependencies(fields: &TaskFields) -> Result<(), InvalidSpec> {
+    for container in &fields.containers {
+        let at = format!("containers[{}].dependsOn", container.name);
+        for dependency in &container.depends_on {
+            let Some(other) = fields.containers.iter().find(|c| c.name == dependency.container) else {
+                return invalid(at, format!("there is no container {}", dependency.container));
+            };
+            match dependency.condition {
+                Condition::Complete | Condition::Success if other.essential => {
+                    return invalid(
+                        at,
+                        format!("{} is essential and may not end before the task", other.name),
+                    );
+                }
+                Condition::Healthy if other.health_check.is_none() => {
+                    return invalid(at, format!("{} has no health check", other.name));
+                }
+                _ => {}
+            }
+        }
+    }
+    // Peel off containers whose dependencies are all peeled; what remains is a cycle.
+    let mut left: Vec<&ContainerSpec> = fields.containers.iter().collect();
+    loop {
+        let names: BTreeSet<_> = left.iter().map(|c| &c.name).collect();
+        let before = left.len();
+        left.retain(|c| c.depends_on.iter().any(|d| names.contains(&d.container)));
+        if left.is_empty() {
+            return Ok(());
+        }
+        if left.len() == before {
+            return invalid(
+                format!("containers[{}].dependsOn", left[0].name),
+                "the dependencies form a cycle",
+            );
+        }
+    }
+}
