@@ -256,6 +256,21 @@ fn a_stop_that_does_not_work_becomes_a_kill() {
 }
 
 #[test]
+fn a_stop_that_the_engine_may_not_have_heard_is_asked_for_anew_with_all_its_grace() {
+    let mut run = Direct::up(fields(vec![container("app")]));
+    let mut stop = run.stop();
+    for _ in 0..3 {
+        assert!(run.fails(&stop[0], FailureKind::EngineAway).is_empty());
+        stop = run.deadline();
+        let Act::Stop { failed_before, .. } = &stop[0] else { panic!("{stop:?}") };
+        assert_eq!(*failed_before, 0, "the next one must not be a kill");
+    }
+    run.all_work(stop);
+    assert_eq!(run.told().status, TaskStatus::Stopped);
+    assert_eq!(run.told().containers[0].exit_code, Some(143));
+}
+
+#[test]
 fn a_running_task_is_adopted_from_its_labels() {
     let mut app = container("app");
     app.ports = vec![port(80, None)];

@@ -94,6 +94,9 @@ pub struct Container {
     /// How often the present step has failed.
     #[serde(default)]
     pub tries: u32,
+    /// How often it outlasted a stop that the engine had heard of.
+    #[serde(default)]
+    pub outlasted: u32,
     /// When to try again.
     #[serde(default)]
     pub retry_at: Option<Timestamp>,
@@ -146,6 +149,7 @@ impl Container {
             id: None,
             attempt: None,
             tries: 0,
+            outlasted: 0,
             retry_at: None,
             touched: false,
             unsure: false,
@@ -169,6 +173,7 @@ impl Container {
         };
         self.status = next;
         self.tries = 0;
+        self.outlasted = 0;
         self.retry_at = None;
         match next {
             ContainerStatus::Stopped => {

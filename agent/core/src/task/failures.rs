@@ -105,6 +105,10 @@ impl Task {
         container.tries = container.tries.saturating_add(1);
         container.retry_at = Some(now.after(pause(container.tries)));
         let tries = container.tries;
+        if kind == AttemptKind::Stop && failure.kind != FailureKind::EngineAway {
+            // An engine that was away may never have passed the signal on: that was no grace.
+            container.outlasted = container.outlasted.saturating_add(1);
+        }
         match (kind, failure.kind) {
             (AttemptKind::Create, FailureKind::EngineAway) => container.failure = Some(failure),
             (AttemptKind::Create, FailureKind::NoSuchImage) if container.renewed < MAX_IMAGE_TRIES => {

@@ -200,6 +200,7 @@ impl Task {
                 if kind == AttemptKind::Stop && !matches!(fact, Fact::Exited { .. } | Fact::Missing) {
                     // It was told to stop and is still there.
                     container.tries = container.tries.saturating_add(1);
+                    container.outlasted = container.outlasted.saturating_add(1);
                     container.retry_at = Some(now.after(pause(container.tries)));
                 }
                 // Whatever it says, the engine answers.

@@ -90,7 +90,7 @@ impl Task {
             container: container.name.clone(),
             id,
             grace,
-            failed_before: container.tries,
+            failed_before: container.outlasted,
         });
     }
 
