@@ -74,6 +74,17 @@ impl Agent {
         self.program.end(PATIENCE).await
     }
 
+    /// Where its introspection API listens, as its log tells.
+    ///
+    /// # Errors
+    /// When the log does not tell.
+    pub fn introspection(&self) -> Result<String> {
+        let output = self.output();
+        let told = output.lines().filter(|line| line.contains("introspection API"));
+        let address = told.filter_map(|line| line.split_once("\"address\":\"")?.1.split('"').next()).last();
+        address.map(ToOwned::to_owned).context("the agent's log does not tell of an introspection API")
+    }
+
     /// Starts it again with the same state.
     ///
     /// # Errors

@@ -140,7 +140,10 @@ async fn keep_lines(stream: impl AsyncRead + Unpin, into: Arc<watch::Sender<Vec<
 }
 
 /// The folder of the build that this test executable belongs to: `target/<profile>`.
-fn build_folder() -> Result<PathBuf> {
+///
+/// # Errors
+/// When the test lies somewhere else.
+pub fn folder() -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("BERTH_BIN_DIR") {
         return Ok(folder.into());
     }
@@ -150,7 +153,7 @@ fn build_folder() -> Result<PathBuf> {
 }
 
 fn binary(name: &str) -> Result<PathBuf> {
-    let path = build_folder()?.join(name);
+    let path = folder()?.join(name);
     if !path.is_file() {
         bail!(
             "{} is not built: run `make test`, or `cargo build --workspace` before cargo test",
