@@ -238,7 +238,6 @@ Go on in another terminal:
   export PATH="$VENV/bin:\$PATH"
   aws ecs describe-tasks --tasks $task
   aws ecs run-task --task-definition $FAMILY
-  aws ecs create-service --service-name web --task-definition $FAMILY --desired-count 2
   aws ecs list-tasks
   aws ecs stop-task --task $task
 
