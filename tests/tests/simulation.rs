@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use berth_agent::runtime::RuntimeError;
 use berth_agent::runtime::fake::Call;
 use berth_agent::session::SessionStatus;
 use berth_controlplane::store::View;
@@ -355,5 +356,22 @@ async fn a_storm_of_faults_ends_as_it_was_asked_for() -> Result<()> {
         verify(&fleet, &orders, &BTreeSet::new()).await.with_context(|| format!("round {round}"))?;
     }
     println!("{} tasks", orders.len());
+    fleet.stop_all().await
+}
+
+#[tokio::test]
+async fn a_death_is_seen_though_the_first_look_at_it_failed() -> Result<()> {
+    let fleet = Fleet::start(1, &total()).await?;
+    let definitions = definitions(&fleet).await?;
+    let mut orders = Orders::default();
+    orders.ran(fleet.run(&definitions.small, 1).await?);
+    fleet.settled(&orders).await?;
+    let host = &fleet.hosts[0];
+    let ((task, _), id) = host.running().pop_first().context("nothing runs")?;
+    // The engine's events go on: no gap will have everything looked at again.
+    host.runtime.fail_next(Call::Inspect, RuntimeError::Unavailable("one call of many".to_owned()));
+    host.runtime.exit(&id.parse()?, 1);
+    orders.stopped(&task);
+    fleet.settled(&orders).await?;
     fleet.stop_all().await
 }

@@ -32,6 +32,8 @@ pub(super) const MAILBOX: usize = 32;
 /// The first pause when state cannot be written, and the longest.
 const WRITE_PAUSE: Duration = Duration::from_millis(250);
 const WRITE_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// The pause before a container is looked at again that could not be looked at.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// An event, and who wants to know when what follows from it is durable.
 pub(super) struct Message {
@@ -204,13 +206,19 @@ impl Actor {
                 continue;
             }
             let (shared, sender) = (Arc::clone(&self.shared), self.sender.clone());
+            let hints = Arc::clone(&self.hints);
             self.shared.tracker.spawn_droppable("look", async move {
                 match perform::inspect(&shared, &id).await {
                     Outcome::Fact(fact) => {
                         let _ = sender.send(Event::Observed { container, fact }.into()).await;
                     }
-                    // The engine is away: when it is back, every container is looked at.
-                    other => tracing::debug!(%container, ?other, "could not look at a container"),
+                    // One call may fail while the events go on, and nothing would tell of it again.
+                    // Several that wait become one hint.
+                    other => {
+                        tracing::debug!(%container, ?other, "could not look at a container");
+                        tokio::time::sleep(LOOK_AGAIN).await;
+                        hints.leave(container, id, kind);
+                    }
                 }
             });
         }

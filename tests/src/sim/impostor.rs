@@ -86,7 +86,9 @@ async fn serve(listener: TcpListener, manner: Manner, count: Arc<watch::Sender<u
 async fn babble(mut stream: TcpStream) -> Result<()> {
     let mut heard = [0; 256];
     stream.write_all(b"SSH-2.0-nonsense\r\n\x00\xff\xfe\x00\x16\x03\x01 220 hello\r\n").await?;
-    stream.read(&mut heard).await?;
+    if stream.read(&mut heard).await? == 0 {
+        return Ok(());
+    }
     stream.write_all(&[0x5a; 4096]).await?;
     Ok(())
 }
