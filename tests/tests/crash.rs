@@ -33,7 +33,8 @@ async fn kinds(cluster: &Cluster) -> Result<Kinds> {
     let after = json!({ "dependsOn": [{ "containerName": "front", "condition": "START" }] });
     let two = json!([small("front", &[], dynamic), small("back", &["sleep", "3600"], after)]);
     let one = |command: &[&str]| json!([small("one", command, json!({}))]);
-    let bounds = json!({ "cpu": "256", "memory": "64" });
+    // The least that is accepted: what stops still counts while the next ones are placed.
+    let bounds = json!({ "cpu": "128", "memory": "64" });
     let definitions: [(Value, &'static [&'static str]); 4] = [
         (demo::merged(demo::task("bridged", "bridge", two), &bounds), &["front", "back"]),
         (demo::task("hosted", "host", one(&["sleep", "3600"])), &["one"]),
