@@ -7,7 +7,7 @@ const FIRST: Duration = Duration::from_millis(250);
 const LONGEST: Duration = Duration::from_secs(15);
 const FACTOR: f64 = 1.5;
 /// A conversation that lasted this long starts the pauses afresh.
-const GOOD: Duration = Duration::from_secs(60);
+const GOOD: Duration = Duration::from_secs(5);
 
 /// The next pause.
 #[derive(Debug)]

@@ -169,8 +169,7 @@ fn observe(container: &mut ObservedContainer, state: &v1::ContainerState) {
     let text = |value: &String| (!value.is_empty()).then(|| value.clone());
     container.runtime_id = text(&state.runtime_id).or_else(|| container.runtime_id.take());
     container.exit_code = state.exit_code.or(container.exit_code);
-    container.reason =
-        text(&state.reason).map(|reason| cut(&reason).to_owned()).or_else(|| container.reason.take());
+    container.reason = text(&state.reason).map(|reason| cut(&reason).to_owned());
     container.image_digest = text(&state.image_digest).or_else(|| container.image_digest.take());
     container.health = match state.health() {
         v1::HealthStatus::Unspecified => None,
