@@ -69,7 +69,8 @@ fn start(arguments: &Arguments) -> Result<(), DaemonError> {
     if matches!(arguments.command, Some(Command::CheckConfig)) {
         return daemon::check(&config);
     }
-    telemetry::init(&config.log_level, config.log_format);
+    telemetry::init(&config.log_level, config.log_format, config.log_file.clone())
+        .map_err(|e| DaemonError::Terminal(format!("ECS_LOGFILE: {e}")))?;
     for name in Config::unknown(&variables) {
         tracing::warn!(variable = name, "unknown variable; see berth-agent check-config");
     }

@@ -40,6 +40,26 @@ pub enum LogFormat {
     Json,
 }
 
+/// When a log file is rolled over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rollover {
+    /// With every full hour.
+    Hourly,
+    /// When it would grow beyond that many bytes.
+    Size(u64),
+}
+
+/// Where the log goes, and how much of it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFile {
+    /// The file; older ones have `.1`, `.2` and so on behind its name.
+    pub path: PathBuf,
+    /// When it is rolled over.
+    pub rollover: Rollover,
+    /// How many older files are kept.
+    pub keep: u32,
+}
+
 /// Everything that an operator can set.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "each field is the variable of the table VARIABLES, which says what it is")]
@@ -61,6 +81,7 @@ pub struct Config {
     pub pull_timeout: Millis,
     pub log_level: String,
     pub log_format: LogFormat,
+    pub log_file: Option<LogFile>,
     pub log_drivers: Vec<String>,
     pub disable_privileged: bool,
     pub task_limits: TaskLimits,

@@ -9,7 +9,8 @@ use berth_core::resources::Ports;
 use berth_core::units::{Mebibytes, Millis, PortRange};
 
 use super::{
-    Config, InvalidConfig, InvalidValue, LogFormat, PullBehavior, Secret, Strings, TaskLimits, VARIABLES,
+    Config, InvalidConfig, InvalidValue, LogFile, LogFormat, PullBehavior, Rollover, Secret, Strings,
+    TaskLimits, VARIABLES,
 };
 
 /// Collects what is wrong while values are read, so that all of it is told at once.
@@ -145,6 +146,7 @@ impl Config {
                     _ => None,
                 },
             ),
+            log_file: log_file(&mut r),
             log_drivers: r.read(
                 "ECS_AVAILABLE_LOGGING_DRIVERS",
                 r#"a JSON list of names, such as ["json-file","none"]"#,
@@ -217,6 +219,23 @@ impl Config {
             .filter(|name| !VARIABLES.iter().any(|(known, ..)| known == name))
             .collect()
     }
+}
+
+fn log_file(r: &mut Reader<'_>) -> Option<LogFile> {
+    let by_size = r.read("ECS_LOG_ROLLOVER_TYPE", "hourly or size", false, |v| match v {
+        "hourly" => Some(false),
+        "size" => Some(true),
+        _ => None,
+    });
+    let expected = "MiB, such as 10 or 0.5";
+    let most = r.read("ECS_LOG_MAX_FILE_SIZE_MB", expected, 10 << 20, |v| {
+        let mib: f64 = v.parse().ok().filter(|mib| (0.001..=1e6).contains(mib))?;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
+        Some((mib * f64::from(1 << 20)) as u64)
+    });
+    let keep = r.read("ECS_LOG_MAX_ROLL_COUNT", "a number of files", 24, |v| v.parse().ok());
+    let rollover = if by_size { Rollover::Size(most) } else { Rollover::Hourly };
+    r.strings.get("ECS_LOGFILE").map(|path| LogFile { path: path.into(), rollover, keep })
 }
 
 fn parse_flag(value: &str) -> Option<bool> {

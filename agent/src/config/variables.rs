@@ -97,6 +97,10 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     ("ECS_IMAGE_PULL_TIMEOUT", "2h", "longest that a pull may take"),
     ("ECS_LOGLEVEL", "info", "error, warn, info, debug or trace"),
     ("ECS_LOG_OUTPUT_FORMAT", "auto", "logfmt, json, or auto: by where the log goes"),
+    ("ECS_LOGFILE", "(none)", "file that the log goes to, instead of standard error"),
+    ("ECS_LOG_ROLLOVER_TYPE", "hourly", "when that file is rolled over: hourly or size"),
+    ("ECS_LOG_MAX_FILE_SIZE_MB", "10", "with size: MiB that it may grow to"),
+    ("ECS_LOG_MAX_ROLL_COUNT", "24", "older log files that are kept"),
     ("ECS_AVAILABLE_LOGGING_DRIVERS", r#"["json-file","none"]"#, "log drivers that tasks may use"),
     ("ECS_DISABLE_PRIVILEGED", "false", "refuse privileged containers"),
     (
