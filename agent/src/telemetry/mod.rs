@@ -12,7 +12,6 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::{LogFile, LogFormat};
 
 use self::file::RollingFile;
-pub use self::file::{LogFile, Rollover};
 
 /// Libraries that log whole requests, environments of containers included: never below `warn`.
 const QUIET: &str = "bollard=warn,hyper=warn,hyper_util=warn,h2=warn,tonic=warn,tower=warn,rustls=warn,zbus=warn,cgroups_rs=error";
