@@ -11,6 +11,7 @@
 //! | [`aws`] | the AWS command line |
 //! | [`demo`] | the demo image and definitions that use it |
 //! | [`http`] | HTTP requests of a test |
+//! | [`bench`] | what the benchmark stands on |
 //! | [`expect`] | asking again until an answer is there, where no event tells |
 //!
 //! The programs are taken from the folder of the test's own build; `make test` builds them first.
@@ -18,6 +19,7 @@
 
 pub mod agent;
 pub mod aws;
+pub mod bench;
 pub mod cluster;
 pub mod control_plane;
 pub mod demo;
