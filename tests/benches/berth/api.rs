@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use berth_tests::bench::process::BenchControlPlane;
 use berth_tests::bench::site::{COMMAND, MEMORY_MIB};
 use berth_tests::bench::{BenchAgent, Row, Samples};
@@ -26,7 +26,7 @@ pub(crate) async fn launch(bench: &mut Bench) -> Result<()> {
         let registered = answer["clusters"][0]["registeredContainerInstancesCount"] == 1;
         Ok(registered.then_some(()))
     });
-    connected.await.with_context(|| agent.last_words())?;
+    agent.while_alive(connected).await?;
     let definition = json!({
         "family": cluster, "networkMode": "host", "containerDefinitions": [{
             "name": "one", "image": demo::IMAGE, "essential": true, "memory": MEMORY_MIB, "command": COMMAND,

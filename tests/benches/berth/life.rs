@@ -18,8 +18,8 @@ pub(crate) async fn start(bench: &mut Bench) -> Result<()> {
         let cluster = bench.site.cluster("start");
         let plane = Scripted::start(&cluster).await?;
         let mut agent = BenchAgent::start(&cluster, plane.address, &[])?;
-        let both = plane.noted(PATIENCE, |noted| noted.registered.zip(noted.greeted)).await;
-        let (at_registration, at_hello) = both.with_context(|| agent.last_words())?;
+        let both = plane.noted(PATIENCE, |noted| noted.registered.zip(noted.greeted));
+        let (at_registration, at_hello) = agent.while_alive(both).await?;
         if round > 0 {
             registered.push(at_registration.duration_since(agent.began));
             connected.push(at_hello.duration_since(agent.began));

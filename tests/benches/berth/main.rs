@@ -46,7 +46,7 @@ impl Bench {
         let cluster = self.site.cluster(what);
         let control_plane = Scripted::start(&cluster).await?;
         let agent = BenchAgent::start(&cluster, control_plane.address, env)?;
-        let pair = Pair { control_plane, agent };
+        let mut pair = Pair { control_plane, agent };
         pair.connected().await?;
         Ok(pair)
     }
@@ -59,9 +59,9 @@ impl Bench {
 }
 
 impl Pair {
-    async fn connected(&self) -> Result<()> {
-        let connected = self.control_plane.noted(PATIENCE, |noted| noted.greeted).await;
-        connected.with_context(|| self.agent.last_words()).map(drop)
+    async fn connected(&mut self) -> Result<()> {
+        let connected = self.control_plane.noted(PATIENCE, |noted| noted.greeted);
+        self.agent.while_alive(connected).await.map(drop)
     }
 }
 

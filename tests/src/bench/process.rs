@@ -43,7 +43,7 @@ impl BenchAgent {
             ("ECS_DATADIR", &data),
             ("ECS_IMAGE_PULL_BEHAVIOR", "prefer-cached"),
             ("BERTH_INTROSPECTION_ADDRESS", "127.0.0.1:0"),
-            ("BERTH_CGROUP_ROOT", &format!("/{cluster}")),
+            ("BERTH_CGROUP_ROOT", cluster),
         ];
         let mut env: BTreeMap<String, String> =
             own.iter().chain(env).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
@@ -71,6 +71,19 @@ impl BenchAgent {
         self.began = Instant::now();
         self.child = spawn_agent(self.folder.path(), &self.env)?;
         Ok(())
+    }
+
+    /// Waits for `what`, as long as the agent lives.
+    ///
+    /// # Errors
+    /// What `what` says, or the agent when it ends; with the agent's last words.
+    pub async fn while_alive<T>(&mut self, what: impl Future<Output = Result<T>>) -> Result<T> {
+        let outcome = tokio::select! {
+            biased;
+            outcome = what => outcome,
+            ended = self.child.wait() => Err(anyhow::anyhow!("the agent has ended: {ended:?}")),
+        };
+        outcome.with_context(|| self.last_words())
     }
 
     /// Its process id.
