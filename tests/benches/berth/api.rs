@@ -9,7 +9,7 @@ use berth_tests::bench::{BenchAgent, Row, Samples};
 use berth_tests::{Ecs, demo, eventually};
 use serde_json::{Value, json};
 
-use crate::{Bench, PATIENCE, with_p95};
+use crate::{Bench, PATIENCE};
 
 /// Between two questions; no event tells a user.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -60,7 +60,7 @@ pub(crate) async fn launch(bench: &mut Bench) -> Result<()> {
     let added = took.less(&floor);
     bench.report.add(
         Row::new("RunTask -> RUNNING, host")
-            .plain(format!("+{} ms, floor {:.1}", with_p95(&added), floor.median()))
+            .plain(format!("{:+.1} (p95 {:.1}) ms, floor {:.1}", added.median(), added.p95(), floor.median()))
             .samples("floor_ms", &floor)
             .samples("api_ms", &took)
             .samples("added_ms", &added),

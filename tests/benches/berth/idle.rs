@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use berth_tests::bench::usage::{EngineCpu, cpu_seconds, resident_mib};
+use berth_tests::bench::usage::{EngineProcesses, cpu_seconds, resident_mib};
 use berth_tests::bench::{Row, Samples, scripted};
 
 use crate::{Bench, PATIENCE, Pair};
@@ -43,24 +43,25 @@ pub(crate) async fn memory(bench: &mut Bench) -> Result<()> {
 pub(crate) async fn cpu(bench: &mut Bench) -> Result<()> {
     let mut pair = bench.pair("idle", &[]).await?;
     let containers = launch(&pair, TASKS).await?;
+    let processes = EngineProcesses::new(bench.site.raw.daemon().await?, containers);
     let span = Duration::from_secs(if bench.quick { 10 } else { 20 });
     let (mut own, mut with, mut without) = (Samples::default(), Samples::default(), Samples::default());
     for _ in 0..bench.rounds(3, 1) {
         tokio::time::sleep(SETTLE).await;
         let pid = pair.agent.pid()?;
-        let (engine, agent) = (EngineCpu::now(&containers), cpu_seconds(pid));
+        let (engine, agent) = (processes.cpu(), cpu_seconds(pid));
         tokio::time::sleep(span).await;
         let both = cpu_seconds(pid).zip(agent);
         ensure!(both.is_some(), "the agent has ended: {}", pair.agent.last_words());
         let agent = both.map_or(0.0, |(now, then)| now - then);
         own.push_value(percent(agent, span));
-        with.push_value(percent(agent + EngineCpu::now(&containers).since(&engine), span));
+        with.push_value(percent(agent + processes.cpu().since(&engine), span));
 
         pair.agent.kill().await?;
         tokio::time::sleep(SETTLE).await;
-        let engine = EngineCpu::now(&containers);
+        let engine = processes.cpu();
         tokio::time::sleep(span).await;
-        without.push_value(percent(EngineCpu::now(&containers).since(&engine), span));
+        without.push_value(percent(processes.cpu().since(&engine), span));
         pair.control_plane.forget_agent();
         pair.agent.start_again()?;
         pair.connected().await?;

@@ -70,6 +70,15 @@ impl Raw {
         }
     }
 
+    /// The process that serves the socket.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub async fn daemon(&self) -> Result<u32> {
+        let pid = UnixStream::connect(&self.socket).await?.peer_cred()?.pid();
+        Ok(u32::try_from(pid.context("whose the engine's socket is")?)?)
+    }
+
     /// Creates a container; its id.
     ///
     /// # Errors

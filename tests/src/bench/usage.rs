@@ -29,21 +29,49 @@ pub fn cpu_seconds(pid: u32) -> Option<f64> {
     Some((user + system) / f64::from(i32::try_from(ticks).unwrap_or(100)))
 }
 
-/// CPU of the engine so far, process by process: dockerd, containerd, and the shims of those
+/// The processes of an engine that serve some containers.
+#[derive(Debug, Clone)]
+pub struct EngineProcesses {
+    daemon: u32,
+    containers: Vec<String>,
+}
+
+/// CPU of the engine so far, process by process: dockerd, its containerd, and the shims of those
 /// containers.
 #[derive(Debug, Clone)]
 pub struct EngineCpu(BTreeMap<u32, f64>);
 
-impl EngineCpu {
-    /// Takes it now.
+impl EngineProcesses {
+    /// Of the engine whose daemon has that process id.
     #[must_use]
-    pub fn now(containers: &[String]) -> Self {
-        let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        let ours = pids.filter(|pid| is_engine(*pid, containers));
-        Self(ours.filter_map(|pid| Some((pid, cpu_seconds(pid)?))).collect())
+    pub const fn new(daemon: u32, containers: Vec<String>) -> Self {
+        Self { daemon, containers }
     }
 
+    /// What they have used so far.
+    #[must_use]
+    pub fn cpu(&self) -> EngineCpu {
+        let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        EngineCpu(pids.filter(|pid| self.has(*pid)).filter_map(|pid| Some((pid, cpu_seconds(pid)?))).collect())
+    }
+
+    fn has(&self, pid: u32) -> bool {
+        match name(pid).as_str() {
+            "dockerd" => pid == self.daemon,
+            // One that systemd started serves all engines of the host.
+            "containerd" => parent(pid).is_some_and(|parent| parent == self.daemon || name(parent) != "dockerd"),
+            "containerd-shim" => {
+                let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                let mut words = command.split(|byte| *byte == 0);
+                words.any(|word| self.containers.iter().any(|id| id.as_bytes() == word))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl EngineCpu {
     /// Seconds used since then, by the processes that were there then and are there now.
     #[must_use]
     pub fn since(&self, then: &Self) -> f64 {
@@ -51,17 +79,14 @@ impl EngineCpu {
     }
 }
 
-fn is_engine(pid: u32, containers: &[String]) -> bool {
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    match name.trim() {
-        "dockerd" | "containerd" => true,
-        "containerd-shim" => {
-            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let mut words = command.split(|byte| *byte == 0);
-            words.any(|word| containers.iter().any(|id| id.as_bytes() == word))
-        }
-        _ => false,
-    }
+/// The name of a process, of which the kernel keeps 15 characters.
+fn name(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 
 /// The load averages of this host, as the kernel says them.
