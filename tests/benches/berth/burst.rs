@@ -4,12 +4,15 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use berth_tests::bench::usage::cpu_seconds;
 use berth_tests::bench::{Row, Samples, scripted};
 use serde_json::Value;
 
 use crate::{Bench, PATIENCE};
 
 const TASKS: usize = 50;
+/// Between the launches and the stops: what a launch leaves to be done is done.
+const SETTLE: Duration = Duration::from_millis(300);
 /// How many at a time are tried of the raw engine.
 const AT_ONCE: [usize; 4] = [4, 8, 16, 50];
 /// Mode, the ECS agent's ratios of run and stop.
@@ -20,6 +23,8 @@ const MODES: [(&str, &str, &str); 2] = [("host", "1.31", "1.26"), ("bridge", "1.
 struct Series {
     run: Samples,
     stop: Samples,
+    /// CPU milliseconds of the agent itself, until all ran.
+    cpu: Samples,
 }
 
 pub(crate) async fn run_and_stop(bench: &mut Bench) -> Result<()> {
@@ -37,9 +42,7 @@ pub(crate) async fn run_and_stop(bench: &mut Bench) -> Result<()> {
                     series.stop.push(stopped);
                 }
             }
-            let (ran, stopped) = agent_burst(bench, mode).await?;
-            agent.run.push(ran);
-            agent.stop.push(stopped);
+            agent_burst(bench, mode, &mut agent).await?;
         }
         report(bench, &format!("{TASKS} at once, {mode}: RUNNING"), run, &floors, &agent, |s| &s.run);
         report(bench, &format!("{TASKS} at once, {mode}: STOPPED"), stop, &floors, &agent, |s| &s.stop);
@@ -69,7 +72,8 @@ fn report(
         .goal("<= 1.05 x the best raw")
         .value(value, ratio <= 1.05)
         .rival(rival)
-        .samples("agent_ms", of(agent));
+        .samples("agent_ms", of(agent))
+        .samples("agent_cpu_until_running_ms", &agent.cpu);
     for (at_once, series) in floors {
         row = row.samples(&format!("raw_{at_once}_ms"), of(series));
     }
@@ -80,20 +84,22 @@ async fn raw_burst(bench: &Bench, mode: &str, at_once: usize) -> Result<(Duratio
     let site = &bench.site;
     let bodies: Vec<Value> = (0..TASKS).map(|_| site.body(mode, &site.place())).collect();
     let (ids, ran) = site.raw.launch(&bodies, at_once).await?;
+    tokio::time::sleep(SETTLE).await;
     let stopped = site.raw.end(&ids, at_once).await?;
     site.raw.remove_all(&ids).await?;
     Ok((ran, stopped))
 }
 
-async fn agent_burst(bench: &Bench, mode: &str) -> Result<(Duration, Duration)> {
+async fn agent_burst(bench: &Bench, mode: &str, series: &mut Series) -> Result<()> {
     let pair = bench.pair("burst", &[]).await?;
     let plane = &pair.control_plane;
     let tasks = (0..TASKS).map(|_| scripted::task(plane.cluster(), mode, 0)).collect();
     let (arns, sent) = plane.run(tasks)?;
     let running = plane.running(&arns, PATIENCE).await;
-    let ran = running.with_context(|| pair.agent.last_words())?.duration_since(sent);
+    series.run.push(running.with_context(|| pair.agent.last_words())?.duration_since(sent));
+    series.cpu.push_value(cpu_seconds(pair.agent.pid()?).map_or(f64::NAN, |seconds| seconds * 1000.0));
+    tokio::time::sleep(SETTLE).await;
     let sent = plane.stop(&arns)?;
-    let stopped = plane.stopped(&arns, PATIENCE).await?.duration_since(sent);
-    bench.end(pair).await?;
-    Ok((ran, stopped))
+    series.stop.push(plane.stopped(&arns, PATIENCE).await?.duration_since(sent));
+    bench.end(pair).await
 }
