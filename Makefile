@@ -13,7 +13,7 @@ run: ## Start a control plane, an agent and a demo task on this host; Ctrl-C end
 test: ## Build and run all tests against a real engine (ARGS="..." goes to the test runner)
 	@tests/scripts/test.sh $(ARGS)
 
-bench: ## Measure launches and stops against the engine's own floor
+bench: ## Measure Berth against the engine's own floor (BERTH_BENCH=quick: in two minutes)
 	@tests/scripts/bench.sh $(ARGS)
 
 lint: ## Format, clippy, documentation, dependencies, scripts

@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
-# Measures launches and stops through Berth against the engine's own floor, with optimised programs.
+# Measures Berth against the engine's own floor, with optimised programs: a table, and target/bench.json.
+#
+#   BERTH_BENCH=quick           fewer measurements
+#   BERTH_BENCH_ONLY=ROW,...    launch, quota, api, start, recovery, memory, idle, burst
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -21,5 +24,5 @@ step "engine" "$SCRIPTS/engine.sh" ensure
 step "demo image" "$SCRIPTS/demo-image.sh"
 step "building" cargo build --release --locked -p berth-agent -p berth-controlplane ||
     die "the build failed: the compiler's reasons are above"
-cargo bench --locked -p berth-tests --bench launch -- "$@" ||
+cargo bench --locked -p berth-tests --bench berth -- "$@" ||
     die "the benchmark failed: see above; are other containers starting at the same time?"

@@ -11,6 +11,7 @@
 //! | [`aws`] | the AWS command line |
 //! | [`demo`] | the demo image and definitions that use it |
 //! | [`http`] | HTTP requests of a test |
+//! | [`bench`] | what the benchmark stands on |
 //! | [`expect`] | asking again until an answer is there, where no event tells |
 //! | [`sim`] | simulated hosts, and parts of a real host that can be broken |
 //!
@@ -19,6 +20,7 @@
 
 pub mod agent;
 pub mod aws;
+pub mod bench;
 pub mod cluster;
 pub mod control_plane;
 pub mod demo;

@@ -57,6 +57,8 @@ pub(super) struct Actor {
     pub(super) verdict: watch::Receiver<Verdict>,
     pub(super) view: watch::Sender<Arc<Task>>,
     pub(super) in_flight: HashMap<AttemptId, CancellationToken>,
+    /// Whether the state holds observations that are not durable yet.
+    pub(super) unsaved: bool,
 }
 
 enum Input {
@@ -123,11 +125,18 @@ impl Actor {
             self.in_flight.remove(attempt);
         }
         let step = self.task.handle(clock::now(), message.event);
-        if step.changed {
+        // An observation from which nothing follows yet waits for the answers that are still out: a
+        // crash loses it, and restoring makes it again. So two answers at a time cost one commit.
+        let can_wait = step.is_silent() && message.persisted.is_none() && !self.in_flight.is_empty();
+        self.unsaved |= step.changed;
+        if self.unsaved && !can_wait {
             let writes = writes_of(&self.task, step.report.clone());
             if !self.persist(writes).await {
                 return false;
             }
+            self.unsaved = false;
+        }
+        if step.changed {
             self.view.send_replace(Arc::new(self.task.clone()));
             if let Some(report) = &step.report {
                 tell_log(&self.task, report);

@@ -252,6 +252,7 @@ impl Engine {
             verdict,
             view,
             in_flight: HashMap::new(),
+            unsaved: false,
         };
         self.shared.tracker.spawn("task", actor.run(acts));
     }

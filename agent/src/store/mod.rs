@@ -76,7 +76,8 @@ pub enum Write {
         /// What to tell.
         report: Box<Report>,
     },
-    /// The control plane has every report up to this number.
+    /// The control plane has every report up to this number. Not worth a sync of its own: a crash
+    /// may lose it, and then they are told, and confirmed, once more.
     Told(u64),
     /// Who the agent is.
     Identity(Identity),
@@ -122,7 +123,7 @@ pub struct Saved {
 pub trait Store: Send + Sync + 'static {
     /// Everything that was persisted. Called once, at the start.
     fn load(&self) -> BoxFuture<'_, Result<Saved, StoreError>>;
-    /// Makes all changes durable, or none.
+    /// Makes all changes durable, or none; [`Write::Told`] alone, soon.
     fn commit(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<(), StoreError>>;
     /// What is yet to be told.
     fn outbox(&self) -> &Outbox;

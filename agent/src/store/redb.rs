@@ -14,7 +14,7 @@ use berth_core::ids::TaskArn;
 use berth_core::spec::TaskSpec;
 use berth_core::task::{Report, TaskState};
 use futures_util::future::BoxFuture;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
@@ -134,11 +134,16 @@ impl Writer {
 
     fn commit_all(&mut self, commits: Vec<(Vec<Write>, Reply<()>)>) {
         let (writes, replies): (Vec<_>, Vec<_>) = commits.into_iter().unzip();
-        let mut result = self.commit(writes.iter().flatten());
+        // What nobody depends on goes to the disk with the next commit that somebody depends on.
+        let durability = match writes.iter().flatten().all(|w| matches!(w, Write::Told(_))) {
+            true => Durability::None,
+            false => Durability::Immediate,
+        };
+        let mut result = self.commit(writes.iter().flatten(), durability);
         if result.is_err() {
             // After an error redb refuses every write until the file is opened again.
             self.database = None;
-            result = self.commit(writes.iter().flatten());
+            result = self.commit(writes.iter().flatten(), durability);
         }
         for reply in replies {
             // A caller that went away does not need the answer.
@@ -154,13 +159,18 @@ impl Writer {
         Ok(self.database.insert(database))
     }
 
-    fn commit<'a>(&mut self, writes: impl Iterator<Item = &'a Write>) -> Result<(), StoreError> {
+    fn commit<'a>(
+        &mut self,
+        writes: impl Iterator<Item = &'a Write>,
+        durability: Durability,
+    ) -> Result<(), StoreError> {
         let path = self.path.clone();
         let mut sequence = self.last_sequence;
         let mut told = None;
         let mut entries = Vec::new();
         let failed = |e: redb::Error| io("write", &path, &e);
-        let transaction = self.database()?.begin_write().map_err(|e| failed(e.into()))?;
+        let mut transaction = self.database()?.begin_write().map_err(|e| failed(e.into()))?;
+        transaction.set_durability(durability).map_err(|e| failed(e.into()))?;
         {
             let mut specs = transaction.open_table(SPECS).map_err(|e| failed(e.into()))?;
             let mut states = transaction.open_table(STATES).map_err(|e| failed(e.into()))?;

@@ -24,6 +24,12 @@ pub struct Step {
 }
 
 impl Step {
+    /// Whether nothing follows from it yet: there is nothing to tell and nothing to do.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.report.is_none() && self.acts.is_empty()
+    }
+
     /// Says that state and report are durable (or that nothing changed), and yields what is to be
     /// done now.
     #[must_use]
