@@ -80,8 +80,8 @@ impl Agent {
     /// When the log does not tell.
     pub fn introspection(&self) -> Result<String> {
         let output = self.output();
-        let told = output.lines().filter(|line| line.contains("introspection API"));
-        let address = told.filter_map(|line| line.split_once("\"address\":\"")?.1.split('"').next()).last();
+        let mut told = output.lines().rev().filter(|line| line.contains("introspection API"));
+        let address = told.find_map(|line| line.split_once("\"address\":\"")?.1.split('"').next());
         address.map(ToOwned::to_owned).context("the agent's log does not tell of an introspection API")
     }
 

@@ -11,7 +11,7 @@
 //! | [`aws`] | the AWS command line |
 //! | [`demo`] | the demo image and definitions that use it |
 //! | [`http`] | HTTP requests of a test |
-//! | [`bench`] | what the benchmark stands on |
+//! | [`mod@bench`] | what the benchmark stands on |
 //! | [`expect`] | asking again until an answer is there, where no event tells |
 //! | [`sim`] | simulated hosts, and parts of a real host that can be broken |
 //!
