@@ -1,17 +1,20 @@
 # What one does with a checkout, each in one word; the work is in tests/scripts/.
 # On a Debian 12 with Rust and root, nothing else has to be there before.
 
-.PHONY: help run test bench lint build clean
+.PHONY: help run test test-vm bench lint build clean
 
 help: ## This list
 	@echo "make TARGET"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 10
 
 run: ## Start a control plane, an agent and a demo task on this host; Ctrl-C ends it
 	@tests/scripts/run.sh
 
 test: ## Build and run all tests against a real engine (ARGS="..." goes to the test runner)
 	@tests/scripts/test.sh $(ARGS)
+
+test-vm: ## The same promises on a host with cgroup v2 and systemd (BERTH_RIG is the program that makes the VM)
+	@tests/scripts/vm.sh
 
 bench: ## Measure Berth against the engine's own floor (BERTH_BENCH=quick: in two minutes)
 	@tests/scripts/bench.sh $(ARGS)

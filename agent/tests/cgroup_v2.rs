@@ -1,6 +1,6 @@
 //! Task cgroups on a host with cgroup v2 and systemd: directories of our own and systemd's slices.
 //!
-//! Ignored where such a host is not at hand: run with `--ignored`, as root, on one that is.
+//! No part of the normal test run: `make test-vm` has such a host and runs it there, as root.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on panics")]
 
@@ -96,7 +96,6 @@ async fn with_engine(parent: &str, container: &str) {
 }
 
 #[tokio::test]
-#[ignore = "needs a host with cgroup v2"]
 async fn directories_of_our_own() {
     let root = format!("berth-test-{}", std::process::id());
     let config = CgroupfsConfig { root: root.clone(), period: Millis(50), ..CgroupfsConfig::default() };
@@ -108,7 +107,6 @@ async fn directories_of_our_own() {
 }
 
 #[tokio::test]
-#[ignore = "needs a host with cgroup v2 and systemd"]
 async fn slices_of_systemd() {
     let cgroups = Systemd::new(SystemdConfig::default(), Hierarchy::V2);
     let task = task(2);
@@ -118,7 +116,6 @@ async fn slices_of_systemd() {
 }
 
 #[tokio::test]
-#[ignore = "needs a host with cgroup v2, systemd, and an engine that goes by systemd"]
 async fn a_container_lives_and_dies_in_its_slice() {
     let cgroups = Systemd::new(SystemdConfig::default(), Hierarchy::V2);
     let task = task(3);

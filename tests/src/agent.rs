@@ -135,4 +135,18 @@ impl Agent {
         let v1 = Path::new("/sys/fs/cgroup").join(controller);
         if v1.is_dir() { v1.join(root) } else { Path::new("/sys/fs/cgroup").join(root) }
     }
+
+    /// The cgroup of a task while it is there: a folder in [`cgroup`](Self::cgroup), or a slice of
+    /// systemd, which is where its name says (`a-b.slice` is in `a.slice`).
+    #[must_use]
+    pub fn task_cgroup(&self, controller: &str, id: &str) -> PathBuf {
+        let folder = self.cgroup(controller);
+        let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let unit = format!("{name}tasks-{id}");
+        let ends = unit.match_indices('-').map(|(at, _)| at).chain([unit.len()]);
+        let slice = ends.fold(folder.parent().unwrap_or(&folder).to_owned(), |above, end| {
+            above.join(format!("{}.slice", &unit[..end]))
+        });
+        if slice.is_dir() { slice } else { folder.join(id) }
+    }
 }

@@ -202,16 +202,20 @@ impl Cluster {
         Aws::new(self.control_plane.api)
     }
 
-    /// The number in a file of the task's own cgroup, read on the host. `controller` names the
+    /// The first number in a file of the task's own cgroup, read on the host. `controller` names the
     /// hierarchy of cgroup v1.
     ///
     /// # Errors
     /// When there is no such file.
     pub fn task_cgroup(&self, controller: &str, task_arn: &str, file: &str) -> Result<i64> {
         let id = task_arn.rsplit('/').next().unwrap_or(task_arn);
-        let path = self.agent.cgroup(controller).join(id).join(file);
+        let path = self.agent.task_cgroup(controller, id).join(file);
         let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
-        text.trim().parse().with_context(|| format!("{}: {text:?}", path.display()))
+        text.split_whitespace()
+            .next()
+            .unwrap_or_default()
+            .parse()
+            .with_context(|| format!("{}: {text:?}", path.display()))
     }
 }
 
@@ -296,6 +300,7 @@ impl Drop for Leftovers {
                 let engine = Engine::connect().await?;
                 engine.remove_containers_of(&cluster).await
             })?;
+            remove_slices(&cluster);
             remove_cgroups(&cluster);
             anyhow::Ok(())
         });
@@ -303,6 +308,16 @@ impl Drop for Leftovers {
             Ok(Ok(())) => {}
             Ok(Err(why)) => eprintln!("cluster {} was not removed whole: {why:#}", self.cluster),
             Err(_) => eprintln!("removing cluster {} panicked", self.cluster),
+        }
+    }
+}
+
+/// Has systemd stop the slices that the agent had made, where it goes by systemd.
+fn remove_slices(root: &str) {
+    if Path::new("/run/systemd/system").is_dir() {
+        let slice = format!("{root}tasks.slice");
+        if let Err(why) = std::process::Command::new("systemctl").args(["stop", &slice]).status() {
+            eprintln!("{slice} stays: {why}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Asking again until the answer is there. Only for what no event tells; everything else is awaited.
 
 use std::fmt::Display;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -8,6 +9,22 @@ use anyhow::{Result, bail};
 /// How long a step of a test may take before it has failed, unless the test is about time. Long,
 /// because the machine may be busy; nothing waits for it when all is well.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How many times slower than usual this host is: `BERTH_TEST_SLOWNESS`, 1 unless told.
+#[must_use]
+pub fn slowness() -> u32 {
+    static TOLD: LazyLock<u32> = LazyLock::new(|| {
+        let told = std::env::var("BERTH_TEST_SLOWNESS").ok().and_then(|text| text.parse().ok());
+        told.unwrap_or(1)
+    });
+    *TOLD
+}
+
+/// What that time is on a host of this slowness. All waiting here goes by it already.
+#[must_use]
+pub fn here(time: Duration) -> Duration {
+    time * slowness()
+}
 
 /// Calls `ask` until it yields something or the time is over.
 ///
@@ -19,6 +36,7 @@ where
     Ask: FnMut() -> Answer,
     Answer: Future<Output = Result<Option<T>>>,
 {
+    let within = here(within);
     let began = Instant::now();
     let mut pause = Duration::from_millis(1);
     let mut last = None;

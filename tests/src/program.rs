@@ -16,6 +16,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+use crate::expect::here;
+
 /// Variables of the test's own environment that a program sees; the others would make a test
 /// depend on who runs it.
 const PASSED_ON: [&str; 5] = ["PATH", "HOME", "DOCKER_HOST", "RUST_BACKTRACE", "RUST_LOG"];
@@ -66,6 +68,7 @@ impl Program {
     /// # Errors
     /// When the program ends first, or the time is over.
     pub async fn line(&mut self, beginning: &str, within: Duration) -> Result<String> {
+        let within = here(within);
         let find = |lines: &[String]| lines.iter().find(|line| line.starts_with(beginning)).cloned();
         let mut output = self.output.clone();
         let found = tokio::time::timeout(within, output.wait_for(|lines| find(lines).is_some())).await;
@@ -106,6 +109,7 @@ impl Program {
     /// # Errors
     /// When it is still there after that time.
     pub async fn end(&mut self, within: Duration) -> Result<ExitStatus> {
+        let within = here(within);
         let ended = async {
             let status = self.child.wait().await;
             self.readers.wait().await;

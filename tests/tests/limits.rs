@@ -32,6 +32,8 @@ async fn container_limits_are_read_back_inside() -> Result<()> {
     // Relative: shares, and no quota of its own.
     if limits["cgroupVersion"] == 1 {
         assert_eq!(limits["cpuShares"], 512);
+    } else {
+        assert_eq!(limits["cpuWeight"], 20);
     }
     assert_eq!(limits["cpuQuotaUs"], Value::Null);
     Ok(())
@@ -43,6 +45,8 @@ async fn a_container_without_cpu_gets_the_least_shares() -> Result<()> {
     let (_, limits) = limits_inside(&cluster, server(json!({}), &json!({}))).await?;
     if limits["cgroupVersion"] == 1 {
         assert_eq!(limits["cpuShares"], 2);
+    } else {
+        assert_eq!(limits["cpuWeight"], 1);
     }
     Ok(())
 }
@@ -60,6 +64,9 @@ async fn task_limits_bound_all_containers() -> Result<()> {
         let quota = cluster.task_cgroup("cpu", &arn, "cpu.cfs_quota_us")?;
         let period = cluster.task_cgroup("cpu", &arn, "cpu.cfs_period_us")?;
         assert_eq!(quota * 2, period, "512 CPU units are half a CPU");
+    } else {
+        assert_eq!(cluster.task_cgroup("", &arn, "memory.max")?, 256 * MIB);
+        assert_eq!(cluster.task_cgroup("", &arn, "cpu.max")?, 50_000, "of 100 ms");
     }
     Ok(())
 }
@@ -111,7 +118,7 @@ async fn the_tasks_cgroup_is_gone_when_the_task_is_stopped() -> Result<()> {
     let definition = server(json!({}), &json!({ "cpu": "256", "memory": "128" }));
     let (arn, _) = cluster.running(definition).await?;
     let id = arn.rsplit('/').next().unwrap_or_default();
-    let folder = cluster.agent.cgroup("memory").join(id);
+    let folder = cluster.agent.task_cgroup("memory", id);
     ensure!(folder.is_dir(), "{} is not there while the task runs", folder.display());
     cluster.stop(&arn, None).await?;
     cluster.until(&arn, "STOPPED", PATIENCE).await?;

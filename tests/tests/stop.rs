@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use berth_tests::cluster::container;
-use berth_tests::expect::PATIENCE;
+use berth_tests::expect::{PATIENCE, here};
 use berth_tests::{Cluster, demo, eventually};
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ async fn sigterm_is_enough_for_a_program_that_heeds_it() -> Result<()> {
     let answer = cluster.stop(&arn, None).await?;
     assert_eq!(answer["task"]["desiredStatus"], "STOPPED");
     let task = cluster.until(&arn, "STOPPED", PATIENCE).await?;
-    ensure!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
+    ensure!(began.elapsed() < here(Duration::from_secs(5)), "it took {:?}", began.elapsed());
     assert_eq!(container(&task, "one")?["exitCode"], 0);
     assert_eq!(task["stopCode"], "UserInitiated");
     assert_eq!(task["stoppedReason"], "Task stopped by user");
@@ -47,7 +47,7 @@ async fn sigkill_comes_after_the_stop_timeout() -> Result<()> {
     let task = cluster.until(&arn, "STOPPED", PATIENCE).await?;
     let took = began.elapsed();
     ensure!(took >= Duration::from_secs(2), "killed after {took:?} already");
-    ensure!(took < Duration::from_secs(10), "killed after {took:?} only");
+    ensure!(took < here(Duration::from_secs(10)), "killed after {took:?} only");
     assert_eq!(container(&task, "one")?["exitCode"], 137);
     Ok(())
 }

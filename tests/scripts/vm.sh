@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# Runs the tests that are about cgroups on a virtual host with cgroup v2 and systemd.
+# Ends with "N passed, N failed".
+#
+#   BERTH_RIG   the program that makes the virtual host; it knows the commands deps, build, up NAME,
+#               exec NAME COMMAND, cp FROM NAME:TO and down NAME
+#
+# The host has an engine, and emulated processors: everything takes five to ten times as long there.
+# shellcheck disable=SC2317 # functions are called by name, through step and traps
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$ROOT"
+
+readonly SCRIPTS=$ROOT/tests/scripts
+readonly RIG=${BERTH_RIG:-}
+readonly HOST=berth-$$
+readonly THERE=/root/berth
+readonly LOG=$RUN_DIR/vm.log
+# How much longer a test may take there, and what ends one that hangs.
+readonly SLOWNESS=6
+readonly SECONDS_EACH=240
+
+is_up=no
+tests=
+bundle=
+
+finish() {
+    local code=$?
+    trap - EXIT
+    trap '' INT TERM
+    [ -z "$bundle" ] || rm -rf "$bundle"
+    if [ "$is_up" = yes ]; then "$RIG" down "$HOST" >/dev/null || true; fi
+    if [ -s "$LOG" ]; then count; fi
+    exit "$code"
+}
+
+count() {
+    awk '/^test result:/ { for (i = 2; i <= NF; i++) { if ($i ~ /^passed/) p += $(i - 1); if ($i ~ /^failed/) f += $(i - 1) } }
+        END { printf "%d passed, %d failed\n", p, f }' "$LOG"
+}
+
+# The whole workspace, so that nothing is compiled again with other features than `make test` has.
+build() {
+    cargo build --workspace --locked
+    tests=$(cargo test --workspace --locked --no-run --message-format json --quiet \
+        --test cgroup_v2 --test limits --test stop | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+}
+
+start() {
+    # Also what is half up is to be taken down.
+    is_up=yes
+    "$RIG" up "$HOST" >/dev/null || die "the virtual host does not start: see above, and $RIG ls"
+}
+
+# Without what debuggers need, a tenth of the size.
+copy() {
+    local program name
+    bundle=$(mktemp -d)
+    for program in "${CARGO_TARGET_DIR:-target}"/debug/berth-{agent,controlplane} $tests; do
+        name=$(basename "$program")
+        # The tests' executables end in a hash.
+        case $program in */deps/*) name=${name%-*} ;; esac
+        strip -o "$bundle/$name" "$program"
+    done
+    docker save --output "$bundle/demo.tar" berth-demo:latest
+    "$RIG" cp "$bundle" "$HOST:$THERE" &&
+        "$RIG" exec "$HOST" "docker load --quiet --input $THERE/demo.tar" >/dev/null
+}
+
+# there NAME ARGUMENT...: runs the test executable of that name on the host.
+there() {
+    local name=$1 code=0 began
+    shift
+    began=$(grep -c '^test result:' "$LOG" || true)
+    "$RIG" exec -t $((SECONDS_EACH + 60)) "$HOST" "cd $THERE && BERTH_BIN_DIR=$THERE BERTH_TEST_DEMO=there \
+        BERTH_TEST_SLOWNESS=$SLOWNESS timeout $SECONDS_EACH ./$name $* 2>&1" >"$RUN_DIR/vm-$name.log" || code=$?
+    tee -a "$LOG" <"$RUN_DIR/vm-$name.log"
+    if [ $code -ne 0 ]; then
+        mapfile -t -O "${#failed[@]}" failed < <(sed -n "s/^test \(.*\) \.\.\. FAILED.*/$name: \1/p" "$RUN_DIR/vm-$name.log")
+        if [ "$(grep -c '^test result:' "$LOG" || true)" = "$began" ]; then
+            failed+=("$name did not get to its end, code $code")
+            echo "test result: $name did not end. 0 passed; 1 failed" >>"$LOG"
+        fi
+    fi
+}
+
+[ -n "$RIG" ] || die "BERTH_RIG is not set: it names the program that makes the virtual host"
+command -v "$RIG" >/dev/null || die "BERTH_RIG=$RIG is no program"
+mkdir -p "$RUN_DIR"
+: >"$LOG"
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+failed=()
+
+step "installing what is missing" "$SCRIPTS/prepare.sh"
+step "packages of the virtual host" "$RIG" deps >/dev/null ||
+    die "$RIG deps failed: see above"
+step "image of the virtual host" "$RIG" build >/dev/null ||
+    die "$RIG build failed: see above"
+engine_was_down=no
+"$SCRIPTS/engine.sh" status || engine_was_down=yes
+step "engine, for the demo image" "$SCRIPTS/engine.sh" ensure
+step "demo image" "$SCRIPTS/demo-image.sh"
+step "building" build || die "the build failed: the compiler's reasons are above"
+step "starting the virtual host" start
+step "copying programs, tests and demo image" copy || die "copying to the virtual host failed: see above"
+if [ "$engine_was_down" = yes ]; then "$SCRIPTS/engine.sh" stop; fi
+
+step "task cgroups" there cgroup_v2 --test-threads=1
+step "limits" there limits --test-threads=2
+step "stop" there stop --test-threads=2 --exact sigterm_is_enough_for_a_program_that_heeds_it \
+    sigkill_comes_after_the_stop_timeout an_essential_container_takes_the_task_with_it
+
+[ ${#failed[@]} -eq 0 ] || die "failed with cgroup v2 and systemd: $(printf '%s; ' "${failed[@]}" | sed 's/; $//')"
