@@ -222,7 +222,8 @@ async fn a_container_lives_and_its_events_and_facts_tell_so() {
 
         use EngineEventKind::{Died, Removed, Started};
         let seen = kinds(&mut events, &id, Removed).await;
-        assert_eq!(seen.iter().map(|event| event.kind).collect::<Vec<_>>(), [Started, Died, Removed]);
+        let died = Died { exit_code: Some(exit.code) };
+        assert_eq!(seen.iter().map(|event| event.kind).collect::<Vec<_>>(), [Started, died, Removed]);
         assert_eq!(seen[0].task, request.arn);
 
         // From the start's event on, exclusively: the replay has the other two, in order.
@@ -364,7 +365,7 @@ async fn a_slow_stop_delays_nobody() {
         tokio::select! {
             biased;
             _ = &mut slow_stops => panic!("the stubborn ones stopped first"),
-            stopped = quick_stop => stopped.unwrap(),
+            stopped = quick_stop => drop(stopped.unwrap()),
         }
         assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
         for stopped in slow_stops.await {

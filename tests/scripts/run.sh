@@ -3,7 +3,7 @@
 #
 #   BERTH_API_PORT, BERTH_AGENTS_PORT   where the control plane listens (8045, 8046)
 #   BERTH_RUN_ONCE=1                    go through everything, then stop again
-#   BERTH_PROFILE=dev                   build without optimisation: sooner there, slower after
+#   BERTH_PROFILE=release               build with optimisation: later there, as in production
 #
 # State is kept in .run/, so that a second start finds what the first one knew.
 # shellcheck disable=SC2317 # functions are called by name, through step and traps
@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$ROOT"
 
 readonly SCRIPTS=$ROOT/tests/scripts
-readonly PROFILE=${BERTH_PROFILE:-release}
+readonly PROFILE=${BERTH_PROFILE:-dev}
 readonly API_PORT=${BERTH_API_PORT:-8045}
 readonly AGENTS_PORT=${BERTH_AGENTS_PORT:-8046}
 readonly CGROUP=berth-run

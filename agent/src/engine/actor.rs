@@ -125,9 +125,11 @@ impl Actor {
             self.in_flight.remove(attempt);
         }
         let step = self.task.handle(clock::now(), message.event);
-        // An observation from which nothing follows yet waits for the answers that are still out: a
-        // crash loses it, and restoring makes it again. So two answers at a time cost one commit.
-        let can_wait = step.is_silent() && message.persisted.is_none() && !self.in_flight.is_empty();
+        // An observation from which nothing follows yet waits for the answers that are still out, and
+        // so does one after which things are only let go of: a crash loses it, and restoring makes it
+        // again. So two answers at a time cost one commit.
+        let more_comes = if step.is_silent() { !self.in_flight.is_empty() } else { step.only_releases() };
+        let can_wait = more_comes && message.persisted.is_none();
         self.unsaved |= step.changed;
         if self.unsaved && !can_wait {
             let writes = writes_of(&self.task, step.report.clone());
@@ -243,7 +245,7 @@ impl Actor {
             EngineEventKind::Started => {
                 known.status == ContainerStatus::Running || in_flight == Some(AttemptKind::Start)
             }
-            EngineEventKind::Died => in_flight == Some(AttemptKind::Stop),
+            EngineEventKind::Died { .. } => in_flight == Some(AttemptKind::Stop),
             EngineEventKind::Removed => in_flight == Some(AttemptKind::Remove) || known.is_stopped(),
             EngineEventKind::Health => false,
             // The death that may follow says whether the kernel was the cause.

@@ -45,7 +45,7 @@ const fn weight(kind: EngineEventKind) -> u8 {
     match kind {
         EngineEventKind::Started => 0,
         EngineEventKind::Health | EngineEventKind::OutOfMemory => 1,
-        EngineEventKind::Died => 2,
+        EngineEventKind::Died { .. } => 2,
         EngineEventKind::Removed => 3,
     }
 }

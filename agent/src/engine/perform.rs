@@ -206,7 +206,9 @@ async fn stop(shared: &Shared, spec: &TaskSpec, id: &EngineId, grace: Millis, fa
     let refused = |e| failure(ErrorClass::CannotStopContainer, e);
     let call = async {
         if failed_before == 0 {
-            shared.runtime.stop(id, grace).await.map_err(refused)?;
+            if let Some(exit) = shared.runtime.stop(id, grace).await.map_err(refused)? {
+                return Ok(Fact::Exited { id: id.clone(), exit });
+            }
         } else {
             shared.runtime.kill(id).await.map_err(refused)?;
         }

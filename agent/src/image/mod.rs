@@ -40,7 +40,7 @@ pub struct PullSettings {
 
 type Answer = Option<Result<ImageFacts, ImageError>>;
 
-/// Makes sure that images are here; one pull for each, however many wait for it.
+/// Makes sure that images are here; one look and one pull for each, however many wait for it.
 pub struct Images {
     runtime: Arc<dyn Runtime>,
     settings: PullSettings,
@@ -62,11 +62,39 @@ impl Images {
         }
     }
 
-    /// Makes sure that the image is here.
+    /// Makes sure that the image is here, or waits for another who does that already.
     ///
     /// # Errors
     /// [`ImageError`] in the words that users see.
     pub async fn ensure(&self, reference: &str) -> Result<ImageFacts, ImageError> {
+        loop {
+            let (answer, mut waiting) = {
+                let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+                match under_way.get(reference) {
+                    Some(waiting) => (None, waiting.clone()),
+                    None => {
+                        let (answer, waiting) = watch::channel(None);
+                        under_way.insert(reference.to_owned(), waiting.clone());
+                        (Some(answer), waiting)
+                    }
+                }
+            };
+            if let Some(answer) = answer {
+                // Dropped on the way (its task was stopped), the guard lets the next one try.
+                let _guard = UnderWay { images: self, reference };
+                let result = self.have(reference).await;
+                answer.send_replace(Some(result.clone()));
+                return result;
+            }
+            if let Ok(answer) = waiting.wait_for(Option::is_some).await
+                && let Some(result) = answer.clone()
+            {
+                return result;
+            }
+        }
+    }
+
+    async fn have(&self, reference: &str) -> Result<ImageFacts, ImageError> {
         match self.settings.behavior {
             PullBehavior::PreferCached => match self.local(reference).await? {
                 Some(facts) => Ok(facts),
@@ -105,36 +133,7 @@ impl Images {
         }
     }
 
-    /// Pulls, or waits for a pull of the same image that is under way.
     async fn pull(&self, reference: &str) -> Result<ImageFacts, ImageError> {
-        loop {
-            let (answer, mut waiting) = {
-                let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-                match under_way.get(reference) {
-                    Some(waiting) => (None, waiting.clone()),
-                    None => {
-                        let (answer, waiting) = watch::channel(None);
-                        under_way.insert(reference.to_owned(), waiting.clone());
-                        (Some(answer), waiting)
-                    }
-                }
-            };
-            if let Some(answer) = answer {
-                // Dropped in mid-pull (its task was stopped), the guard lets the next one try.
-                let _guard = UnderWay { images: self, reference };
-                let result = self.pull_with_retries(reference).await;
-                answer.send_replace(Some(result.clone()));
-                return result;
-            }
-            if let Ok(answer) = waiting.wait_for(Option::is_some).await
-                && let Some(result) = answer.clone()
-            {
-                return result;
-            }
-        }
-    }
-
-    async fn pull_with_retries(&self, reference: &str) -> Result<ImageFacts, ImageError> {
         let mut pause = FIRST_PAUSE;
         let mut tries = 1;
         loop {

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use berth_core::ids::{ContainerInstanceArn, ContainerName, EngineId, TaskArn};
 use berth_core::spec::{ContainerSpec, TaskSpec};
-use berth_core::task::{Fact, PortBinding};
+use berth_core::task::{Exit, Fact, PortBinding};
 use berth_core::units::{Millis, Timestamp};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt};
@@ -118,13 +118,24 @@ pub struct EngineEvent {
     pub kind: EngineEventKind,
 }
 
+impl EngineEvent {
+    /// When, to the millisecond.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        Timestamp(u64::try_from(self.time_ns / 1_000_000).unwrap_or_default())
+    }
+}
+
 /// What happened to a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EngineEventKind {
     /// Its main process started.
     Started,
     /// Its main process is gone.
-    Died,
+    Died {
+        /// Its exit code, where the engine says.
+        exit_code: Option<i32>,
+    },
     /// A process in it was killed for want of memory.
     OutOfMemory,
     /// Its health changed.
@@ -148,9 +159,14 @@ pub trait Runtime: Send + Sync + 'static {
     /// # Errors
     /// [`RuntimeError::PortTaken`] when a host port cannot be bound; the container did not start.
     fn start<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>>;
-    /// Sends the container's stop signal, waits for `grace`, kills it; returns when it is gone.
-    /// A container that does not run, or does not exist, is stopped already.
-    fn stop<'a>(&'a self, id: &'a EngineId, grace: Millis) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// Sends the container's stop signal, waits for `grace`, kills it; returns when it is gone, with
+    /// how it ended where the engine told that on the way. A container that does not run, or does
+    /// not exist, is stopped already.
+    fn stop<'a>(
+        &'a self,
+        id: &'a EngineId,
+        grace: Millis,
+    ) -> BoxFuture<'a, Result<Option<Exit>, RuntimeError>>;
     /// Kills a container at once; one that does not run is dead already.
     fn kill<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>>;
     /// Removes a container with its anonymous volumes; one that is gone is removed already.

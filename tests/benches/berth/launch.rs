@@ -47,13 +47,16 @@ pub(crate) async fn launch_and_stop(bench: &mut Bench) -> Result<()> {
     }
     bench.end(pair).await?;
     for ((mode, rival, _), (floor, agent)) in MODES.iter().zip(&all) {
+        // The median of the pairs, but not their 95th percentile: that is the engine's own scatter,
+        // which a pair has twice. The slow end of ours is held against the slow end of the floor.
         let added = agent.launch.less(&floor.launch);
+        let at_p95 = agent.launch.p95() - floor.launch.p95();
         let value =
-            format!("{:+.1} (p95 {:.1}) ms, floor {:.1}", added.median(), added.p95(), floor.launch.median());
+            format!("{:+.1} (p95 {at_p95:+.1}) ms, floor {:.1}", added.median(), floor.launch.median());
         bench.report.add(
             Row::new(format!("launch, {mode}"))
                 .goal("<= +10 ms, p95 <= +25")
-                .value(value, added.median() <= 10.0 && added.p95() <= 25.0)
+                .value(value, added.median() <= 10.0 && at_p95 <= 25.0)
                 .rival(*rival)
                 .samples("floor_ms", &floor.launch)
                 .samples("agent_ms", &agent.launch)

@@ -30,8 +30,18 @@ impl Step {
         self.report.is_none() && self.acts.is_empty()
     }
 
-    /// Says that state and report are durable (or that nothing changed), and yields what is to be
-    /// done now.
+    /// Whether there is nothing to tell, and nothing to do but to release resources. That is safe
+    /// also when it was done before, so that it may go ahead of the record: after a crash the same
+    /// follows from what the world is asked.
+    #[must_use]
+    pub fn only_releases(&self) -> bool {
+        self.report.is_none()
+            && !self.acts.is_empty()
+            && self.acts.iter().all(|act| matches!(act, Act::Release { .. }))
+    }
+
+    /// Says that state and report are durable (or that nothing changed, or that the step
+    /// [only releases](Self::only_releases)), and yields what is to be done now.
     #[must_use]
     pub fn persisted(self) -> Vec<Act> {
         self.acts

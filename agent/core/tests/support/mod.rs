@@ -171,6 +171,7 @@ impl World {
         self.log.push(event.clone());
         let now = self.host.now;
         let before = self.task.state().clone();
+        let told = matches!(event, Event::Stop(_) | Event::Acknowledged | Event::Restored(_));
         let mut twin = self.task.clone();
         let step = self.task.handle(now, event.clone());
         let same = twin.handle(now, event);
@@ -180,7 +181,9 @@ impl World {
         if crash == Some(Crash::BeforePersist) {
             return self.restart();
         }
-        if step.changed {
+        // What a crash may lose, the shell keeps with what comes next.
+        let more_comes = if step.is_silent() { !self.flights.is_empty() } else { step.only_releases() };
+        if told || !more_comes {
             self.kept = self.task.state().clone();
         }
         if let Some(report) = &step.report {

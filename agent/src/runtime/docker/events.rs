@@ -127,7 +127,9 @@ impl Reader {
 fn event(message: &Message) -> Option<EngineEvent> {
     let kind = match message.action.as_str() {
         "start" => EngineEventKind::Started,
-        "die" => EngineEventKind::Died,
+        "die" => EngineEventKind::Died {
+            exit_code: message.actor.attributes.get("exitCode").and_then(|code| code.parse().ok()),
+        },
         "oom" => EngineEventKind::OutOfMemory,
         "destroy" => EngineEventKind::Removed,
         // The action carries its value, as in "health_status: healthy".
@@ -191,7 +193,9 @@ mod tests {
     fn message(action: &str, task: &str) -> Message {
         serde_json::from_value(serde_json::json!({
             "status": action, "id": "c0ffee", "Type": "container", "Action": action, "time": 1, "timeNano": 1_000_000_007_i64,
-            "Actor": {"ID": "c0ffee", "Attributes": {labels::TASK_ARN: task, labels::CONTAINER_NAME: "web", "image": "i"}},
+            "Actor": {"ID": "c0ffee", "Attributes": {
+                labels::TASK_ARN: task, labels::CONTAINER_NAME: "web", "image": "i", "exitCode": "143",
+            }},
         }))
         .unwrap()
     }
@@ -201,7 +205,7 @@ mod tests {
         let task = "arn:aws:ecs:eu-west-1:123456789012:task/blue/0123456789abcdef0123456789abcdef";
         for (action, kind) in [
             ("start", Some(EngineEventKind::Started)),
-            ("die", Some(EngineEventKind::Died)),
+            ("die", Some(EngineEventKind::Died { exit_code: Some(143) })),
             ("health_status: unhealthy", Some(EngineEventKind::Health)),
             ("destroy", Some(EngineEventKind::Removed)),
             ("oom", Some(EngineEventKind::OutOfMemory)),

@@ -11,14 +11,14 @@ mod transport;
 use std::sync::Arc;
 
 use berth_core::ids::EngineId;
-use berth_core::task::Fact;
+use berth_core::task::{Exit, Fact};
 use berth_core::units::{Millis, Timestamp};
 use bollard::query_parameters::{
     CreateContainerOptions, KillContainerOptions, RemoveContainerOptions, StartContainerOptions,
     StopContainerOptions,
 };
 use futures_util::future::{BoxFuture, FutureExt};
-use futures_util::stream::BoxStream;
+use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
 use hyper::Method;
 
 use self::client::{Answer, CallError, Connector, Link, clean};
@@ -27,7 +27,8 @@ use self::pace::Pace;
 pub use self::transport::InvalidAddress;
 use self::transport::{Address, escape};
 use super::{
-    CreateRequest, EngineEvent, EngineInfo, ImageFacts, Listed, RegistryAuth, Runtime, RuntimeError, labels,
+    CreateRequest, EngineEvent, EngineEventKind, EngineInfo, ImageFacts, Listed, RegistryAuth, Runtime,
+    RuntimeError, labels,
 };
 
 /// How to reach the engine, and how hard to drive it.
@@ -37,7 +38,7 @@ pub struct DockerConfig {
     pub host: String,
     /// The agent's namespace: containers of others are neither listed nor heard of.
     pub namespace: Option<String>,
-    /// Most containers that are made or started at once.
+    /// Most containers that are made or started at once. Two cores do most with 16.
     pub launches: usize,
     /// Most stops, kills and removals that begin at once.
     pub stops: usize,
@@ -46,7 +47,7 @@ pub struct DockerConfig {
 impl Default for DockerConfig {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let at_once = (4 * cores).max(8);
+        let at_once = 8 * cores;
         Self {
             host: "unix:///var/run/docker.sock".to_owned(),
             namespace: None,
@@ -60,7 +61,7 @@ impl Default for DockerConfig {
 pub struct Docker {
     connector: Arc<Connector>,
     namespace: Option<String>,
-    pace: Pace,
+    pace: Arc<Pace>,
 }
 
 impl std::fmt::Debug for Docker {
@@ -79,7 +80,7 @@ impl Docker {
         Ok(Self {
             connector: Arc::new(Connector::new(address, config.host)),
             namespace: config.namespace,
-            pace: Pace::new(config.launches, config.stops),
+            pace: Arc::new(Pace::new(config.launches, config.stops)),
         })
     }
 
@@ -272,16 +273,24 @@ impl Runtime for Docker {
         self.pace.launch(self.begin(id)).boxed()
     }
 
-    fn stop<'a>(&'a self, id: &'a EngineId, grace: Millis) -> BoxFuture<'a, Result<(), RuntimeError>> {
-        self.pace.stop(self.end(id, grace)).boxed()
+    fn stop<'a>(
+        &'a self,
+        id: &'a EngineId,
+        grace: Millis,
+    ) -> BoxFuture<'a, Result<Option<Exit>, RuntimeError>> {
+        async move {
+            let (ended, exit) = self.pace.stop(id, self.end(id, grace)).await;
+            ended.map(|()| exit)
+        }
+        .boxed()
     }
 
     fn kill<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>> {
-        self.pace.stop(self.cut(id)).boxed()
+        self.pace.end(self.cut(id)).boxed()
     }
 
     fn remove<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>> {
-        self.pace.stop(self.discard(id)).boxed()
+        self.pace.end(self.discard(id)).boxed()
     }
 
     fn inspect<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<Fact, RuntimeError>> {
@@ -305,7 +314,17 @@ impl Runtime for Docker {
         &self,
         since_ns: Option<i64>,
     ) -> BoxFuture<'_, Result<BoxStream<'static, Result<EngineEvent, RuntimeError>>, RuntimeError>> {
-        async move { events::open(Arc::clone(&self.connector), &self.our_labels(), since_ns).await }.boxed()
+        async move {
+            let pace = Arc::clone(&self.pace);
+            let events = events::open(Arc::clone(&self.connector), &self.our_labels(), since_ns).await?;
+            let told = events.inspect_ok(move |event| match event.kind {
+                EngineEventKind::Died { exit_code } => pace.died(&event.id, exit_code, event.time()),
+                EngineEventKind::OutOfMemory => pace.out_of_memory(&event.id),
+                _ => {}
+            });
+            Ok(told.boxed())
+        }
+        .boxed()
     }
 
     fn image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<ImageFacts>, RuntimeError>> {

@@ -1,51 +1,139 @@
 //! How much the engine is asked to do at once.
 //!
-//! Launches are bound by the processor below us, and too many at a time only hinder one another.
-//! Nothing waits long for something slow, though: a permit goes back after a while whatever became
-//! of the call.
+//! Launches and stops are bound by the processor below us, and too many at a time only hinder one
+//! another. Nothing waits long for something slow, though: a permit goes back after a while whatever
+//! became of the call, and a stop that waits for a container to heed its signal gives its permit
+//! back at once.
 
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use berth_core::ids::EngineId;
+use berth_core::task::Exit;
+use berth_core::units::Timestamp;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
-/// A launch is some 200 ms of work; one that takes longer than this hangs on something else.
-const LAUNCH_HOLD: Duration = Duration::from_secs(5);
-/// A stop is work for a moment, when the signal goes out, and then waiting.
-const STOP_HOLD: Duration = Duration::from_millis(100);
+/// A launch is some 200 ms of work, and so is the end of a container; what takes longer than this
+/// hangs on something else.
+const WORK: Duration = Duration::from_secs(5);
+/// A stop is work while the signal goes out and once the container has died; between the two it is
+/// waiting.
+const SIGNAL: Duration = Duration::from_millis(150);
 
 /// Permits for the engine's attention.
 #[derive(Debug)]
 pub(super) struct Pace {
     launches: Semaphore,
     stops: Semaphore,
+    stopping: Mutex<Endings>,
+}
+
+/// The containers that are being stopped, and what the engine's events told of each meanwhile.
+type Endings = BTreeMap<EngineId, Ending>;
+
+#[derive(Debug, Default)]
+struct Ending {
+    died: bool,
+    exit: Option<Exit>,
+    out_of_memory: bool,
 }
 
 impl Pace {
     pub(super) fn new(launches: usize, stops: usize) -> Self {
-        Self { launches: Semaphore::new(launches.max(1)), stops: Semaphore::new(stops.max(1)) }
+        Self {
+            launches: Semaphore::new(launches.max(1)),
+            stops: Semaphore::new(stops.max(1)),
+            stopping: Mutex::default(),
+        }
     }
 
     /// Runs the making or the starting of a container when it is its turn.
     pub(super) async fn launch<F: Future>(&self, call: F) -> F::Output {
-        paced(&self.launches, LAUNCH_HOLD, call).await
+        paced(&self.launches, WORK, || false, call).await
     }
 
-    /// Runs the stopping, killing or removing of a container when it is its turn.
-    pub(super) async fn stop<F: Future>(&self, call: F) -> F::Output {
-        paced(&self.stops, STOP_HOLD, call).await
+    /// Runs the stopping of a container when it is its turn; also how it ended, if the engine's
+    /// events have told the whole of it by then.
+    pub(super) async fn stop<F: Future>(&self, id: &EngineId, call: F) -> (F::Output, Option<Exit>) {
+        let stopping = Stopping::note(&self.stopping, id);
+        let has_died = || lock(&self.stopping).get(id).is_some_and(|ending| ending.died);
+        let output = paced(&self.stops, SIGNAL, has_died, call).await;
+        (output, stopping.exit())
+    }
+
+    /// Runs the killing or the removal of a container when it is its turn.
+    pub(super) async fn end<F: Future>(&self, call: F) -> F::Output {
+        paced(&self.stops, WORK, || false, call).await
+    }
+
+    /// The engine tells that a container died: if it is being stopped, what is left is work.
+    pub(super) fn died(&self, id: &EngineId, code: Option<i32>, at: Timestamp) {
+        if let Some(ending) = lock(&self.stopping).get_mut(id) {
+            let exit =
+                |code| Exit { code, oom_killed: false, error: None, started_at: None, finished_at: Some(at) };
+            *ending = Ending { died: true, exit: code.map(exit), ..*ending };
+        }
+    }
+
+    /// The engine tells that a container is out of memory: its end says whether that was the cause.
+    pub(super) fn out_of_memory(&self, id: &EngineId) {
+        if let Some(ending) = lock(&self.stopping).get_mut(id) {
+            ending.out_of_memory = true;
+        }
     }
 }
 
-async fn paced<F: Future>(permits: &Semaphore, hold: Duration, call: F) -> F::Output {
+/// What is noted of a stop, for as long as it lasts.
+struct Stopping<'a> {
+    all: &'a Mutex<Endings>,
+    id: &'a EngineId,
+}
+
+impl<'a> Stopping<'a> {
+    fn note(all: &'a Mutex<Endings>, id: &'a EngineId) -> Self {
+        lock(all).insert(id.clone(), Ending::default());
+        Self { all, id }
+    }
+
+    fn exit(&self) -> Option<Exit> {
+        let ending = lock(self.all).remove(self.id)?;
+        ending.exit.filter(|_| !ending.out_of_memory)
+    }
+}
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        lock(self.all).remove(self.id);
+    }
+}
+
+/// No panic leaves the map half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a call with a permit, which goes back after `hold`, or later if the call then `is_at_work`.
+async fn paced<F: Future>(
+    permits: &Semaphore,
+    hold: Duration,
+    is_at_work: impl Fn() -> bool,
+    call: F,
+) -> F::Output {
     // The semaphore is never closed; if it were, to go on unpaced would be right.
     let permit = permits.acquire().await.ok();
     let mut call = std::pin::pin!(call);
-    tokio::select! {
-        biased;
-        output = &mut call => return output,
-        () = tokio::time::sleep(hold) => drop(permit),
+    if let Ok(output) = timeout(hold, &mut call).await {
+        return output;
     }
+    if is_at_work()
+        && let Ok(output) = timeout(WORK, &mut call).await
+    {
+        return output;
+    }
+    drop(permit);
     call.await
 }
 
@@ -56,19 +144,55 @@ mod tests {
 
     use super::*;
 
+    fn ids(count: usize) -> Vec<EngineId> {
+        (0..count).map(|i| EngineId::new(format!("{i:064x}")).unwrap()).collect()
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn slow_stops_delay_nobody_for_longer_than_the_hold() {
-        let pace = Pace::new(1, 2);
+    async fn containers_that_do_not_heed_the_signal_delay_no_other_stop() {
+        let (pace, ids) = (Pace::new(1, 2), ids(3));
         let begun = Instant::now();
-        let slow = join_all((0..2).map(|_| pace.stop(sleep(Duration::from_secs(30)))));
+        let slow = join_all(ids[..2].iter().map(|id| pace.stop(id, sleep(Duration::from_secs(30)))));
         let quick = async {
             sleep(Duration::from_millis(1)).await;
-            pace.stop(async {}).await;
+            pace.stop(&ids[2], async {}).await;
             begun.elapsed()
         };
         let (_, waited) = tokio::join!(slow, quick);
-        assert!(waited <= STOP_HOLD + Duration::from_millis(5), "{waited:?}");
+        assert!(waited <= SIGNAL + Duration::from_millis(5), "{waited:?}");
         assert_eq!(begun.elapsed().as_secs(), 30);
+        assert!(lock(&pace.stopping).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_engine_does_after_a_death_is_done_by_so_many_at_once() {
+        let (pace, ids) = (Pace::new(1, 2), ids(6));
+        let begun = Instant::now();
+        let stop = |id| {
+            let pace = &pace;
+            pace.stop(id, async move {
+                sleep(Duration::from_millis(50)).await;
+                pace.died(id, Some(3), Timestamp(7));
+                sleep(Duration::from_millis(950)).await;
+            })
+        };
+        let ended = join_all(ids.iter().map(stop)).await;
+        assert!(ended.iter().all(|(_, exit)| exit.as_ref().is_some_and(|exit| exit.code == 3)));
+        assert!((3000..3010).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn an_end_that_was_not_told_whole_is_to_be_asked_for() {
+        let (pace, ids) = (Pace::new(1, 1), ids(2));
+        let (id, other) = (&ids[0], &ids[1]);
+        assert_eq!(pace.stop(id, async {}).await.1, None);
+        assert_eq!(pace.stop(id, async { pace.died(other, Some(0), Timestamp(7)) }).await.1, None);
+        assert_eq!(pace.stop(id, async { pace.died(id, None, Timestamp(7)) }).await.1, None);
+        let starved = async {
+            pace.out_of_memory(id);
+            pace.died(id, Some(137), Timestamp(7));
+        };
+        assert_eq!(pace.stop(id, starved).await.1, None);
     }
 
     #[tokio::test(start_paused = true)]

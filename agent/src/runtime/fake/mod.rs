@@ -8,7 +8,7 @@ mod tests;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use berth_core::ids::EngineId;
-use berth_core::task::{Fact, Health};
+use berth_core::task::{Exit, Fact, Health};
 use berth_core::units::{Millis, Protocol, Timestamp};
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::BoxStream;
@@ -292,12 +292,16 @@ impl Runtime for FakeRuntime {
         self.call(Call::Start, |state, now| state.start(id, now)).boxed()
     }
 
-    fn stop<'a>(&'a self, id: &'a EngineId, grace: Millis) -> BoxFuture<'a, Result<(), RuntimeError>> {
+    fn stop<'a>(
+        &'a self,
+        id: &'a EngineId,
+        grace: Millis,
+    ) -> BoxFuture<'a, Result<Option<Exit>, RuntimeError>> {
         async move {
             // The end is planned at once: it comes even if nobody waits for the answer.
             let wait = self.call(Call::Stop, |state, now| Ok(state.plan_stop(id, grace, now))).await?;
             sleep(wait.as_duration()).await;
-            if self.state().down { Err(away()) } else { Ok(()) }
+            if self.state().down { Err(away()) } else { Ok(None) }
         }
         .boxed()
     }

@@ -296,7 +296,7 @@ impl State {
         if oom {
             self.emit(id, EngineEventKind::OutOfMemory, at);
         }
-        self.emit(id, EngineEventKind::Died, at);
+        self.emit(id, EngineEventKind::Died { exit_code: Some(code) }, at);
     }
 
     pub(super) fn set_health(&mut self, id: &EngineId, said: Health, at: Timestamp) {

@@ -72,7 +72,10 @@ async fn containers_end_when_their_time_has_come_and_readers_hear_of_it() {
     let begun = Instant::now();
     let first = events.next().await.unwrap().unwrap();
     let second = events.next().await.unwrap().unwrap();
-    assert_eq!([first.kind, second.kind], [EngineEventKind::Started, EngineEventKind::Died]);
+    assert_eq!(
+        [first.kind, second.kind],
+        [EngineEventKind::Started, EngineEventKind::Died { exit_code: Some(3) }]
+    );
     assert_eq!(begun.elapsed().as_secs(), 5);
     assert_eq!(exit_code(&engine, &id).await, Some(3));
     assert_eq!(engine.now(), Timestamp(1_005_000));
