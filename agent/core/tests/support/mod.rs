@@ -212,6 +212,8 @@ impl World {
         let text = serde_json::to_string(&self.kept).unwrap();
         let state: TaskState = serde_json::from_str(&text).unwrap();
         self.check(state == self.kept, || "what is read back is not what was kept".to_owned());
+        // No answer outlives the agent; those from before what was kept are a check of the core's.
+        self.answered.retain(|(attempt, _)| *attempt < state.next_attempt);
         self.task = Task::restored(Arc::clone(&self.spec), self.settings, state);
         self.come_up();
     }
