@@ -20,7 +20,7 @@ usage: berth-demo [COMMAND]
   exit CODE [--after MS]     exit with CODE
   ignore-term                stay until SIGKILL
   eat-memory MIB             touch that much memory, then stay
-  burn-cpu SECS              keep one CPU busy, then print the CPU time that was had
+  burn-cpu SECS [--after SECS]  keep one CPU busy, from then on for so long; print the CPU time had then
   connect HOST PORT [--for MS]   send a GET /, print the answer; try again that long
   listen-udp PORT            send every datagram back
   print-env                  the environment, sorted
@@ -92,7 +92,7 @@ fn run(args: &[String]) -> Result<ExitCode, String> {
             stay()
         }
         "eat-memory" => eat_memory(number(at(1)?)?),
-        "burn-cpu" => burn_cpu(number(at(1)?)?),
+        "burn-cpu" => burn_cpu(number(at(1)?)?, option(args, "--after")?.unwrap_or(0.0)),
         "connect" => connect(at(1)?, number(at(2)?)?, option(args, "--for")?.unwrap_or(0)),
         "listen-udp" => listen_udp(number(at(1)?)?),
         "print-env" => {
@@ -300,15 +300,21 @@ fn cpu_ms() -> i64 {
     time.sec * 1000 + time.nsec / 1_000_000
 }
 
-fn burn_cpu(seconds: f64) -> Result<ExitCode, String> {
+fn burn_cpu(seconds: f64, after: f64) -> Result<ExitCode, String> {
+    keep_busy(after);
     let (began, had_before) = (Instant::now(), cpu_ms());
+    keep_busy(seconds);
+    println!("cpu_ms={} wall_ms={}", cpu_ms() - had_before, began.elapsed().as_millis());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn keep_busy(seconds: f64) {
+    let began = Instant::now();
     while began.elapsed().as_secs_f64() < seconds {
         for n in 0..10_000_u64 {
             std::hint::black_box(n);
         }
     }
-    println!("cpu_ms={} wall_ms={}", cpu_ms() - had_before, began.elapsed().as_millis());
-    Ok(ExitCode::SUCCESS)
 }
 
 fn connect(host: &str, port: u16, for_ms: u64) -> Result<ExitCode, String> {

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use berth_tests::cluster::{container, demo_json, host_port};
-use berth_tests::expect::PATIENCE;
+use berth_tests::expect::{PATIENCE, slowness};
 use berth_tests::{Cluster, demo};
 use serde_json::{Value, json};
 
@@ -84,7 +84,9 @@ fn without_nulls(mut definition: Value) -> Value {
 #[tokio::test]
 async fn a_task_gets_no_more_cpu_than_its_own() -> Result<()> {
     let cluster = Cluster::start().await?;
-    let one = demo::container("one", &["burn-cpu", "2"]);
+    // The bound comes into force when the container has started.
+    let after = slowness().to_string();
+    let one = demo::container("one", &["burn-cpu", "2", "--after", &after]);
     let definition = demo::merged(demo::task("burn", "none", json!([one])), &json!({ "cpu": "256" }));
     let (arn, _) = cluster.stopped(definition).await?;
     let said = cluster.engine.logs(&cluster.engine.id_of(&arn, "one").await?).await?;

@@ -59,6 +59,8 @@ pub(super) struct Actor {
     pub(super) in_flight: HashMap<AttemptId, CancellationToken>,
     /// Whether the state holds observations that are not durable yet.
     pub(super) unsaved: bool,
+    /// Whether it is on record that the task is to stop.
+    pub(super) stop_is_kept: bool,
 }
 
 enum Input {
@@ -126,9 +128,13 @@ impl Actor {
         }
         let step = self.task.handle(clock::now(), message.event);
         // An observation from which nothing follows yet waits for the answers that are still out, and
-        // so does one after which things are only let go of: a crash loses it, and restoring makes it
-        // again. So two answers at a time cost one commit.
-        let more_comes = if step.is_silent() { !self.in_flight.is_empty() } else { step.only_releases() };
+        // so does one after which a task that is to stop only lets go of things: a crash loses it, and
+        // restoring makes it again. So two answers at a time cost one commit.
+        let more_comes = if step.is_silent() {
+            !self.in_flight.is_empty()
+        } else {
+            self.stop_is_kept && step.only_releases()
+        };
         let can_wait = more_comes && message.persisted.is_none();
         self.unsaved |= step.changed;
         if self.unsaved && !can_wait {
@@ -137,6 +143,7 @@ impl Actor {
                 return false;
             }
             self.unsaved = false;
+            self.stop_is_kept = self.task.is_stopping();
         }
         if step.changed {
             self.view.send_replace(Arc::new(self.task.clone()));

@@ -244,6 +244,7 @@ impl Engine {
         let handle = Handle { mailbox: sender.clone(), hints: Arc::clone(&hints), view: seen };
         self.shared.registry.insert(task.spec().arn.clone(), handle);
         let actor = Actor {
+            stop_is_kept: task.is_stopping(),
             task,
             shared: Arc::clone(&self.shared),
             mailbox,

@@ -30,9 +30,9 @@ impl Step {
         self.report.is_none() && self.acts.is_empty()
     }
 
-    /// Whether there is nothing to tell, and nothing to do but to release resources. That is safe
-    /// also when it was done before, so that it may go ahead of the record: after a crash the same
-    /// follows from what the world is asked.
+    /// Whether there is nothing to tell, and nothing to do but to release resources. Once it is on
+    /// record that the task is to stop, that may go ahead of the record: after a crash the same follows
+    /// from what the world is asked, and releasing is safe also when it was done before.
     #[must_use]
     pub fn only_releases(&self) -> bool {
         self.report.is_none()

@@ -182,7 +182,11 @@ impl World {
             return self.restart();
         }
         // What a crash may lose, the shell keeps with what comes next.
-        let more_comes = if step.is_silent() { !self.flights.is_empty() } else { step.only_releases() };
+        let more_comes = if step.is_silent() {
+            !self.flights.is_empty()
+        } else {
+            self.kept.stop.is_some() && step.only_releases()
+        };
         if told || !more_comes {
             self.kept = self.task.state().clone();
         }
