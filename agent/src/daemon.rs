@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cgroup::cgroupfs::{Cgroupfs, CgroupfsConfig};
 use crate::cgroup::driver::{DriverKind, driver};
-use crate::cgroup::off::Off;
+use crate::cgroup::off::Off as NoCgroups;
 use crate::cgroup::systemd::{Systemd, SystemdConfig};
 use crate::cgroup::{Cgroups, mounted};
 use crate::config::{Config, TaskLimits};
@@ -21,6 +21,7 @@ use crate::endpoint::introspection::{self, Introspection};
 use crate::engine::{self, Engine, Parts, Timeouts, World};
 use crate::host;
 use crate::image::{Images, PullSettings};
+use crate::network::off::Off;
 use crate::network::ports::PortChooser;
 use crate::runtime::docker::{Docker, DockerConfig};
 use crate::runtime::{EngineInfo, Runtime, RuntimeError};
@@ -82,6 +83,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         runtime,
         cgroups,
         ports: PortChooser::new(config.dynamic_ports),
+        network: Arc::new(Off),
         store: Arc::clone(&store),
         settings: Settings { stop_timeout: config.stop_timeout, retention: config.cleanup_wait },
         timeouts: Timeouts { create: config.create_timeout, start: config.start_timeout },
@@ -175,7 +177,7 @@ async fn both(runtime: &dyn Runtime) -> Result<(EngineInfo, World), RuntimeError
 
 fn choose_cgroups(config: &Config, info: &EngineInfo) -> Result<Arc<dyn Cgroups>, DaemonError> {
     if config.task_limits == TaskLimits::Off {
-        return Ok(Arc::new(Off));
+        return Ok(Arc::new(NoCgroups));
     }
     let (mount, root, period) =
         (config.cgroup_path.clone(), config.cgroup_root.clone(), config.cgroup_cpu_period);
@@ -189,7 +191,7 @@ fn choose_cgroups(config: &Config, info: &EngineInfo) -> Result<Arc<dyn Cgroups>
         ))),
         Err(error) if config.task_limits == TaskLimits::WherePossible => {
             tracing::warn!(%error, "tasks have no limits of their own here");
-            Ok(Arc::new(Off))
+            Ok(Arc::new(NoCgroups))
         }
         Err(error) => Err(DaemonError::Terminal(format!("ECS_ENABLE_TASK_CPU_MEM_LIMIT=true: {error}"))),
     }

@@ -132,6 +132,7 @@ impl Request {
             cpu: None,
             memory: None,
             containers: vec![self.spec.clone()],
+            attachment: None,
         };
         CreateRequest {
             name: self.name.clone(),
@@ -140,6 +141,7 @@ impl Request {
             bindings: self.bindings.clone(),
             links: Vec::new(),
             cgroup_parent: None,
+            holder: None,
             labels: BTreeMap::from([(labels::SPEC.to_owned(), "{}".to_owned())]),
             environment: vec![("AGENT".to_owned(), "1".to_owned())],
         }

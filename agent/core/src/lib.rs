@@ -9,8 +9,9 @@
 //! | floor | modules |
 //! | --- | --- |
 //! | 1 | [`task`], [`ledger`], [`spec`] |
-//! | 0 | [`ids`], [`units`], [`resources`] |
+//! | 0 | [`ids`], [`units`], [`resources`], [`attachment`] |
 
+pub mod attachment;
 pub mod ids;
 pub mod ledger;
 pub mod resources;

@@ -63,6 +63,7 @@ impl Engine {
             stop: Some(StopCause::new(StopCode::TaskFailedToStart, reason)),
             waiting_for: String::new(),
             containers: Vec::new(),
+            attachment: None,
             pull_started_at: None,
             pull_stopped_at: None,
             started_at: None,

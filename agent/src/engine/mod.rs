@@ -24,6 +24,7 @@ mod restore;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use berth_core::attachment::SecurityGroup;
 use berth_core::ids::{ContainerInstanceArn, TaskArn};
 use berth_core::ledger::Verdict;
 use berth_core::resources::Resources;
@@ -36,6 +37,7 @@ use self::registry::{Handle, Registry};
 use crate::cgroup::Cgroups;
 use crate::clock;
 use crate::image::Images;
+use crate::network::TaskNetwork;
 use crate::network::ports::PortChooser;
 use crate::runtime::Runtime;
 use crate::store::{Saved, Store, StoreError, Write};
@@ -57,6 +59,8 @@ pub struct Parts {
     pub images: Images,
     /// Host ports.
     pub ports: PortChooser,
+    /// Networks of `awsvpc` tasks.
+    pub network: Arc<dyn TaskNetwork>,
     /// State.
     pub store: Arc<dyn Store>,
     /// What holds for every task.
@@ -77,6 +81,7 @@ struct Shared {
     cgroups: Arc<dyn Cgroups>,
     images: Images,
     ports: PortChooser,
+    network: Arc<dyn TaskNetwork>,
     store: Arc<dyn Store>,
     settings: Settings,
     timeouts: Timeouts,
@@ -118,6 +123,7 @@ impl Engine {
             cgroups: parts.cgroups,
             images: parts.images,
             ports: parts.ports,
+            network: parts.network,
             store: parts.store,
             settings: parts.settings,
             timeouts: parts.timeouts,
@@ -134,7 +140,10 @@ impl Engine {
         let mut known: BTreeSet<TaskArn> = saved.tasks.iter().map(|(spec, _)| spec.arn.clone()).collect();
         let mut writes = Vec::new();
         let mut started = Vec::new();
-        for (mut task, events) in restore::reunite(&shared, saved, world) {
+        let found = restore::reunite(&shared, saved, world);
+        let lost = restore::reconnect(&shared, &found).await;
+        for (mut task, mut events) in found {
+            events.extend(restore::loss_of(&task, &lost));
             let need = task.spec().need();
             let arn = task.spec().arn.clone();
             let holds = task.holds_grant();
@@ -178,6 +187,8 @@ impl Engine {
         }
         let follower = Arc::clone(&shared);
         shared.tracker.spawn_droppable("engine events", reconcile::follow(follower, cursor));
+        let follower = engine.clone();
+        shared.tracker.spawn_droppable("namespaces", async move { follower.follow_namespaces().await });
         let sweeper = engine.clone();
         shared.tracker.spawn_droppable("sweep", async move { sweeper.sweep().await });
         Ok(engine)
@@ -219,6 +230,11 @@ impl Engine {
         self.tell(events).await;
     }
 
+    /// Puts changed security groups in force.
+    pub async fn guard(&self, groups: Vec<SecurityGroup>) {
+        self.shared.network.guard(groups).await;
+    }
+
     /// All tasks as they stand.
     #[must_use]
     pub fn tasks(&self) -> Vec<Arc<Task>> {
@@ -256,6 +272,17 @@ impl Engine {
             unsaved: false,
         };
         self.shared.tracker.spawn("task", actor.run(acts));
+    }
+
+    /// Tells tasks that the container which holds their network has ended.
+    async fn follow_namespaces(&self) {
+        loop {
+            let (task, holder) = self.shared.network.lost().await;
+            if let Some(handle) = self.shared.registry.get(&task) {
+                // An actor that has ended has no use for it.
+                let _ = handle.mailbox.send(Event::NamespaceLost { holder }.into()).await;
+            }
+        }
     }
 
     /// Removes cgroups of ours that belong to no task.

@@ -14,6 +14,7 @@ use super::Shared;
 use super::keepsake::{engine_name, labels_of};
 use crate::cgroup::Bounds;
 use crate::image::ImageError;
+use crate::network::NetworkError;
 use crate::runtime::{CreateRequest, RuntimeError};
 
 /// Longest time for calls that do not wait for anything of the user's.
@@ -37,8 +38,8 @@ pub(super) async fn perform(shared: &Shared, spec: &Arc<TaskSpec>, act: Act) -> 
     match act {
         Act::Acquire { resource, .. } => acquire(shared, spec, resource).await,
         Act::Release { resource, .. } => release(shared, spec, &resource).await,
-        Act::Create { container, bindings, cgroup_parent, .. } => {
-            create(shared, spec, &container, bindings, cgroup_parent).await
+        Act::Create { container, bindings, cgroup_parent, holder, .. } => {
+            create(shared, spec, &container, bindings, cgroup_parent, holder).await
         }
         Act::Start { container, id, .. } => start(shared, spec, &container, &id).await,
         Act::Inspect { id, .. } => inspect(shared, &id).await,
@@ -73,7 +74,7 @@ fn into_outcome<T>(result: Result<T, Failure>, ok: impl FnOnce(T) -> Outcome) ->
     result.map_or_else(Outcome::Failed, ok)
 }
 
-async fn acquire(shared: &Shared, spec: &TaskSpec, resource: ResourceKey) -> Outcome {
+async fn acquire(shared: &Shared, spec: &Arc<TaskSpec>, resource: ResourceKey) -> Outcome {
     match resource {
         ResourceKey::Cgroup => {
             let make = async {
@@ -113,7 +114,28 @@ async fn acquire(shared: &Shared, spec: &TaskSpec, resource: ResourceKey) -> Out
                 }),
             }
         }
+        ResourceKey::Namespace => {
+            let make = async { shared.network.prepare(spec).await.map_err(network_failure) };
+            into_outcome(within(shared.timeouts.create, "CREATED", make).await, |holder| {
+                Outcome::Acquired(Acquired::Namespace { holder })
+            })
+        }
+        ResourceKey::Interface => {
+            let patience = spec.attachment.as_ref().map_or(Millis(0), |attachment| attachment.patience);
+            let limit = Millis(patience.0.saturating_add(QUICK.0));
+            let attach = async { shared.network.attach(spec).await.map_err(network_failure) };
+            into_outcome(within(limit, "ATTACHED", attach).await, |()| Outcome::Acquired(Acquired::Plain))
+        }
     }
+}
+
+fn network_failure(error: NetworkError) -> Failure {
+    let kind = match &error {
+        NetworkError::EngineAway(_) => FailureKind::EngineAway,
+        NetworkError::Passing(_) => FailureKind::TimedOut,
+        NetworkError::Refused(_) => FailureKind::Refused,
+    };
+    Failure { kind, class: ErrorClass::ResourceInitialization, detail: error.to_string() }
 }
 
 fn bounds(shared: &Shared, spec: &TaskSpec) -> Bounds {
@@ -130,7 +152,7 @@ fn cgroup_failure(error: &crate::cgroup::CgroupError) -> Failure {
     }
 }
 
-async fn release(shared: &Shared, spec: &TaskSpec, resource: &ResourceKey) -> Outcome {
+async fn release(shared: &Shared, spec: &Arc<TaskSpec>, resource: &ResourceKey) -> Outcome {
     match resource {
         ResourceKey::Cgroup => {
             let remove = async { shared.cgroups.remove(&spec.arn).await.map_err(|e| cgroup_failure(&e)) };
@@ -139,6 +161,14 @@ async fn release(shared: &Shared, spec: &TaskSpec, resource: &ResourceKey) -> Ou
         ResourceKey::Ports(container) => {
             shared.ports.give_back(&spec.arn, container);
             Outcome::Released
+        }
+        ResourceKey::Namespace => {
+            let dismiss = async { shared.network.dismiss(spec).await.map_err(network_failure) };
+            into_outcome(within(QUICK, "DETACHED", dismiss).await, |()| Outcome::Released)
+        }
+        ResourceKey::Interface => {
+            let detach = async { shared.network.detach(spec).await.map_err(network_failure) };
+            into_outcome(within(QUICK, "DETACHED", detach).await, |()| Outcome::Released)
         }
         ResourceKey::CpuBound | ResourceKey::Image(_) => Outcome::Released,
     }
@@ -150,6 +180,7 @@ async fn create(
     container: &ContainerName,
     bindings: Vec<PortBinding>,
     cgroup_parent: Option<String>,
+    holder: Option<EngineId>,
 ) -> Outcome {
     let Some(index) = spec.containers.iter().position(|c| &c.name == container) else {
         return Outcome::Fact(Fact::Missing);
@@ -167,6 +198,7 @@ async fn create(
             .map(|link| (engine_name(spec, &link.container), link.alias.clone()))
             .collect(),
         cgroup_parent,
+        holder,
         environment: Vec::new(),
     };
     let call = async {

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_core::ids::{ContainerInstanceArn, ContainerName, TaskArn};
-use berth_core::task::{Event, Fact, ResourceKey, Task};
+use berth_core::task::{Event, Fact, ResourceKey, ResourceStatus, Task};
 use futures_util::StreamExt;
 
 use super::Shared;
 use super::keepsake::Keepsake;
 use crate::clock;
+use crate::network::Survivor;
 use crate::runtime::{Listed, RuntimeError};
 use crate::store::Saved;
 
@@ -89,4 +90,27 @@ pub(super) fn reunite(shared: &Shared, saved: Saved, mut world: World) -> Vec<(T
     }
     tasks.sort_by_key(|(task, _)| task.state().created_at);
     tasks
+}
+
+/// Brings the networks of the tasks that are left and the host together; the tasks that have lost
+/// theirs.
+pub(super) async fn reconnect(shared: &Shared, found: &[(Task, Vec<Event>)]) -> Vec<TaskArn> {
+    let survivors: Vec<Survivor> = found
+        .iter()
+        .filter_map(|(task, _)| {
+            let namespace = task.resource(&ResourceKey::Namespace)?;
+            let is_left = namespace.status != ResourceStatus::Gone;
+            is_left.then(|| (Arc::clone(task.spec()), namespace.yielded.holder.clone()))
+        })
+        .collect();
+    shared.network.restore(&survivors).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "the networks of tasks could not be looked at");
+        Vec::new()
+    })
+}
+
+/// What a task is told if it is one of those that lost their network.
+pub(super) fn loss_of(task: &Task, lost: &[TaskArn]) -> Option<Event> {
+    let holder = task.resource(&ResourceKey::Namespace)?.yielded.holder.clone()?;
+    lost.contains(&task.spec().arn).then_some(Event::NamespaceLost { holder })
 }

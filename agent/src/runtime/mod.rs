@@ -72,6 +72,8 @@ pub struct CreateRequest {
     pub links: Vec<(String, String)>,
     /// The cgroup that it goes under; the engine's default when absent.
     pub cgroup_parent: Option<String>,
+    /// The container whose network it joins, in `awsvpc` alone.
+    pub holder: Option<EngineId>,
     /// Labels of the agent, over those of the user.
     pub labels: BTreeMap<String, String>,
     /// Environment of the agent, under that of the user.

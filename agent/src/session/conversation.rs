@@ -15,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
+use super::attachment::security_group;
 use super::convert::{self, Admitted};
 use super::{Failed, Session, SessionStatus, called};
 use crate::store::Write;
@@ -176,6 +177,16 @@ impl Conversation<'_> {
             }
             In::Drain(drain) => {
                 tracing::info!(draining = drain.draining, "the control plane drains this instance");
+                Ok(())
+            }
+            In::SecurityGroups(groups) => {
+                let checked = groups.groups.into_iter().map(security_group);
+                let groups = checked
+                    .filter_map(|group| {
+                        group.map_err(|error| tracing::error!(%error, "a security group was left out")).ok()
+                    })
+                    .collect();
+                self.session.engine.guard(groups).await;
                 Ok(())
             }
             In::HeartbeatAck(_) => Ok(()),

@@ -10,11 +10,13 @@ use berth_core::spec::{
     TaskFields, TaskSpec, Ulimit,
 };
 use berth_core::task::{
-    ContainerReport, ContainerStatus, Health, PortBinding, Report, StopCause, StopCode, TaskStatus,
+    AttachmentStatus, ContainerReport, ContainerStatus, Health, PortBinding, Report, StopCause, StopCode,
+    TaskStatus,
 };
 use berth_core::units::{CpuUnits, Mebibytes, Millis, PortRange, Protocol, Timestamp};
 use berth_proto::v1;
 
+use super::attachment::attachment;
 use crate::engine::{Assignment, Usage};
 use crate::store::OutboxEntry;
 
@@ -81,6 +83,10 @@ fn task_spec(task: &TaskArn, message: v1::TaskSpec) -> Result<TaskSpec, InvalidS
         }
     };
     let containers = message.containers.into_iter().map(container_spec).collect::<Result<_, _>>()?;
+    let attachment = message.attachment.map(attachment).transpose()?;
+    if network_mode == NetworkMode::Awsvpc && attachment.is_none() {
+        return Err(wrong("attachment", "is missing, but the network mode is awsvpc"));
+    }
     TaskSpec::try_from(TaskFields {
         arn: task.clone(),
         family,
@@ -89,6 +95,7 @@ fn task_spec(task: &TaskArn, message: v1::TaskSpec) -> Result<TaskSpec, InvalidS
         cpu: (message.cpu > 0).then_some(CpuUnits(message.cpu)),
         memory: (message.memory_mib > 0).then_some(Mebibytes(message.memory_mib)),
         containers,
+        attachment,
     })
 }
 
@@ -243,6 +250,13 @@ pub(super) fn state_change(entry: &OutboxEntry) -> v1::TaskStateChange {
         started_at_ms: at(entry.report.started_at),
         execution_stopped_at_ms: at(entry.report.execution_stopped_at),
         stopped_at_ms: at(entry.report.stopped_at),
+        attachment: match entry.report.attachment {
+            None => v1::AttachmentStatus::Unspecified,
+            Some(AttachmentStatus::Attaching) => v1::AttachmentStatus::Attaching,
+            Some(AttachmentStatus::Attached) => v1::AttachmentStatus::Attached,
+            Some(AttachmentStatus::Detached) => v1::AttachmentStatus::Detached,
+        }
+        .into(),
     }
 }
 

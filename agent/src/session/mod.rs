@@ -3,6 +3,7 @@
 //!
 //! Whatever becomes of the control plane, tasks run on: all that waits is the outbox.
 
+mod attachment;
 mod backoff;
 mod channel;
 mod conversation;

@@ -7,6 +7,7 @@ use berth_core::spec::{Condition, ContainerSpec, HealthCheck, PortMapping, TaskS
 use berth_core::units::{CpuUnits, Mebibytes, Protocol, Timestamp};
 use berth_proto::v1;
 
+use super::attachment::attachment;
 use super::registry::Heartbeat;
 use crate::model::{StopCause, Task, TaskStatus};
 
@@ -48,6 +49,7 @@ pub fn task_spec(spec: &TaskSpec) -> v1::TaskSpec {
         cpu: spec.cpu.unwrap_or_default().0,
         memory_mib: spec.memory.unwrap_or_default().0,
         containers: spec.containers.iter().map(container_spec).collect(),
+        attachment: spec.attachment.as_ref().map(attachment),
     }
 }
 

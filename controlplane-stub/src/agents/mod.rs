@@ -12,6 +12,7 @@
 //! | [`listener`] | the listening socket, and who is at the other end |
 
 mod apply;
+mod attachment;
 pub mod convert;
 pub mod listener;
 mod register;

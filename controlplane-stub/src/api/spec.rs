@@ -90,6 +90,7 @@ pub(super) fn specify(definition: &TaskDefinition, overrides: &Value, arn: TaskA
         cpu: size(overrides.cpu.as_deref(), view.cpu(), "cpu")?.map(CpuUnits),
         memory: size(overrides.memory.as_deref(), view.memory(), "memory")?.map(Mebibytes),
         containers: containers?,
+        attachment: None,
     };
     let spec = TaskSpec::try_from(fields).map_err(|error| ApiError::invalid_parameter(error.to_string()))?;
     Ok(Specified { spec, required: required(definition, &overrides) })

@@ -109,7 +109,13 @@ impl Open {
             }
             Some(ToAgent::StateChangeAck(ack)) => self.with_host(|host| host.acknowledged(ack.sequence)),
             Some(ToAgent::Close(close)) => return Err(close.reason),
-            Some(ToAgent::Drain(_) | ToAgent::StopVerificationAck(_) | ToAgent::HeartbeatAck(_)) | None => {}
+            Some(
+                ToAgent::Drain(_)
+                | ToAgent::StopVerificationAck(_)
+                | ToAgent::HeartbeatAck(_)
+                | ToAgent::SecurityGroups(_),
+            )
+            | None => {}
         }
         Ok(false)
     }

@@ -160,6 +160,7 @@ pub(crate) fn spec(site: &Site) -> TaskSpec {
         cpu: None,
         memory: None,
         containers: vec![container],
+        attachment: None,
     };
     TaskSpec::try_from(fields).unwrap()
 }

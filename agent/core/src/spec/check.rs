@@ -27,6 +27,9 @@ impl TryFrom<TaskFields> for TaskSpec {
 
     fn try_from(mut fields: TaskFields) -> Result<Self, InvalidSpec> {
         check_set(&fields)?;
+        if fields.attachment.is_some() && fields.network_mode != NetworkMode::Awsvpc {
+            return invalid("attachment", "only possible in network mode awsvpc");
+        }
         for container in &mut fields.containers {
             depend_on_links(container);
         }

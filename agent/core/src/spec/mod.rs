@@ -12,6 +12,7 @@ use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
+use crate::attachment::Attachment;
 use crate::ids::{ContainerName, Family, TaskArn};
 use crate::resources::{Ports, Resources};
 use crate::units::{CpuUnits, Mebibytes, Millis, PortRange, Protocol};
@@ -281,6 +282,9 @@ pub struct TaskFields {
     pub memory: Option<Mebibytes>,
     /// The containers.
     pub containers: Vec<ContainerSpec>,
+    /// The task's own network interface, in `awsvpc` alone. A task that was not placed yet has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<Attachment>,
 }
 
 /// A task specification that passed every check.

@@ -37,6 +37,11 @@ pub enum Event {
     Restored(Vec<(ContainerName, Fact)>),
     /// The report that the task stopped is durable with the control plane.
     Acknowledged,
+    /// The container that holds the task's network namespace has ended, and with it the network.
+    NamespaceLost {
+        /// The container.
+        holder: EngineId,
+    },
     /// The time that [`super::Task::next_deadline`] named has come.
     Deadline,
 }
@@ -72,6 +77,11 @@ pub enum Acquired {
     Image {
         /// The digest that the registry gave it.
         digest: Option<String>,
+    },
+    /// The network namespace.
+    Namespace {
+        /// The container that holds it.
+        holder: EngineId,
     },
 }
 

@@ -6,6 +6,7 @@ use super::container::{ContainerInput, ContainerStatus};
 use super::reason::{Failure, FailureKind, StopCause, StopCode};
 use super::resource::{ResourceInput, ResourceKey, ResourceStatus};
 use super::{Task, TaskStatus};
+use crate::spec::ContainerSpec;
 use crate::units::Timestamp;
 
 /// How often a resource is tried before the task fails for it, or goes without releasing it.
@@ -36,8 +37,10 @@ impl Task {
         match (&key, failure.kind) {
             (_, FailureKind::EngineAway) => {
                 // Nothing is wrong with the task: it waits, and says for what.
-                if let ResourceKey::Image(image) = &key {
-                    self.note_engine_away(image, &failure);
+                match &key {
+                    ResourceKey::Image(image) => self.note_engine_away(|c| &c.image == image, &failure),
+                    ResourceKey::Namespace => self.note_engine_away(|_| true, &failure),
+                    _ => {}
                 }
             }
             (ResourceKey::Image(image), _) => {
@@ -50,9 +53,9 @@ impl Task {
         }
     }
 
-    fn note_engine_away(&mut self, image: &str, failure: &Failure) {
+    fn note_engine_away(&mut self, needs_it: impl Fn(&ContainerSpec) -> bool, failure: &Failure) {
         for (spec, container) in self.spec.containers.iter().zip(&mut self.state.containers) {
-            if spec.image == image && container.status == ContainerStatus::Pending {
+            if needs_it(spec) && container.status == ContainerStatus::Pending {
                 container.failure = Some(failure.clone());
             }
         }

@@ -43,8 +43,9 @@ pub use container::{Container, ContainerInput, ContainerStatus};
 pub use event::{Acquired, Event, Exit, Fact, Health, Outcome, PortBinding};
 pub use reason::{ErrorClass, Failure, FailureKind, MAX_REASON_BYTES, StopCause, StopCode, cut_reason};
 pub use resource::{Resource, ResourceInput, ResourceKey, ResourceStatus, Yield};
-pub use step::{Act, ContainerReport, Report, Step};
+pub use step::{Act, AttachmentStatus, ContainerReport, Report, Step};
 
+use crate::attachment::Provider;
 use crate::ids::{AttemptId, ContainerName};
 use crate::resources::{Shortfall, describe};
 use crate::spec::{NetworkMode, TaskSpec};
@@ -187,8 +188,9 @@ impl Task {
         let mut task = Self::new(spec, settings, now);
         task.state.admission = Admission::Granted;
         for resource in &mut task.state.resources {
-            // The containers were made under a cgroup.
-            resource.touched = resource.key == ResourceKey::Cgroup;
+            // The containers were made under a cgroup, and in the task's namespace.
+            resource.touched =
+                matches!(resource.key, ResourceKey::Cgroup | ResourceKey::Namespace | ResourceKey::Interface);
             if let ResourceKey::Ports(container) = &resource.key {
                 resource.yielded.ports =
                     bindings.iter().filter(|b| &b.container == container).cloned().collect();
@@ -259,6 +261,16 @@ impl Task {
         resource.yielded.digest.clone()
     }
 
+    /// What is known of its own network interface; none where it has none.
+    #[must_use]
+    pub fn attachment(&self) -> Option<AttachmentStatus> {
+        self.resource(&ResourceKey::Interface).map(|interface| match interface.status {
+            ResourceStatus::None | ResourceStatus::Acquiring => AttachmentStatus::Attaching,
+            ResourceStatus::Ready | ResourceStatus::Releasing => AttachmentStatus::Attached,
+            ResourceStatus::Gone => AttachmentStatus::Detached,
+        })
+    }
+
     /// The resource of that key, if the task has it.
     #[must_use]
     pub fn resource(&self, key: &ResourceKey) -> Option<&Resource> {
@@ -285,6 +297,12 @@ impl Task {
             && !missing.is_empty()
         {
             return describe(missing);
+        }
+        if let Some(attachment) = &self.spec.attachment
+            && attachment.provider == Provider::HotPlug
+            && self.resource(&ResourceKey::Interface).is_some_and(|r| r.status == ResourceStatus::Acquiring)
+        {
+            return format!("a network interface with the address {} to be plugged in", attachment.mac);
         }
         let away =
             |failure: &Option<Failure>| matches!(failure, Some(f) if f.kind == FailureKind::EngineAway);
@@ -325,6 +343,10 @@ impl Task {
         if now.status != before.status {
             return true;
         }
+        let arrived = |task: &Self| task.attachment() == Some(AttachmentStatus::Attached);
+        if arrived(self) && !arrived(&Self { state: before.clone(), ..self.clone() }) {
+            return true;
+        }
         match now.status {
             TaskStatus::Pending => {
                 Self { state: before.clone(), ..self.clone() }.waiting_for() != self.waiting_for()
@@ -347,6 +369,9 @@ fn needed_resources(spec: &TaskSpec) -> Vec<Resource> {
     let mut keys = vec![ResourceKey::Cgroup];
     if spec.cpu.is_some() {
         keys.push(ResourceKey::CpuBound);
+    }
+    if spec.network_mode == NetworkMode::Awsvpc {
+        keys.extend([ResourceKey::Namespace, ResourceKey::Interface]);
     }
     for container in &spec.containers {
         let image = ResourceKey::Image(container.image.clone());

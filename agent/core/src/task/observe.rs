@@ -4,9 +4,9 @@ use super::attempt::{AttemptKind, pause};
 use super::container::{Container, ContainerInput, ContainerStatus};
 use super::event::{Acquired, Event, Fact, Outcome};
 use super::reason::{ErrorClass, Failure, FailureKind, StopCause, StopCode};
-use super::resource::{ResourceInput, ResourceKey};
+use super::resource::{Resource, ResourceInput, ResourceKey};
 use super::{Admission, Task, TaskStatus};
-use crate::ids::{AttemptId, ContainerName};
+use crate::ids::{AttemptId, ContainerName, EngineId};
 use crate::resources::describe;
 use crate::units::Timestamp;
 
@@ -45,9 +45,28 @@ impl Task {
                     self.state.acknowledged = true;
                 }
             }
+            Event::NamespaceLost { holder } => self.lose_namespace(&holder),
             Event::Deadline => {}
         }
         self.end_pauses(now);
+    }
+
+    /// Containers cannot change to another namespace: without theirs the task is at its end, unless
+    /// none was made yet.
+    fn lose_namespace(&mut self, holder: &EngineId) {
+        let ours = |r: &&mut Resource| {
+            r.key == ResourceKey::Namespace && r.is_ready() && r.yielded.holder.as_ref() == Some(holder)
+        };
+        if let Some(resource) = self.state.resources.iter_mut().find(ours) {
+            resource.apply(ResourceInput::Lost);
+            self.stop(StopCause::new(
+                StopCode::EssentialContainerExited,
+                format!(
+                    "{}: the container that holds the task's network has ended",
+                    StopCause::ESSENTIAL_EXITED
+                ),
+            ));
+        }
     }
 
     /// The first cause stands.
@@ -174,14 +193,20 @@ impl Task {
                     Acquired::Cgroup { parent } => resource.yielded.cgroup_parent = parent,
                     Acquired::Ports(ports) => resource.yielded.ports = ports,
                     Acquired::Image { digest } => resource.yielded.digest = digest,
+                    Acquired::Namespace { holder } => resource.yielded.holder = Some(holder),
                 }
-                if let ResourceKey::Image(image) = &resource.key {
+                let image = match &resource.key {
+                    ResourceKey::Image(image) => Some(image),
+                    ResourceKey::Namespace => None,
+                    _ => return,
+                };
+                if image.is_some() {
                     self.state.pull_stopped_at = Some(now);
-                    // The engine answers again.
-                    for (spec, c) in self.spec.containers.iter().zip(&mut self.state.containers) {
-                        if &spec.image == image {
-                            c.failure.take_if(|f| f.kind == FailureKind::EngineAway);
-                        }
+                }
+                // The engine answers again.
+                for (spec, c) in self.spec.containers.iter().zip(&mut self.state.containers) {
+                    if image.is_none_or(|image| &spec.image == image) {
+                        c.failure.take_if(|f| f.kind == FailureKind::EngineAway);
                     }
                 }
             }

@@ -101,7 +101,9 @@ impl Task {
                 };
                 self.spec.containers.iter().zip(&self.state.containers).any(made_from_it)
             }
-            ResourceKey::Cgroup => true,
+            ResourceKey::Cgroup | ResourceKey::Namespace | ResourceKey::Interface => {
+                resource.key.rests_on().is_none_or(|key| self.is_there(&key))
+            }
         }
     }
 
@@ -145,7 +147,9 @@ impl Task {
         match container.status {
             ContainerStatus::Pending if self.can_be_created(index) => self.create(index, now, acts),
             ContainerStatus::Created if container.discard => self.remove(index, now, acts),
-            ContainerStatus::Created if gate == Gate::Open => self.start(index, now, acts),
+            ContainerStatus::Created if gate == Gate::Open && self.is_connected() => {
+                self.start(index, now, acts)
+            }
             _ => {}
         }
     }
@@ -161,8 +165,19 @@ impl Task {
                 ResourceKey::Cgroup => resource.is_ready(),
                 ResourceKey::Ports(of) => of != name || resource.is_ready(),
                 ResourceKey::Image(of) => of != image || resource.is_ready(),
-                ResourceKey::CpuBound => true,
+                ResourceKey::Namespace => resource.is_ready(),
+                // The interface may come while containers are made.
+                ResourceKey::CpuBound | ResourceKey::Interface => true,
             })
+    }
+
+    fn is_there(&self, key: &ResourceKey) -> bool {
+        self.resource(key).is_some_and(super::Resource::is_ready)
+    }
+
+    /// Whether the network is as its containers expect it.
+    fn is_connected(&self) -> bool {
+        self.resource(&ResourceKey::Interface).is_none_or(super::Resource::is_ready)
     }
 
     fn create(&mut self, index: usize, now: Timestamp, acts: &mut Vec<Act>) {
@@ -171,7 +186,8 @@ impl Task {
         let container = self.state.containers[index].name.clone();
         let bindings = self.bindings(&container);
         let cgroup_parent = self.resource(&ResourceKey::Cgroup).and_then(|r| r.yielded.cgroup_parent.clone());
-        acts.push(Act::Create { attempt, container, bindings, cgroup_parent });
+        let holder = self.resource(&ResourceKey::Namespace).and_then(|r| r.yielded.holder.clone());
+        acts.push(Act::Create { attempt, container, bindings, cgroup_parent, holder });
     }
 
     fn start(&mut self, index: usize, now: Timestamp, acts: &mut Vec<Act>) {

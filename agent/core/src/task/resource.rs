@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::attempt::{Attempt, AttemptKind};
 use super::event::PortBinding;
-use crate::ids::{AttemptId, ContainerName};
+use crate::ids::{AttemptId, ContainerName, EngineId};
 use crate::units::Timestamp;
 
 /// Names a resource of a task.
@@ -20,14 +20,27 @@ pub enum ResourceKey {
     Ports(ContainerName),
     /// An image, by the reference of the definition.
     Image(String),
+    /// The task's network namespace, and the container that holds it open.
+    Namespace,
+    /// The task's own network interface, configured and guarded in its namespace.
+    Interface,
 }
 
 impl ResourceKey {
+    /// The resource that has to be there before this one, and is released only after it.
+    #[must_use]
+    pub const fn rests_on(&self) -> Option<Self> {
+        match self {
+            Self::Interface => Some(Self::Namespace),
+            _ => None,
+        }
+    }
+
     /// Whether something has to be done to let go of it. An image stays for the next task, and the
     /// CPU quota goes with the cgroup.
     #[must_use]
     pub const fn needs_release(&self) -> bool {
-        matches!(self, Self::Cgroup | Self::Ports(_))
+        matches!(self, Self::Cgroup | Self::Ports(_) | Self::Namespace | Self::Interface)
     }
 }
 
@@ -58,6 +71,9 @@ pub struct Yield {
     /// Of an image: its digest.
     #[serde(default)]
     pub digest: Option<String>,
+    /// Of the namespace: the container that holds it, whose network the others join.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<EngineId>,
 }
 
 /// A resource of a task.

@@ -76,6 +76,8 @@ pub enum Act {
         bindings: Vec<PortBinding>,
         /// The cgroup that it goes under.
         cgroup_parent: Option<String>,
+        /// The container whose network it joins, in `awsvpc` alone.
+        holder: Option<EngineId>,
     },
     /// Start a container that never ran.
     Start {
@@ -139,6 +141,9 @@ pub struct Report {
     pub waiting_for: String,
     /// Its containers.
     pub containers: Vec<ContainerReport>,
+    /// What is known of its own network interface, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<AttachmentStatus>,
     /// When pulling began.
     pub pull_started_at: Option<Timestamp>,
     /// When pulling ended.
@@ -149,6 +154,18 @@ pub struct Report {
     pub execution_stopped_at: Option<Timestamp>,
     /// When it was gone.
     pub stopped_at: Option<Timestamp>,
+}
+
+/// What is known of a task's own network interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum AttachmentStatus {
+    /// Not the task's yet.
+    Attaching,
+    /// There, and the task's.
+    Attached,
+    /// Given back, or never taken and not needed any more.
+    Detached,
 }
 
 /// What the control plane is told of a container.
@@ -202,6 +219,7 @@ impl Report {
             stop: state.stop.clone().map(|stop| StopCause { reason: cut_reason(&stop.reason), ..stop }),
             waiting_for: if state.status == TaskStatus::Pending { task.waiting_for() } else { String::new() },
             containers,
+            attachment: task.attachment(),
             pull_started_at: state.pull_started_at,
             pull_stopped_at: state.pull_stopped_at,
             started_at: state.started_at,

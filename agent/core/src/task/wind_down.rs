@@ -4,7 +4,7 @@
 use super::attempt::AttemptKind;
 use super::container::{ContainerInput, ContainerStatus};
 use super::graph::may_stop;
-use super::resource::{ResourceInput, ResourceStatus};
+use super::resource::{ResourceInput, ResourceKey, ResourceStatus};
 use super::step::Act;
 use super::{Admission, Task, TaskStatus};
 use crate::units::Timestamp;
@@ -12,8 +12,10 @@ use crate::units::Timestamp;
 impl Task {
     pub(super) fn plan_down(&mut self, now: Timestamp, acts: &mut Vec<Act>) {
         for index in 0..self.state.resources.len() {
-            if !self.state.resources[index].key.needs_release() {
-                self.let_go(index, acts);
+            match &self.state.resources[index].key {
+                key if !key.needs_release() => self.let_go(index, acts),
+                ResourceKey::Interface => self.stop_waiting(index, acts),
+                _ => {}
             }
         }
         // A container that stops may open the way for another: again until nothing moves.
@@ -44,6 +46,17 @@ impl Task {
         resource.retry_at = None;
         resource.apply(ResourceInput::Drop);
         resource.apply(ResourceInput::Succeeded);
+    }
+
+    /// Gives up what is being acquired and may be long in coming; it is released as if it had come.
+    fn stop_waiting(&mut self, index: usize, acts: &mut Vec<Act>) {
+        let resource = &mut self.state.resources[index];
+        if resource.status == ResourceStatus::Acquiring
+            && let Some(attempt) = resource.attempt.take()
+        {
+            acts.push(Act::Abandon { attempt: attempt.id });
+            resource.apply(ResourceInput::Restart);
+        }
     }
 
     fn plan_container_down(&mut self, index: usize, now: Timestamp, acts: &mut Vec<Act>) {
@@ -95,7 +108,11 @@ impl Task {
     }
 
     fn release_all(&mut self, now: Timestamp, acts: &mut Vec<Act>) {
-        for index in 0..self.state.resources.len() {
+        // What rests on another was acquired after it, and goes first.
+        for index in (0..self.state.resources.len()).rev() {
+            if self.is_rested_on(index) {
+                continue;
+            }
             let resource = &mut self.state.resources[index];
             if resource.status == ResourceStatus::None && resource.touched {
                 // An attempt that failed, or was cut short by a restart, may have had its effect,
@@ -127,6 +144,13 @@ impl Task {
             }
             acts.push(Act::ReturnGrant);
         }
+    }
+
+    /// Whether another resource that rests on this one is still to be released.
+    fn is_rested_on(&self, index: usize) -> bool {
+        let key = &self.state.resources[index].key;
+        let above = |r: &super::Resource| r.key.rests_on().as_ref() == Some(key);
+        self.state.resources.iter().any(|r| above(r) && r.status != ResourceStatus::Gone)
     }
 
     /// Removes what is left of a stopped task once its time is over.

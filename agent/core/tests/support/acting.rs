@@ -90,10 +90,12 @@ impl World {
                 self.host.release(resource);
                 Outcome::Released
             }
-            Act::Create { container, bindings, .. } => match self.host.create(container, bindings) {
-                Some(id) => Outcome::Fact(self.host.inspect(&id)),
-                None => Outcome::Failed(failure(FailureKind::NoSuchImage)),
-            },
+            Act::Create { container, bindings, holder, .. } => {
+                match self.host.create(container, bindings, holder.as_ref()) {
+                    Some(id) => Outcome::Fact(self.host.inspect(&id)),
+                    None => Outcome::Failed(failure(FailureKind::NoSuchImage)),
+                }
+            }
             Act::Start { id, .. } => match self.host.start(id) {
                 Some(fact) => Outcome::Fact(fact),
                 None => Outcome::Failed(failure(FailureKind::Refused)),

@@ -43,6 +43,9 @@ pub(crate) struct Host {
     /// Every container that ever was, oldest first.
     pub(crate) lives: Vec<Real>,
     pub(crate) cgroup: bool,
+    /// The holder of the network namespace: another one each time it is made.
+    pub(crate) holder: Option<EngineId>,
+    pub(crate) interface: bool,
     pub(crate) bounded: bool,
     pub(crate) ports: BTreeMap<ContainerName, Vec<PortBinding>>,
     pub(crate) images: BTreeSet<String>,
@@ -57,6 +60,8 @@ impl Host {
             spec,
             lives: Vec::new(),
             cgroup: false,
+            holder: None,
+            interface: false,
             bounded: false,
             ports: BTreeMap::new(),
             images: BTreeSet::new(),
@@ -105,6 +110,18 @@ impl Host {
                 self.bounded = true;
                 Acquired::Plain
             }
+            ResourceKey::Namespace => {
+                let made = EngineId::new(format!("holder-{}", self.next_port)).expect("an id");
+                self.next_port += 1;
+                Acquired::Namespace { holder: self.holder.get_or_insert(made).clone() }
+            }
+            ResourceKey::Interface => {
+                if self.holder.is_none() {
+                    self.violated("an interface without a namespace");
+                }
+                self.interface = true;
+                Acquired::Plain
+            }
             ResourceKey::Image(image) => {
                 self.images.insert(image.clone());
                 Acquired::Image { digest: Some(format!("sha256:{image}")) }
@@ -147,6 +164,13 @@ impl Host {
             ResourceKey::Ports(name) => {
                 self.ports.remove(name);
             }
+            ResourceKey::Namespace => {
+                if self.interface {
+                    self.violated("the namespace went before its interface");
+                }
+                self.holder = None;
+            }
+            ResourceKey::Interface => self.interface = false,
             ResourceKey::CpuBound | ResourceKey::Image(_) => {
                 self.violated(format!("{key:?} needs no releasing"));
             }
@@ -154,7 +178,12 @@ impl Host {
     }
 
     /// Makes a container, or finds the one that an earlier request made.
-    pub(crate) fn create(&mut self, name: &ContainerName, bindings: &[PortBinding]) -> Option<EngineId> {
+    pub(crate) fn create(
+        &mut self,
+        name: &ContainerName,
+        bindings: &[PortBinding],
+        holder: Option<&EngineId>,
+    ) -> Option<EngineId> {
         if let Some(at) = self.existing(name) {
             if self.lives[at].life != Life::Created && !self.lives[at].meddled {
                 self.violated(format!("{name} was to be made again after it ran"));
@@ -177,6 +206,9 @@ impl Host {
         }
         if !self.cgroup {
             self.violated(format!("{name} was made outside its cgroup"));
+        }
+        if (mode == NetworkMode::Awsvpc) != holder.is_some() || holder != self.holder.as_ref() {
+            self.violated(format!("{name} was made with the network of {holder:?}"));
         }
         if !self.images.contains(&image) {
             return None;
@@ -206,6 +238,9 @@ impl Host {
             Life::Created => {
                 for what in self.unmet(&name) {
                     self.violated(what);
+                }
+                if self.spec.network_mode == NetworkMode::Awsvpc && !self.interface {
+                    self.violated(format!("{name} was started without a network"));
                 }
                 self.run(at);
             }
@@ -305,6 +340,10 @@ impl Host {
         let mut left: Vec<String> = alive.map(|r| format!("{} {:?}", r.id, r.life)).collect();
         if self.cgroup {
             left.push("the cgroup".to_owned());
+        }
+        left.extend(self.holder.iter().map(|holder| format!("{holder} holds the namespace")));
+        if self.interface {
+            left.push("the interface".to_owned());
         }
         left.extend(self.ports.keys().map(|name| format!("ports of {name}")));
         left

@@ -48,6 +48,7 @@ pub(crate) fn fields(containers: Vec<ContainerSpec>) -> TaskFields {
         cpu: None,
         memory: None,
         containers,
+        attachment: None,
     }
 }
 

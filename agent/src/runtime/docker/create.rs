@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use berth_core::spec::{ContainerSpec, EnvVar, HealthCheck, NetworkMode};
+use berth_core::spec::{EnvVar, HealthCheck, NetworkMode};
 use berth_core::task::PortBinding;
 use berth_core::units::{CpuUnits, Mebibytes, Millis};
 use bollard::models::{
@@ -50,7 +50,7 @@ pub(super) fn body(
 fn host_config(request: &CreateRequest, ports: Option<PortMap>) -> Result<HostConfig, RuntimeError> {
     let spec = request.spec();
     Ok(HostConfig {
-        network_mode: Some(network_mode(request.task.network_mode, spec)?.to_owned()),
+        network_mode: Some(network_mode(request)?),
         port_bindings: ports,
         cgroup_parent: request.cgroup_parent.clone(),
         cpu_shares: Some(shares(spec.cpu)),
@@ -71,13 +71,14 @@ fn host_config(request: &CreateRequest, ports: Option<PortMap>) -> Result<HostCo
     })
 }
 
-fn network_mode(mode: NetworkMode, spec: &ContainerSpec) -> Result<&'static str, RuntimeError> {
-    match mode {
-        NetworkMode::Bridge | NetworkMode::Host | NetworkMode::None => Ok(mode.as_str()),
-        NetworkMode::Awsvpc => Err(RuntimeError::Refused(format!(
-            "container {}: network mode awsvpc is not offered on this instance; use bridge, host or none",
-            spec.name
+fn network_mode(request: &CreateRequest) -> Result<String, RuntimeError> {
+    match (request.task.network_mode, &request.holder) {
+        (NetworkMode::Awsvpc, Some(holder)) => Ok(format!("container:{holder}")),
+        (NetworkMode::Awsvpc, None) => Err(RuntimeError::Refused(format!(
+            "container {}: the task's network namespace is not there",
+            request.spec().name
         ))),
+        (mode, _) => Ok(mode.as_str().to_owned()),
     }
 }
 
@@ -192,8 +193,8 @@ pub(super) fn adopt(request: &CreateRequest, found: &Inspected) -> Result<(), Ru
 mod tests {
     use std::sync::Arc;
 
-    use berth_core::ids::{ContainerName, Family, TaskArn};
-    use berth_core::spec::{TaskFields, TaskSpec};
+    use berth_core::ids::{ContainerName, EngineId, Family, TaskArn};
+    use berth_core::spec::{ContainerSpec, TaskFields, TaskSpec};
     use berth_core::units::{PortRange, Protocol};
 
     use super::*;
@@ -211,6 +212,7 @@ mod tests {
             cpu: None,
             memory: None,
             containers: vec![spec],
+            attachment: None,
         })
         .unwrap();
         CreateRequest {
@@ -220,6 +222,7 @@ mod tests {
             bindings: Vec::new(),
             links: Vec::new(),
             cgroup_parent: Some("/ecs/x".to_owned()),
+            holder: None,
             labels: BTreeMap::from([("both".to_owned(), "agent".to_owned())]),
             environment: vec![("A".to_owned(), "agent".to_owned()), ("B".to_owned(), "agent".to_owned())],
         }
@@ -283,9 +286,13 @@ mod tests {
     }
 
     #[test]
-    fn awsvpc_is_refused_by_name() {
-        let refused = body(&request(NetworkMode::Awsvpc, |_| ()), None).unwrap_err().to_string();
-        assert!(refused.contains("awsvpc") && refused.contains("web"), "{refused}");
+    fn containers_of_awsvpc_tasks_join_the_namespace_of_another() {
+        let mut request = request(NetworkMode::Awsvpc, |_| ());
+        let refused = body(&request, None).unwrap_err().to_string();
+        assert!(refused.contains("web") && refused.contains("namespace"), "{refused}");
+        request.holder = Some(EngineId::new("c0ffee").unwrap());
+        let joined = body(&request, None).unwrap().host_config.unwrap().network_mode;
+        assert_eq!(joined.as_deref(), Some("container:c0ffee"));
     }
 
     #[test]

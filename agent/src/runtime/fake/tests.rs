@@ -31,6 +31,7 @@ fn request(number: u8, image: &str) -> CreateRequest {
         cpu: None,
         memory: None,
         containers: vec![spec],
+        attachment: None,
     };
     CreateRequest {
         name: format!("web-{number}"),
@@ -44,6 +45,7 @@ fn request(number: u8, image: &str) -> CreateRequest {
         }],
         links: Vec::new(),
         cgroup_parent: None,
+        holder: None,
         labels: BTreeMap::new(),
         environment: Vec::new(),
     }
