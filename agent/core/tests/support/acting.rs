@@ -57,6 +57,11 @@ impl World {
                 }
             }
             Op::Prune => self.host.images.clear(),
+            Op::LoseNamespace => {
+                if let Some(holder) = self.host.lose_namespace() {
+                    self.feed(Event::NamespaceLost { holder });
+                }
+            }
         }
     }
 
@@ -84,6 +89,14 @@ impl World {
 
     /// Does what an act asks for, and says how it went.
     pub(crate) fn perform(&mut self, act: &Act) -> Outcome {
+        let needs_namespace = match act {
+            Act::Acquire { resource, .. } => *resource == ResourceKey::Interface,
+            Act::Create { .. } | Act::Start { .. } => true,
+            _ => false,
+        };
+        if needs_namespace && self.host.namespace_lost {
+            return Outcome::Failed(failure(FailureKind::Refused));
+        }
         let outcome = match act {
             Act::Acquire { resource, .. } => Outcome::Acquired(self.host.acquire(resource)),
             Act::Release { resource, .. } => {

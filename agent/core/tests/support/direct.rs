@@ -98,7 +98,8 @@ impl Direct {
     fn acquired(&mut self, resource: &ResourceKey) -> Acquired {
         match resource {
             ResourceKey::Cgroup => Acquired::Cgroup { parent: Some("/berth/1".to_owned()) },
-            ResourceKey::CpuBound => Acquired::Plain,
+            ResourceKey::CpuBound | ResourceKey::Interface => Acquired::Plain,
+            ResourceKey::Namespace => Acquired::Namespace { holder: id("holder") },
             ResourceKey::Image(image) => Acquired::Image { digest: Some(format!("sha256:{image}")) },
             ResourceKey::Ports(container) => {
                 self.ports += 1;
@@ -216,6 +217,8 @@ pub(crate) fn word(act: &Act) -> String {
     let of = |resource: &ResourceKey| match resource {
         ResourceKey::Cgroup => "cgroup".to_owned(),
         ResourceKey::CpuBound => "cpu bound".to_owned(),
+        ResourceKey::Namespace => "namespace".to_owned(),
+        ResourceKey::Interface => "interface".to_owned(),
         ResourceKey::Ports(of) => format!("ports of {of}"),
         ResourceKey::Image(image) => format!("image {image}"),
     };

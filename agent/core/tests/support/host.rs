@@ -46,6 +46,8 @@ pub(crate) struct Host {
     /// The holder of the network namespace: another one each time it is made.
     pub(crate) holder: Option<EngineId>,
     pub(crate) interface: bool,
+    /// The holder ended by itself, and the engine refuses what needs it.
+    pub(crate) namespace_lost: bool,
     pub(crate) bounded: bool,
     pub(crate) ports: BTreeMap<ContainerName, Vec<PortBinding>>,
     pub(crate) images: BTreeSet<String>,
@@ -62,6 +64,7 @@ impl Host {
             cgroup: false,
             holder: None,
             interface: false,
+            namespace_lost: false,
             bounded: false,
             ports: BTreeMap::new(),
             images: BTreeSet::new(),
@@ -116,7 +119,7 @@ impl Host {
                 Acquired::Namespace { holder: self.holder.get_or_insert(made).clone() }
             }
             ResourceKey::Interface => {
-                if self.holder.is_none() {
+                if self.holder.is_none() && !self.namespace_lost {
                     self.violated("an interface without a namespace");
                 }
                 self.interface = true;
@@ -207,7 +210,7 @@ impl Host {
         if !self.cgroup {
             self.violated(format!("{name} was made outside its cgroup"));
         }
-        if (mode == NetworkMode::Awsvpc) != holder.is_some() || holder != self.holder.as_ref() {
+        if (mode == NetworkMode::Awsvpc) != holder.is_some() || holder != self.holder.as_ref() && !self.namespace_lost {
             self.violated(format!("{name} was made with the network of {holder:?}"));
         }
         if !self.images.contains(&image) {
@@ -239,7 +242,7 @@ impl Host {
                 for what in self.unmet(&name) {
                     self.violated(what);
                 }
-                if self.spec.network_mode == NetworkMode::Awsvpc && !self.interface {
+                if self.spec.network_mode == NetworkMode::Awsvpc && !self.interface && !self.namespace_lost {
                     self.violated(format!("{name} was started without a network"));
                 }
                 self.run(at);
@@ -320,6 +323,14 @@ impl Host {
     pub(crate) fn set_health(&mut self, at: usize, health: Health) {
         self.lives[at].health = Some(health);
         self.lives[at].was_healthy |= health == Health::Healthy;
+    }
+
+    /// The holder of the namespace ends by itself, and the network with it.
+    pub(crate) fn lose_namespace(&mut self) -> Option<EngineId> {
+        let holder = self.holder.take()?;
+        self.interface = false;
+        self.namespace_lost = true;
+        Some(holder)
     }
 
     /// Somebody else starts a container that exists.

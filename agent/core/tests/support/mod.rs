@@ -248,6 +248,10 @@ impl World {
         self.away = false;
         self.open_ledger();
         self.feed(Event::Restored(self.host.list()));
+        let namespace = self.task.resource(&ResourceKey::Namespace).cloned();
+        if let Some(holder) = namespace.and_then(|n| n.yielded.holder).filter(|_| self.host.namespace_lost) {
+            self.feed(Event::NamespaceLost { holder });
+        }
         self.ask_ledger();
     }
 

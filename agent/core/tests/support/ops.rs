@@ -63,6 +63,8 @@ pub(crate) enum Op {
     MeddleStart(u8),
     MeddleRemove(u8),
     Prune,
+    /// The container that holds the task's network ends.
+    LoseNamespace,
 }
 
 fn end() -> impl Strategy<Value = End> {
@@ -114,6 +116,7 @@ pub(crate) fn anything() -> impl Strategy<Value = Op> {
         1 => any::<u8>().prop_map(Op::MeddleStart),
         1 => any::<u8>().prop_map(Op::MeddleRemove),
         1 => Just(Op::Prune),
+        1 => Just(Op::LoseNamespace),
     ]
 }
 

@@ -145,6 +145,7 @@ pub(crate) fn any_task() -> impl Strategy<Value = Short> {
         3 => Just(NetworkMode::Bridge),
         1 => Just(NetworkMode::Host),
         1 => Just(NetworkMode::None),
+        2 => Just(NetworkMode::Awsvpc),
     ];
     let cpu = proptest::option::of(Just(CpuUnits(256)));
     (vec(draft(), 1..=4), mode, cpu, any::<bool>())
