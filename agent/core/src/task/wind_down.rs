@@ -108,8 +108,11 @@ impl Task {
     }
 
     fn release_all(&mut self, now: Timestamp, acts: &mut Vec<Act>) {
-        // What rests on another was acquired after it, and goes first.
-        for index in (0..self.state.resources.len()).rev() {
+        // What rests on another goes first.
+        let indices = 0..self.state.resources.len();
+        let (upper, lower): (Vec<_>, Vec<_>) =
+            indices.partition(|index| self.state.resources[*index].key.rests_on().is_some());
+        for index in upper.into_iter().chain(lower) {
             if self.is_rested_on(index) {
                 continue;
             }

@@ -210,7 +210,9 @@ impl Host {
         if !self.cgroup {
             self.violated(format!("{name} was made outside its cgroup"));
         }
-        if (mode == NetworkMode::Awsvpc) != holder.is_some() || holder != self.holder.as_ref() && !self.namespace_lost {
+        if (mode == NetworkMode::Awsvpc) != holder.is_some()
+            || holder != self.holder.as_ref() && !self.namespace_lost
+        {
             self.violated(format!("{name} was made with the network of {holder:?}"));
         }
         if !self.images.contains(&image) {

@@ -19,7 +19,7 @@ use berth_core::ledger::{Ledger, Verdict};
 use berth_core::resources::Resources;
 use berth_core::spec::TaskSpec;
 use berth_core::task::{
-    Act, Event, Fact, Outcome, Report, ResourceStatus, Settings, Task, TaskState, TaskStatus,
+    Act, Event, Fact, Outcome, Report, ResourceKey, ResourceStatus, Settings, Task, TaskState, TaskStatus,
 };
 use berth_core::units::{CpuUnits, Mebibytes};
 
@@ -118,6 +118,7 @@ impl World {
         let total = Resources {
             cpu: CpuUnits(need.cpu.0 + 100),
             memory: Mebibytes(need.memory.0 + 100),
+            enis: need.enis,
             ..Resources::default()
         };
         self.ledger = Ledger::new(total.clone());
