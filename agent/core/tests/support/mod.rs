@@ -19,7 +19,8 @@ use berth_core::ledger::{Ledger, Verdict};
 use berth_core::resources::Resources;
 use berth_core::spec::TaskSpec;
 use berth_core::task::{
-    Act, Event, Fact, Outcome, Report, ResourceKey, ResourceStatus, Settings, Task, TaskState, TaskStatus,
+    Acquired, Act, Event, Fact, Outcome, Report, ResourceKey, ResourceStatus, Settings, Task, TaskState,
+    TaskStatus,
 };
 use berth_core::units::{CpuUnits, Mebibytes};
 
@@ -264,6 +265,10 @@ impl World {
             Act::Abandon { attempt } => {
                 for flight in &mut self.flights {
                     flight.abandoned |= flight.attempt == attempt;
+                    // The network does one thing at a time for a task: what was given up there is over.
+                    if flight.abandoned && ops::node(&flight.act).1 == Ok(ResourceKey::Interface) {
+                        flight.answer.get_or_insert(Outcome::Acquired(Acquired::Plain));
+                    }
                 }
             }
             Act::ReturnGrant => {
