@@ -56,11 +56,25 @@ impl Cluster {
     /// # Errors
     /// When any of it fails.
     pub async fn start_unregistered(env: &[(&str, &str)]) -> Result<Self> {
+        Self::start_parts(None, env).await
+    }
+
+    /// Like [`start_with`](Self::start_with), with subnets and security groups.
+    ///
+    /// # Errors
+    /// When any of it fails.
+    pub async fn start_vpc(vpc: &Value, env: &[(&str, &str)]) -> Result<Self> {
+        let cluster = Self::start_parts(Some(vpc), env).await?;
+        cluster.registered().await?;
+        Ok(cluster)
+    }
+
+    async fn start_parts(vpc: Option<&Value>, env: &[(&str, &str)]) -> Result<Self> {
         demo::image().await?;
         let engine = Engine::connect().await?;
         let name = unique_name();
         let leftovers = Leftovers { cluster: name.clone() };
-        let control_plane = ControlPlane::start().await?;
+        let control_plane = ControlPlane::start_with(vpc).await?;
         let ecs = control_plane.ecs();
         ecs.call("CreateCluster", json!({ "clusterName": name })).await?;
         let agent = Agent::start(&name, control_plane.agents, env)?;
@@ -120,7 +134,16 @@ impl Cluster {
     /// # Errors
     /// When it is refused or cannot be placed.
     pub async fn run_definition(&self, definition: &str) -> Result<String> {
+        self.run_with(definition, json!({})).await
+    }
+
+    /// Like [`run_definition`](Self::run_definition), with more members of the request.
+    ///
+    /// # Errors
+    /// When it is refused or cannot be placed.
+    pub async fn run_with(&self, definition: &str, members: Value) -> Result<String> {
         let input = json!({ "cluster": self.name, "taskDefinition": definition });
+        let input = demo::merged(input, &members);
         let answer = self.ecs.call("RunTask", input).await?;
         if answer["failures"].as_array().is_some_and(|failures| !failures.is_empty()) {
             bail!("RunTask: {}", answer["failures"]);

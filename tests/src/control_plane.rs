@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::ecs::Ecs;
@@ -16,6 +20,7 @@ use crate::program::Program;
 #[derive(Debug)]
 pub struct ControlPlane {
     data: TempDir,
+    vpc: Option<PathBuf>,
     program: Program,
     /// Where the JSON API listens.
     pub api: SocketAddr,
@@ -29,10 +34,32 @@ impl ControlPlane {
     /// # Errors
     /// When it does not get ready.
     pub async fn start() -> Result<Self> {
+        Self::start_with(None).await
+    }
+
+    /// Like [`start`](Self::start), with subnets and security groups.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub async fn start_with(vpc: Option<&Value>) -> Result<Self> {
         let data = tempfile::Builder::new().prefix("berth-controlplane-").tempdir()?;
+        let path = vpc.map(|_| data.path().join("vpc.json"));
+        if let (Some(path), Some(vpc)) = (&path, vpc) {
+            fs::write(path, vpc.to_string())?;
+        }
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (program, api, agents) = launch(&data, any, any).await?;
-        Ok(Self { data, program, api, agents })
+        let (program, api, agents) = launch(&data, path.as_deref(), any, any).await?;
+        Ok(Self { data, vpc: path, program, api, agents })
+    }
+
+    /// Changes its subnets and security groups while it runs.
+    ///
+    /// # Errors
+    /// When it was started without any.
+    pub fn set_vpc(&self, vpc: &Value) -> Result<()> {
+        let path = self.vpc.as_ref().context("the control plane was started without subnets")?;
+        fs::write(path, vpc.to_string())?;
+        self.program.signal(Signal::SIGHUP)
     }
 
     /// A client for its API.
@@ -63,7 +90,8 @@ impl ControlPlane {
     /// # Errors
     /// When it does not get ready.
     pub async fn start_again(&mut self) -> Result<()> {
-        (self.program, self.api, self.agents) = launch(&self.data, self.api, self.agents).await?;
+        (self.program, self.api, self.agents) =
+            launch(&self.data, self.vpc.as_deref(), self.api, self.agents).await?;
         Ok(())
     }
 
@@ -76,10 +104,11 @@ impl ControlPlane {
 
 async fn launch(
     data: &TempDir,
+    vpc: Option<&Path>,
     api: SocketAddr,
     agents: SocketAddr,
 ) -> Result<(Program, SocketAddr, SocketAddr)> {
-    let args: [OsString; 7] = [
+    let mut args: Vec<OsString> = vec![
         "serve".into(),
         "--data-dir".into(),
         data.path().into(),
@@ -88,6 +117,9 @@ async fn launch(
         "--agent-listen".into(),
         agents.to_string().into(),
     ];
+    if let Some(vpc) = vpc {
+        args.extend(["--vpc".into(), vpc.into()]);
+    }
     let mut program = Program::start("berth-controlplane", &args, &BTreeMap::new())?;
     let line = program.line("listening ", PATIENCE).await?;
     let address = |key: &str| {

@@ -94,6 +94,17 @@ impl Engine {
         Ok(self.docker.list_containers(Some(options)).await?)
     }
 
+    /// The id of the container whose name has that part.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn named(&self, part: &str) -> Result<String> {
+        let filters = HashMap::from([("name", vec![part])]);
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+        let found = self.docker.list_containers(Some(options)).await?.pop();
+        found.and_then(|c| c.id).with_context(|| format!("no container has {part} in its name"))
+    }
+
     /// What the engine knows of a container.
     ///
     /// # Errors

@@ -13,6 +13,7 @@
 //! | [`http`] | HTTP requests of a test |
 //! | [`mod@bench`] | what the benchmark stands on |
 //! | [`expect`] | asking again until an answer is there, where no event tells |
+//! | [`vpc`] | subnets and security groups of a test, and what a host has of networks |
 //! | [`sim`] | simulated hosts, and parts of a real host that can be broken |
 //!
 //! The programs are taken from the folder of the test's own build; `make test` builds them first.
@@ -30,6 +31,7 @@ pub mod expect;
 pub mod http;
 pub mod program;
 pub mod sim;
+pub mod vpc;
 
 pub use agent::Agent;
 pub use aws::Aws;

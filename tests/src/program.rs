@@ -93,14 +93,21 @@ impl Program {
         self.child.kill().await.with_context(|| format!("killing {}", self.name))
     }
 
+    /// Sends a signal; one that has ended gets none.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let Some(pid) = self.pid().and_then(|pid| i32::try_from(pid).ok()) else { return Ok(()) };
+        kill(Pid::from_raw(pid), signal).with_context(|| format!("{signal} to {}", self.name))
+    }
+
     /// SIGTERM; the exit status once the process is gone.
     ///
     /// # Errors
     /// When it is still there after that time.
     pub async fn terminate(&mut self, within: Duration) -> Result<ExitStatus> {
-        if let Some(pid) = self.pid().and_then(|pid| i32::try_from(pid).ok()) {
-            kill(Pid::from_raw(pid), Signal::SIGTERM).with_context(|| format!("SIGTERM to {}", self.name))?;
-        }
+        self.signal(Signal::SIGTERM)?;
         self.end(within).await
     }
 

@@ -1,0 +1,219 @@
+//! A task in `awsvpc` mode has an interface of its own: the address that DescribeTasks shows is the
+//! one that others reach it by, its containers share it, its security groups guard it, and nothing of
+//! it is left behind.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use berth_tests::cluster::{container, text};
+use berth_tests::expect::PATIENCE;
+use berth_tests::vpc::{self, Vpc, address, detail, traces};
+use berth_tests::{Cluster, demo, eventually};
+use serde_json::{Value, json};
+
+/// The interfaces are children of a bridge of the agent's own: what every kernel has.
+const ENV: [(&str, &str); 1] = [("ECS_ENABLE_TASK_ENI", "true")];
+
+/// A definition whose one container serves on that port.
+fn server(port: u16) -> Value {
+    let port_text = port.to_string();
+    let one = demo::container_with(
+        "web",
+        &["serve", "--port", &port_text],
+        json!({ "portMappings": [{ "containerPort": port }] }),
+    );
+    vpc::task("web", json!([one]))
+}
+
+/// A definition whose one container fetches `/` there, and ends with 0 if that worked in time.
+fn client(host: &str, port: u16, patience_ms: u32) -> Value {
+    let (port, patience) = (port.to_string(), patience_ms.to_string());
+    let one = demo::container("client", &["connect", host, &port, "--for", &patience]);
+    vpc::task("client", json!([one]))
+}
+
+/// Runs a client to its end: whether it got an answer.
+async fn reaches(cluster: &Cluster, definition: Value, groups: &[&str]) -> Result<bool> {
+    let arn = vpc::run(cluster, definition, groups).await?;
+    let task = cluster.until(&arn, "STOPPED", PATIENCE).await?;
+    let exit = container(&task, "client")?["exitCode"].as_i64();
+    Ok(exit.with_context(|| format!("the client did not run: {task}"))? == 0)
+}
+
+fn group(id: &str, ingress: Value) -> Value {
+    json!({ "id": id, "ingress": ingress, "egress": [{ "protocol": "-1", "cidrs": ["0.0.0.0/0", "::/0"] }] })
+}
+
+#[tokio::test]
+async fn tasks_reach_each_other_at_the_addresses_that_are_shown() -> Result<()> {
+    let vpc = Vpc::new("veth");
+    let cluster = Cluster::start_vpc(vpc.file(), &ENV).await?;
+    let arn = vpc::run(&cluster, server(8080), &["sg-open"]).await?;
+    let task = cluster.until(&arn, "RUNNING", PATIENCE).await?;
+
+    let attachment = &task["attachments"][0];
+    assert_eq!(
+        (&attachment["type"], &attachment["status"]),
+        (&json!("ElasticNetworkInterface"), &json!("ATTACHED"))
+    );
+    let own = address(&task)?;
+    ensure!(vpc.has(&own), "{own} is not of the subnet");
+    assert_eq!(detail(&task, "subnetId")?, vpc::SUBNET);
+    ensure!(detail(&task, "networkInterfaceId")?.starts_with("eni-"), "{attachment}");
+    let interface = &container(&task, "web")?["networkInterfaces"][0];
+    assert_eq!(interface["privateIpv4Address"], own.as_str());
+    assert_eq!(interface["attachmentId"], attachment["id"]);
+
+    ensure!(reaches(&cluster, client(&own, 8080, 5000), &["sg-open"]).await?, "{own} does not answer");
+    let six = detail(&task, "ipv6Address")?;
+    ensure!(reaches(&cluster, client(&six, 8080, 5000), &["sg-open"]).await?, "{six} does not answer");
+    Ok(())
+}
+
+#[tokio::test]
+async fn containers_of_a_task_share_localhost() -> Result<()> {
+    let cluster = Cluster::start_vpc(Vpc::new("veth").file(), &ENV).await?;
+    let web = demo::container_with("web", &["serve", "--port", "7000"], json!({ "essential": false }));
+    let one = demo::container("client", &["connect", "127.0.0.1", "7000", "--for", "5000"]);
+    ensure!(
+        reaches(&cluster, vpc::task("pair", json!([web, one])), &["sg-open"]).await?,
+        "no answer on localhost"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn security_groups_decide_who_comes_in_and_change_live() -> Result<()> {
+    let own = |peers: Value| {
+        group("sg-web", json!([{ "protocol": "tcp", "fromPort": 8080, "toPort": 8080, "cidrs": peers }]))
+    };
+    let closed = Vpc::new("veth").with_group(own(json!(["192.0.2.0/24"])));
+    let cluster = Cluster::start_vpc(closed.file(), &ENV).await?;
+    let arn = vpc::run(&cluster, server(8080), &["sg-web"]).await?;
+    let address = address(&cluster.until(&arn, "RUNNING", PATIENCE).await?)?;
+    let ask = || client(&address, 8080, 1500);
+    ensure!(!reaches(&cluster, ask(), &["sg-open"]).await?, "nobody was let in, and somebody came in");
+
+    let open = closed.clone().with_group(own(json!(["10.0.0.0/8"])));
+    cluster.control_plane.set_vpc(open.file())?;
+    eventually(PATIENCE, "the group lets its neighbours in", || async {
+        Ok(reaches(&cluster, ask(), &["sg-open"]).await?.then_some(()))
+    })
+    .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_task_may_reach_is_decided_as_well() -> Result<()> {
+    let vpc = Vpc::new("veth").with_group(json!({ "id": "sg-mute", "ingress": [], "egress": [] }));
+    let cluster = Cluster::start_vpc(vpc.file(), &ENV).await?;
+    let arn = vpc::run(&cluster, server(8080), &["sg-open"]).await?;
+    let address = address(&cluster.until(&arn, "RUNNING", PATIENCE).await?)?;
+    ensure!(!reaches(&cluster, client(&address, 8080, 1500), &["sg-mute"]).await?, "a mute task spoke");
+    ensure!(
+        reaches(&cluster, client(&address, 8080, 5000), &["sg-open"]).await?,
+        "{address} does not answer"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_ecs_refuses_is_refused() -> Result<()> {
+    let cluster = Cluster::start_vpc(Vpc::new("veth").file(), &ENV).await?;
+    let definition = cluster.register(server(8080)).await?;
+    let with = |subnets: Value, groups: Value| json!({ "networkConfiguration": { "awsvpcConfiguration": { "subnets": subnets, "securityGroups": groups } } });
+    for (members, part) in [
+        (json!({}), "Network Configuration must be provided"),
+        (with(json!(["subnet-none"]), json!([])), "subnet-none"),
+        (with(json!([vpc::SUBNET]), json!(["sg-none"])), "sg-none"),
+    ] {
+        let refused = cluster.run_with(&definition, members).await;
+        let said = refused.err().with_context(|| format!("{part}: was accepted"))?;
+        ensure!(format!("{said:#}").contains(part), "{said:#}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_task_that_has_stopped() -> Result<()> {
+    let cluster = Cluster::start_vpc(Vpc::new("veth").file(), &ENV).await?;
+    let before = traces(cluster.agent.data_dir())?;
+    let enis = remaining_interfaces(&cluster).await?;
+    let mut arns = Vec::new();
+    let definition = cluster.register(server(8080)).await?;
+    for _ in 0..6 {
+        arns.push(cluster.run_with(&definition, vpc::network(&["sg-open"])).await?);
+    }
+    for arn in &arns {
+        cluster.until(arn, "RUNNING", PATIENCE).await?;
+    }
+    ensure!(traces(cluster.agent.data_dir())? != before, "six tasks run and have left no trace");
+    for arn in &arns {
+        cluster.stop(arn, None).await?;
+    }
+    for arn in &arns {
+        let task = cluster.until(arn, "STOPPED", PATIENCE).await?;
+        ensure!(task["attachments"][0]["status"] != "ATTACHED", "{task}");
+    }
+    assert_eq!(traces(cluster.agent.data_dir())?, before);
+    eventually(PATIENCE, "all interfaces are free again", || async {
+        Ok((remaining_interfaces(&cluster).await? == enis).then_some(()))
+    })
+    .await
+}
+
+async fn remaining_interfaces(cluster: &Cluster) -> Result<Value> {
+    Ok(cluster.instance().await?["remainingResources"].clone())
+}
+
+#[tokio::test]
+async fn a_restarted_agent_keeps_its_tasks_connected_and_clears_up_after_itself() -> Result<()> {
+    let mut cluster = Cluster::start_vpc(Vpc::new("veth").file(), &ENV).await?;
+    let before = traces(cluster.agent.data_dir())?;
+    let kept = vpc::run(&cluster, server(8080), &["sg-open"]).await?;
+    let address = address(&cluster.until(&kept, "RUNNING", PATIENCE).await?)?;
+
+    // Killed at some moment of other launches.
+    let definition = cluster.register(server(8081)).await?;
+    let mut arns = Vec::new();
+    for pause_ms in [5, 40, 90, 160] {
+        arns.push(cluster.run_with(&definition, vpc::network(&["sg-open"])).await?);
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+        cluster.agent.kill().await?;
+        cluster.agent.start_again()?;
+        cluster.registered().await?;
+    }
+    for arn in &arns {
+        cluster.until(arn, "RUNNING", PATIENCE).await?;
+    }
+    ensure!(
+        reaches(&cluster, client(&address, 8080, 5000), &["sg-open"]).await?,
+        "{address} does not answer"
+    );
+    for arn in arns.iter().chain([&kept]) {
+        cluster.stop(arn, None).await?;
+    }
+    for arn in arns.iter().chain([&kept]) {
+        cluster.until(arn, "STOPPED", PATIENCE).await?;
+    }
+    eventually(PATIENCE, "nothing is left", || async {
+        let now = traces(cluster.agent.data_dir())?;
+        ensure!(now == before, "left: {:?}", now.difference(&before));
+        Ok(Some(()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_task_whose_network_ends_is_stopped_and_says_why() -> Result<()> {
+    let cluster = Cluster::start_vpc(Vpc::new("veth").file(), &ENV).await?;
+    let arn = vpc::run(&cluster, server(8080), &["sg-open"]).await?;
+    cluster.until(&arn, "RUNNING", PATIENCE).await?;
+    let id = arn.rsplit('/').next().unwrap_or_default();
+    let holder = cluster.engine.named(&format!("pause-{id}")).await?;
+    cluster.engine.kill(&holder).await?;
+    let task = cluster.until(&arn, "STOPPED", PATIENCE).await?;
+    let reason = text(&task, "stoppedReason")?;
+    ensure!(reason.contains("network"), "{reason}");
+    Ok(())
+}
