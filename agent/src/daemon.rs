@@ -21,8 +21,10 @@ use crate::endpoint::introspection::{self, Introspection};
 use crate::engine::{self, Engine, Parts, Timeouts, World};
 use crate::host;
 use crate::image::{Images, PullSettings};
-use crate::network::off::Off;
+use crate::network::awsvpc::{Awsvpc, AwsvpcConfig};
+use crate::network::off::Off as NoInterfaces;
 use crate::network::ports::PortChooser;
+use crate::network::{Offers, TaskNetwork, probe};
 use crate::runtime::docker::{Docker, DockerConfig};
 use crate::runtime::{EngineInfo, Runtime, RuntimeError};
 use crate::session::{Backend, Endpoint, Registration, Session};
@@ -65,25 +67,28 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         namespace: Some(agent.clone()),
         ..DockerConfig::default()
     };
-    let runtime: Arc<dyn Runtime> =
-        Arc::new(Docker::new(docker).map_err(|e| DaemonError::Terminal(e.to_string()))?);
+    let docker = Arc::new(Docker::new(docker).map_err(|e| DaemonError::Terminal(e.to_string()))?);
+    let runtime: Arc<dyn Runtime> = Arc::clone(&docker) as Arc<dyn Runtime>;
 
     let saved = store.load().await.map_err(failed)?;
     let Some((info, world)) = stop.run_until_cancelled(meet_engine(&*runtime)).await else {
         return Ok(());
     };
     let cgroups = choose_cgroups(&config, &info)?;
-    let total = host::capacity(&config).map_err(|e| DaemonError::Terminal(e.to_string()))?;
-    let (saved, identity) = identify(&config, &*store, saved, &world).await?;
-    let registration = registration(&config, &info, &*cgroups, &total);
-
     let tracker = Tracker::new();
+    let network = choose_network(&config, &data_dir, docker, &tracker).await?;
+    let offers = network.offers();
+    let total =
+        host::capacity(&config, offers.interfaces).map_err(|e| DaemonError::Terminal(e.to_string()))?;
+    let (saved, identity) = identify(&config, &*store, saved, &world).await?;
+    let registration = registration(&config, &info, &*cgroups, &total, &offers);
+
     let parts = Parts {
         images: Images::new(Arc::clone(&runtime), pull_settings(&config)),
         runtime,
         cgroups,
         ports: PortChooser::new(config.dynamic_ports),
-        network: Arc::new(Off),
+        network,
         store: Arc::clone(&store),
         settings: Settings { stop_timeout: config.stop_timeout, retention: config.cleanup_wait },
         timeouts: Timeouts { create: config.create_timeout, start: config.start_timeout },
@@ -115,7 +120,7 @@ pub fn check(config: &Config) -> Result<(), DaemonError> {
     backend(config)?;
     Docker::new(DockerConfig { host: config.docker_host.clone(), ..DockerConfig::default() })
         .map_err(|e| DaemonError::Terminal(e.to_string()))?;
-    host::capacity(config).map_err(|e| DaemonError::Terminal(e.to_string()))?;
+    host::capacity(config, 0).map_err(|e| DaemonError::Terminal(e.to_string()))?;
     Ok(())
 }
 
@@ -197,6 +202,37 @@ fn choose_cgroups(config: &Config, info: &EngineInfo) -> Result<Arc<dyn Cgroups>
     }
 }
 
+/// The networks of `awsvpc` tasks, where they are wanted.
+async fn choose_network(
+    config: &Config,
+    data_dir: &Path,
+    docker: Arc<Docker>,
+    tracker: &Tracker,
+) -> Result<Arc<dyn TaskNetwork>, DaemonError> {
+    if !config.task_eni {
+        return Ok(Arc::new(NoInterfaces));
+    }
+    let impossible = |error: std::io::Error| {
+        DaemonError::Terminal(format!(
+            "ECS_ENABLE_TASK_ENI=true: the agent may not make network namespaces: {error}; \
+             it needs CAP_NET_ADMIN and CAP_SYS_ADMIN"
+        ))
+    };
+    let providers = probe::providers(data_dir, tracker).await.map_err(impossible)?;
+    tracing::info!(?providers, "network interfaces for tasks");
+    let config = AwsvpcConfig {
+        data_dir: data_dir.to_owned(),
+        parent: config.task_interface.clone().or_else(host::default_interface).unwrap_or_default(),
+        pool: config.pause_pool,
+        offers: Offers {
+            providers,
+            interfaces: config.task_interfaces,
+            blocks_instance_metadata: config.block_instance_metadata,
+        },
+    };
+    Ok(Arc::new(Awsvpc::new(config, docker, tracker.child()).map_err(impossible)?))
+}
+
 const fn pull_settings(config: &Config) -> PullSettings {
     PullSettings {
         behavior: config.pull_behavior,
@@ -244,11 +280,12 @@ fn registration(
     info: &EngineInfo,
     cgroups: &dyn Cgroups,
     total: &berth_core::resources::Resources,
+    offers: &Offers,
 ) -> Registration {
     Registration {
         cluster: config.cluster.to_string(),
         total: total.clone(),
-        attributes: host::attributes(config, info, cgroups.enabled()),
+        attributes: host::attributes(config, info, cgroups.enabled(), offers),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         agent_hash: option_env!("BERTH_BUILD_HASH").unwrap_or_default().to_owned(),
         engine_version: format!("DockerVersion: {}", info.version),

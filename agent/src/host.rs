@@ -8,6 +8,7 @@ use berth_core::resources::Resources;
 use berth_core::units::{CPU_UNITS_PER_CPU, CpuUnits, Mebibytes};
 
 use crate::config::Config;
+use crate::network::Offers;
 use crate::runtime::EngineInfo;
 
 /// What keeps the host from being reported.
@@ -33,11 +34,11 @@ pub enum HostError {
 
 /// What the host can hold: 1024 CPU units for each logical CPU; its memory, or the limit of the
 /// cgroup that it lives in where that is less, without what is reserved; ports without the
-/// reserved ones.
+/// reserved ones; so many interfaces for tasks.
 ///
 /// # Errors
 /// [`HostError`].
-pub fn capacity(config: &Config) -> Result<Resources, HostError> {
+pub fn capacity(config: &Config, interfaces: u32) -> Result<Resources, HostError> {
     let total = memory(Path::new("/proc/meminfo"), &config.cgroup_path)?;
     let left = total
         .0
@@ -47,7 +48,7 @@ pub fn capacity(config: &Config) -> Result<Resources, HostError> {
         cpu: CpuUnits(logical_cpus().saturating_mul(CPU_UNITS_PER_CPU)),
         memory: Mebibytes(left),
         ports: config.reserved_ports.clone(),
-        enis: 0,
+        enis: interfaces,
         gpus: 0,
     })
 }
@@ -75,10 +76,26 @@ pub fn hostname() -> String {
     nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
 }
 
+/// The interface that the default route goes by (proc(5), `/proc/net/route`).
+#[must_use]
+pub fn default_interface() -> Option<String> {
+    let table = fs::read_to_string("/proc/net/route").ok()?;
+    table.lines().skip(1).find_map(|line| {
+        let mut fields = line.split_whitespace();
+        let name = fields.next()?;
+        (fields.next()? == "00000000").then(|| name.to_owned())
+    })
+}
+
 /// Attributes and capabilities, under ECS's names. Placement offers the host no task that asks for
 /// one that is missing.
 #[must_use]
-pub fn attributes(config: &Config, engine: &EngineInfo, task_limits: bool) -> BTreeMap<String, String> {
+pub fn attributes(
+    config: &Config,
+    engine: &EngineInfo,
+    task_limits: bool,
+    network: &Offers,
+) -> BTreeMap<String, String> {
     const LEGACY: &str = "com.amazonaws.ecs.capability";
     let mut names: Vec<String> = ["container-ordering", "full-sync", "network.container-port-range"]
         .map(|name| format!("ecs.capability.{name}"))
@@ -94,6 +111,13 @@ pub fn attributes(config: &Config, engine: &EngineInfo, task_limits: bool) -> BT
         names.extend(
             ["task-cpu-mem-limit", "increased-task-cpu-limit"].map(|name| format!("ecs.capability.{name}")),
         );
+    }
+    if !network.providers.is_empty() {
+        names.push("ecs.capability.task-eni".to_owned());
+        if network.blocks_instance_metadata {
+            names.push("ecs.capability.task-eni-block-instance-metadata".to_owned());
+        }
+        names.extend(network.providers.iter().map(|provider| format!("berth.eni-provider.{provider}")));
     }
     if !config.disable_health_check {
         names.push("ecs.capability.container-health-check".to_owned());

@@ -76,6 +76,9 @@ pub struct Options {
     /// Development: agents may be simulated, and everything may be deleted.
     #[arg(long, global = true, env = "BERTH_CP_DEV")]
     pub dev: bool,
+    /// File with the subnets and security groups of awsvpc tasks; SIGHUP has it read again.
+    #[arg(long, global = true, env = "BERTH_CP_VPC")]
+    pub vpc: Option<PathBuf>,
     /// How long a host's certificate holds.
     #[arg(long, global = true, env = "BERTH_CP_CERTIFICATE_LIFETIME", default_value = "30d", value_parser = span)]
     pub certificate_lifetime: Millis,
@@ -117,6 +120,7 @@ impl From<Options> for Config {
             account: options.account,
             access_keys: options.access_key,
             dev: options.dev,
+            vpc: options.vpc,
             certificate_lifetime: options.certificate_lifetime,
             task_retention: options.task_retention.as_duration(),
             heartbeat_interval: HEARTBEAT_INTERVAL,

@@ -23,6 +23,7 @@ use crate::store::Store;
 use crate::store::embedded::EmbeddedStore;
 use crate::supervise::Tracker;
 use crate::tls::{Authority, Certifier, DEFAULT_CERTIFICATE_LIFETIME, server_config};
+use crate::vpc::CurrentVpc;
 
 /// How long everything together may take to end.
 pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(5);
@@ -64,6 +65,8 @@ pub struct Config {
     pub access_keys: Vec<AccessKey>,
     /// Whether agents may be simulated and everything may be deleted.
     pub dev: bool,
+    /// The file with subnets and security groups; without one there are none.
+    pub vpc: Option<PathBuf>,
     /// How long a host's certificate holds.
     pub certificate_lifetime: Millis,
     /// How long a task stays describable after it has STOPPED.
@@ -87,6 +90,7 @@ impl Config {
             account: "123456789012".to_owned(),
             access_keys: Vec::new(),
             dev: false,
+            vpc: None,
             certificate_lifetime: DEFAULT_CERTIFICATE_LIFETIME,
             task_retention: DEFAULT_TASK_RETENTION,
             heartbeat_interval: HEARTBEAT_INTERVAL,
@@ -179,6 +183,7 @@ impl Daemon {
     /// One line that says what can't be done, and what to do about it.
     pub async fn start(config: Config) -> anyhow::Result<Running> {
         config.check()?;
+        let vpc = CurrentVpc::open(config.vpc.as_deref()).context("--vpc")?;
         // Ports first: a second start fails before it touches anything.
         let api_listener =
             TcpListener::bind(config.listen).await.with_context(|| format!("--listen {}", config.listen))?;
@@ -205,6 +210,7 @@ impl Daemon {
             Arc::clone(&store),
             registry.clone(),
             arns.clone(),
+            vpc.clone(),
             config.task_retention,
             &back,
         );
@@ -220,6 +226,7 @@ impl Daemon {
             Arc::clone(&store),
             registry.clone(),
             arns.clone(),
+            vpc.clone(),
             certifier,
             config.heartbeat_interval,
             &front,
@@ -241,6 +248,7 @@ impl Daemon {
             store: Arc::clone(&store),
             controller,
             registry,
+            vpc,
             simulated: config.dev.then(|| Simulated::new(Arc::clone(&store), dial, &front)),
             arns,
             access_keys: config.access_keys.into(),

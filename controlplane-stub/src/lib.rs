@@ -9,6 +9,7 @@
 //! | [`controller`] | applies what the scheduler plans; the one owner of placement |
 //! | [`scheduler`] | pure: read-only view in, plan out |
 //! | [`store`] | read, transactional compare-and-swap, watch |
+//! | [`vpc`] | subnets, security groups, addresses for tasks |
 //! | [`tls`] | the certificate authority, join tokens, certificates of hosts |
 //! | [`model`], [`arn`], [`state`] | the records, their names, and what request handlers work with |
 //! | [`supervise`], [`clock`] | owned futures; the time |
@@ -27,3 +28,4 @@ pub mod state;
 pub mod store;
 pub mod supervise;
 pub mod tls;
+pub mod vpc;

@@ -7,6 +7,7 @@ use berth_controlplane::cli::{Cli, Command, LogFormat, Options};
 use berth_controlplane::clock;
 use berth_controlplane::daemon::{Config, Daemon};
 use berth_controlplane::tls::{Authority, create_token};
+use berth_controlplane::vpc::CurrentVpc;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -49,14 +50,26 @@ fn serve(options: Options) -> anyhow::Result<()> {
     served
 }
 
+/// Reads the subnets and security groups again; a file that is wrong changes nothing.
+fn reload(vpc: &CurrentVpc) {
+    match vpc.reload() {
+        Ok(()) => tracing::info!("subnets and security groups were read again"),
+        Err(error) => tracing::error!(%error, "subnets and security groups stay as they were"),
+    }
+}
+
 async fn run(config: Config) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = signal(SignalKind::hangup())?;
     let running = Daemon::start(config).await?;
     println!("listening api={} agents={}", running.api_addr, running.agent_addr);
-    let broken = tokio::select! {
-        _ = terminate.recv() => false,
-        _ = interrupt.recv() => false,
-        () = running.broken() => true,
+    let broken = loop {
+        tokio::select! {
+            _ = terminate.recv() => break false,
+            _ = interrupt.recv() => break false,
+            () = running.broken() => break true,
+            _ = hangup.recv() => reload(&running.state.vpc),
+        }
     };
     running.stop().await?;
     if broken {

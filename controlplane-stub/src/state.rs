@@ -8,6 +8,7 @@ use crate::arn::Arns;
 use crate::controller::Controller;
 use crate::simulated::Simulated;
 use crate::store::Store;
+use crate::vpc::CurrentVpc;
 
 /// Everything that a request handler works with. Cloning is cheap.
 #[derive(Clone)]
@@ -18,6 +19,8 @@ pub struct ApiState {
     pub controller: Controller,
     /// Which agents are connected, and what they said of their hosts.
     pub registry: Registry,
+    /// Subnets and security groups.
+    pub vpc: CurrentVpc,
     /// Simulated agents; `None` unless this is a development server.
     pub simulated: Option<Simulated>,
     /// Region and account.

@@ -178,6 +178,14 @@ impl Config {
             pids_limit: r.read("ECS_TASK_PIDS_LIMIT", "1 to 4194304", None, |v| {
                 v.parse().ok().filter(|n| (1..=4_194_304).contains(n)).map(Some)
             }),
+            task_eni: r.flag("ECS_ENABLE_TASK_ENI", false),
+            block_instance_metadata: r.flag("ECS_AWSVPC_BLOCK_IMDS", false),
+            task_interfaces: r
+                .read("BERTH_TASK_ENIS", "0 to 1000", 120, |v| v.parse().ok().filter(|n| *n <= 1000)),
+            task_interface: r.read("BERTH_TASK_INTERFACE", "the name of a network interface", None, |v| {
+                (v.len() < 16 && !v.contains(['/', ' '])).then(|| Some(v.to_owned()))
+            }),
+            pause_pool: r.read("BERTH_PAUSE_POOL", "0 to 100", 2, |v| v.parse().ok().filter(|n| *n <= 100)),
             attributes: r.read(
                 "ECS_INSTANCE_ATTRIBUTES",
                 r#"a JSON map of texts, such as {"rack":"a1"}"#,

@@ -104,6 +104,19 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     ("ECS_AVAILABLE_LOGGING_DRIVERS", r#"["json-file","none"]"#, "log drivers that tasks may use"),
     ("ECS_DISABLE_PRIVILEGED", "false", "refuse privileged containers"),
     (
+        "ECS_ENABLE_TASK_ENI",
+        "false",
+        "offer network mode awsvpc; true: do not start where that is impossible",
+    ),
+    ("ECS_AWSVPC_BLOCK_IMDS", "false", "hide 169.254.169.254 from awsvpc tasks"),
+    ("BERTH_TASK_ENIS", "120", "how many awsvpc tasks the host carries"),
+    (
+        "BERTH_TASK_INTERFACE",
+        "the one of the default route",
+        "host interface that macvlan, ipvlan and VLAN interfaces of tasks are made of",
+    ),
+    ("BERTH_PAUSE_POOL", "2", "how many network namespaces are kept ready for awsvpc tasks; 0: none"),
+    (
         "ECS_ENABLE_TASK_CPU_MEM_LIMIT",
         "true",
         "give each task a cgroup; if set to true, the agent does not start without",

@@ -1,8 +1,18 @@
 //! The network of tasks. `bridge`, `host` and `none` are the engine's, but for the host ports, which
 //! the agent chooses. `awsvpc` is the agent's own: [`TaskNetwork`] is what the engine asks of it.
 
+mod arrival;
+pub mod awsvpc;
+mod fabric;
+pub mod guard;
+mod holder;
+pub mod netlink;
+pub mod netns;
 pub mod off;
+pub mod pause;
+pub mod plan;
 pub mod ports;
+pub mod probe;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

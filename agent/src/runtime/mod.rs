@@ -6,6 +6,7 @@
 
 pub mod docker;
 pub mod fake;
+pub mod holder;
 
 use std::collections::BTreeMap;
 
@@ -253,6 +254,8 @@ pub mod labels {
     /// The agent's namespace on this host: agents that share an engine leave each other's
     /// containers alone.
     pub const AGENT: &str = "io.berth.agent";
+    /// Of a holder: the same namespace. A holder has no other label of the agent's.
+    pub const HOLDER: &str = "io.berth.holder";
     /// The task's specification as JSON, to rebuild a lost state from.
     pub const SPEC: &str = "io.berth.task-spec";
 }

@@ -133,7 +133,8 @@ mod tests {
 
     #[test]
     fn what_is_not_is_refused_with_its_field() {
-        let cases: [(fn(&mut v1::Attachment), &str); 7] = [
+        type Change = fn(&mut v1::Attachment);
+        let cases: [(Change, &str); 7] = [
             (|m| m.id.clear(), "attachment.id"),
             (|m| m.vlan_id = 4095, "attachment.vlanId"),
             (|m| m.provider = "carrier-pigeon".into(), "attachment.provider"),

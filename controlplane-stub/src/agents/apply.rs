@@ -124,7 +124,17 @@ fn changed(before: &Task, change: &v1::TaskStateChange, now: Timestamp) -> Optio
         v1::TaskStatus::Running => TaskStatus::Running,
         v1::TaskStatus::Stopped => TaskStatus::Stopped,
     };
-    observed.status = observed.status.max(heard);
+    let attachment = match change.attachment() {
+        v1::AttachmentStatus::Unspecified => None,
+        v1::AttachmentStatus::Attaching => Some("ATTACHING"),
+        v1::AttachmentStatus::Attached => Some("ATTACHED"),
+        v1::AttachmentStatus::Detached => Some("DETACHED"),
+    };
+    observed.attachment = attachment.map(str::to_owned).or_else(|| observed.attachment.take());
+    let is_there = task.spec.attachment.is_none() || observed.attachment.as_deref() == Some("ATTACHED");
+    if is_there || heard > TaskStatus::Pending {
+        observed.status = observed.status.max(heard);
+    }
     if let Some(cause) = &change.stop {
         observed.stop = Some(stop_cause(cause));
     }

@@ -34,6 +34,7 @@ use crate::arn::Arns;
 use crate::store::Store;
 use crate::supervise::Tracker;
 use crate::tls::Certifier;
+use crate::vpc::CurrentVpc;
 use listener::Connected;
 use registry::Registry;
 
@@ -49,6 +50,7 @@ struct Shared {
     store: Arc<dyn Store>,
     registry: Registry,
     arns: Arns,
+    vpc: CurrentVpc,
     certifier: Option<Certifier>,
     /// Agents are heard at least so often; one that misses some counts as dead.
     heartbeat_interval: Duration,
@@ -71,6 +73,7 @@ impl Agents {
         store: Arc<dyn Store>,
         registry: Registry,
         arns: Arns,
+        vpc: CurrentVpc,
         certifier: Option<Certifier>,
         heartbeat_interval: Duration,
         tracker: &Tracker,
@@ -79,10 +82,13 @@ impl Agents {
         let wake =
             wake::run(Arc::clone(&store), commits, registry.clone(), arns.clone(), tracker.token().clone());
         tracker.spawn("wake", wake);
+        tracker
+            .spawn("wake for groups", wake::follow(vpc.changes(), registry.clone(), tracker.token().clone()));
         Self(Arc::new(Shared {
             store,
             registry,
             arns,
+            vpc,
             certifier,
             heartbeat_interval,
             tracker: tracker.clone(),

@@ -1,9 +1,10 @@
 //! One conversation with one agent, from its Hello to the end of the stream.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use berth_core::attachment::{Rule, SecurityGroup};
 use berth_proto::v1;
 use berth_proto::v1::agent_message::Message as FromAgent;
 use berth_proto::v1::control_plane_message::Message as ToAgent;
@@ -15,6 +16,7 @@ use tonic::{Status, Streaming};
 
 use super::Shared;
 use super::apply::{Stale, apply};
+use super::attachment::security_group;
 use super::convert;
 use super::registry::{Closing, Connection};
 use crate::arn;
@@ -108,6 +110,8 @@ struct Session<'a> {
     epoch: String,
     /// The tasks that the agent was sent in this session, and whether their stop was among it.
     sent: HashMap<String, bool>,
+    /// The rules of security groups as the agent has them.
+    guarded: HashMap<String, Vec<Rule>>,
     draining: bool,
 }
 
@@ -140,6 +144,7 @@ impl<'a> Session<'a> {
             id,
             epoch: hello.outbox_epoch,
             sent: HashMap::new(),
+            guarded: HashMap::new(),
             draining: false,
         };
         session.adopt_epoch().await?;
@@ -211,7 +216,29 @@ impl<'a> Session<'a> {
             self.sent.insert(task.value.arn.clone(), task.value.stop_requested.is_some());
         }
         self.payload(assignments).await?;
+        self.guard(&*view).await?;
         self.status(&*view).await
+    }
+
+    /// Sends the security groups of the instance's tasks whose rules the agent does not have.
+    async fn guard(&mut self, view: &dyn View) -> Result<(), End> {
+        let vpc = self.shared.vpc.get();
+        let tasks = view.tasks_on(&self.arn);
+        let live = tasks.iter().filter(|task| task.value.observed.status != TaskStatus::Stopped);
+        let groups: BTreeMap<String, SecurityGroup> = live
+            .flat_map(|task| vpc.groups_of(&task.value, view))
+            .map(|group| (group.id.clone(), group))
+            .collect();
+        let changed: Vec<v1::SecurityGroup> = groups
+            .values()
+            .filter(|group| self.guarded.get(&group.id) != Some(&group.rules))
+            .map(security_group)
+            .collect();
+        self.guarded = groups.into_iter().map(|(id, group)| (id, group.rules)).collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        self.send(ToAgent::SecurityGroups(v1::SecurityGroups { groups: changed })).await
     }
 
     async fn payload(&self, mut tasks: Vec<v1::Assignment>) -> Result<(), End> {
@@ -249,6 +276,7 @@ impl<'a> Session<'a> {
         if !assignments.is_empty() {
             self.payload(assignments).await?;
         }
+        self.guard(&*view).await?;
         self.status(&*view).await
     }
 

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::registry::Registry;
 use crate::arn::Arns;
 use crate::store::{Commit, Key, Store};
+use crate::vpc::Vpc;
 
 /// Runs until cancelled or until the store is gone.
 pub(super) async fn run(
@@ -27,6 +29,17 @@ pub(super) async fn run(
         match received {
             Ok(commit) => {
                 let view = store.view();
+                let has_interface = |key: &Key| match key {
+                    Key::Task(cluster, id) => {
+                        view.task(cluster, id).is_some_and(|task| task.value.spec.attachment.is_some())
+                    }
+                    _ => false,
+                };
+                // Others may let the task pass, or not any more.
+                if commit.keys.iter().any(has_interface) {
+                    registry.wake_all();
+                    continue;
+                }
                 let touched: BTreeSet<String> = commit
                     .keys
                     .iter()
@@ -45,5 +58,12 @@ pub(super) async fn run(
             Err(RecvError::Lagged(_)) => registry.wake_all(),
             Err(RecvError::Closed) => return,
         }
+    }
+}
+
+/// Wakes every session when the subnets or security groups change.
+pub(super) async fn follow(mut vpc: watch::Receiver<Arc<Vpc>>, registry: Registry, stop: CancellationToken) {
+    while let Some(Ok(())) = stop.run_until_cancelled(vpc.changed()).await {
+        registry.wake_all();
     }
 }

@@ -17,6 +17,7 @@ use crate::state::ApiState;
 use crate::store::memory::MemoryStore;
 use crate::store::{Key, Record, Store, Txn};
 use crate::supervise::Tracker;
+use crate::vpc::CurrentVpc;
 
 /// The instance that [`Api::instance`] registers: 4 CPUs, 4 GiB, port 22 reserved.
 pub(super) fn registration() -> Value {
@@ -112,6 +113,7 @@ impl Api {
             health: None,
         });
         let observed = crate::model::ObservedTask {
+            attachment: None,
             status: TaskStatus::Pending,
             stop: None,
             containers: containers.collect(),
@@ -158,10 +160,22 @@ pub(super) async fn state() -> (ApiState, Tracker) {
     let registry = Registry::new();
     let arns = Arns::new("us-east-1", "123456789012");
     let retention = Duration::from_secs(3600);
-    let controller =
-        Controller::start(Arc::clone(&store), registry.clone(), arns.clone(), retention, &tracker);
+    let vpc = CurrentVpc::of(
+        r#"{"subnets": [{"id": "subnet-1", "cidr": "10.0.0.0/24", "provider": "veth"}],
+            "securityGroups": [{"id": "sg-1"}]}"#,
+    )
+    .expect("a file that is sound");
+    let controller = Controller::start(
+        Arc::clone(&store),
+        registry.clone(),
+        arns.clone(),
+        vpc.clone(),
+        retention,
+        &tracker,
+    );
     controller.ensure_default_cluster().await.expect("a commit in memory");
-    let state = ApiState { store, controller, registry, simulated: None, arns, access_keys: Arc::new([]) };
+    let state =
+        ApiState { store, controller, registry, vpc, simulated: None, arns, access_keys: Arc::new([]) };
     (state, tracker)
 }
 

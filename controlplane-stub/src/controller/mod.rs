@@ -22,6 +22,7 @@ pub use crate::scheduler::placement::Failure;
 use crate::scheduler::placement::{RequiredAttribute, Target};
 use crate::store::{CommitError, Key, Record, Store, Txn};
 use crate::supervise::Tracker;
+use crate::vpc::CurrentVpc;
 
 /// The cluster that always exists.
 pub const DEFAULT_CLUSTER: &str = "default";
@@ -51,8 +52,19 @@ pub struct LaunchRequest {
     pub overrides: serde_json::Value,
     /// Tags of the tasks.
     pub tags: Tags,
+    /// Where the interfaces of `awsvpc` tasks come from, and what guards them.
+    pub network: Option<NetworkRequest>,
     /// The caller's `clientToken` and a digest of its parameters.
     pub client_token: Option<(String, String)>,
+}
+
+/// The interfaces that tasks are to have: `awsvpcConfiguration`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NetworkRequest {
+    /// Subnets, the first that has a free address is taken.
+    pub subnets: Vec<String>,
+    /// Security groups.
+    pub security_groups: Vec<String>,
 }
 
 /// What became of a launch.
@@ -140,12 +152,13 @@ impl Controller {
         store: Arc<dyn Store>,
         registry: Registry,
         arns: Arns,
+        vpc: CurrentVpc,
         retention: Duration,
         tracker: &Tracker,
     ) -> Self {
         let (orders, inbox) = mpsc::channel(QUEUE);
         let owner =
-            owner::Owner { store: Arc::clone(&store), registry: registry.clone(), arns: arns.clone() };
+            owner::Owner { store: Arc::clone(&store), registry: registry.clone(), arns: arns.clone(), vpc };
         tracker.spawn("controller", owner.run(inbox, tracker.token().clone()));
         tracker.spawn("cleanup", cleanup::run(Arc::clone(&store), retention, tracker.token().clone()));
         Self { store, registry, arns, orders }

@@ -6,18 +6,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use berth_core::attachment::{Attachment, SecurityGroup};
 use berth_core::ids::TaskArn;
 use berth_core::spec::{TaskFields, TaskSpec};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{ChangeError, LaunchError, LaunchRequest, Launched, Order};
+use super::{ChangeError, LaunchError, LaunchRequest, Launched, NetworkRequest, Order};
 use crate::agents::registry::Registry;
 use crate::arn::{self, Arns};
 use crate::clock;
 use crate::model::{Instance, InstanceStatus, ObservedContainer, ObservedTask, StopCause, Task, TaskStatus};
-use crate::scheduler::placement::{ClusterView, PlacementRequest, Target, place};
+use crate::scheduler::placement::{ClusterView, Failure, PlacementRequest, Target, place};
 use crate::store::{CommitError, Key, Record, Store, Txn, View};
+use crate::vpc::allocate::{Chance, InUse, attach};
+use crate::vpc::{CurrentVpc, Vpc};
 
 /// Most orders that are taken up together.
 const TOGETHER: usize = 64;
@@ -27,6 +30,7 @@ pub(super) struct Owner {
     pub(super) store: Arc<dyn Store>,
     pub(super) registry: Registry,
     pub(super) arns: Arns,
+    pub(super) vpc: CurrentVpc,
 }
 
 type Answer<T, E> = oneshot::Sender<Result<T, E>>;
@@ -95,6 +99,7 @@ impl Owner {
         let mut tokens: BTreeMap<(&str, &str), (&str, Launched)> = BTreeMap::new();
         let mut compared = BTreeSet::new();
         let mut results = Vec::new();
+        let mut network = Network { vpc: self.vpc.get(), in_use: InUse::read(view), view };
         for request in requests {
             let Some(cluster) = view.cluster(&request.cluster) else {
                 results.push(Err(LaunchError::ClusterNotFound));
@@ -123,7 +128,7 @@ impl Owner {
             let state = clusters.entry(&request.cluster).or_insert_with(|| {
                 ClusterView::read(view, &self.registry.instances_connected(), &request.cluster)
             });
-            let result = self.decide_one(state, request);
+            let result = self.decide_one(state, request, &mut network);
             if let Ok(launched) = &result {
                 // A cluster that is deleted meanwhile must not gain tasks.
                 if compared.insert(&request.cluster) {
@@ -144,7 +149,12 @@ impl Owner {
     }
 
     /// Places one launch, and counts it in the cluster's state.
-    fn decide_one(&self, state: &mut ClusterView, request: &LaunchRequest) -> Result<Launched, LaunchError> {
+    fn decide_one(
+        &self,
+        state: &mut ClusterView,
+        request: &LaunchRequest,
+        network: &mut Network<'_>,
+    ) -> Result<Launched, LaunchError> {
         let anywhere = matches!(request.target, Target::Anywhere { .. });
         if anywhere && !state.candidates.iter().any(|c| c.instance.status == InstanceStatus::Active) {
             return Err(LaunchError::NoInstances);
@@ -162,14 +172,32 @@ impl Owner {
         let plan = place(state, &placement, now);
         let mut launched = Launched { tasks: Vec::new(), failures: plan.failures };
         for instance in plan.placed {
-            let task = self.task(request, &group, &instance)?;
+            let attachment = match &request.network {
+                None => None,
+                Some(wanted) => match network.attach(wanted) {
+                    Some(attachment) => Some(attachment),
+                    None => {
+                        launched
+                            .failures
+                            .push(Failure { arn: Some(instance), reason: "RESOURCE:ENI".to_owned() });
+                        continue;
+                    }
+                },
+            };
+            let task = self.task(request, &group, &instance, attachment)?;
             state.take(&instance, &placement);
             launched.tasks.push(Arc::new(task));
         }
         Ok(launched)
     }
 
-    fn task(&self, request: &LaunchRequest, group: &str, instance: &str) -> Result<Task, LaunchError> {
+    fn task(
+        &self,
+        request: &LaunchRequest,
+        group: &str,
+        instance: &str,
+        attachment: Option<Attachment>,
+    ) -> Result<Task, LaunchError> {
         let invalid = |error: &dyn std::fmt::Display| LaunchError::InvalidSpec(error.to_string());
         let id = arn::new_id();
         // The caller's region, which the specification already carries.
@@ -177,6 +205,7 @@ impl Owner {
         let arn = arns.task(&request.cluster, &id);
         let mut fields = TaskFields::from(request.spec.clone());
         fields.arn = TaskArn::new(&arn).map_err(|error| invalid(&error))?;
+        fields.attachment = attachment;
         let spec = TaskSpec::try_from(fields).map_err(|error| invalid(&error))?;
         let containers = spec.containers.iter().map(|container| ObservedContainer {
             arn: arns.container(&request.cluster, &id, &arn::new_container_id()),
@@ -190,6 +219,7 @@ impl Owner {
             health: container.health_check.as_ref().map(|_| "UNKNOWN".to_owned()),
         });
         let containers = containers.collect();
+        let attached = spec.attachment.is_some();
         Ok(Task {
             arn,
             cluster: request.cluster.clone(),
@@ -206,8 +236,10 @@ impl Owner {
             created_at: clock::now(),
             stopping_at: None,
             observed: ObservedTask {
-                status: TaskStatus::Pending,
+                // Until its interface is there.
+                status: if attached { TaskStatus::Provisioning } else { TaskStatus::Pending },
                 stop: None,
+                attachment: None,
                 containers,
                 waiting_for: String::new(),
                 pull_started_at: None,
@@ -282,6 +314,36 @@ impl Owner {
                 Err(CommitError::Unavailable(why)) => return Err(ChangeError::Unavailable(why)),
             }
         }
+    }
+}
+
+/// What launches take of the VPC, one after the other.
+struct Network<'a> {
+    vpc: Arc<Vpc>,
+    in_use: InUse,
+    view: &'a dyn View,
+}
+
+impl Network<'_> {
+    /// An interface in the first of the subnets that has a free address.
+    fn attach(&mut self, wanted: &NetworkRequest) -> Option<Attachment> {
+        let groups: Vec<SecurityGroup> =
+            wanted.security_groups.iter().filter_map(|id| self.vpc.security_group(id, self.view)).collect();
+        let subnets = wanted.subnets.iter().filter_map(|id| self.vpc.subnets.get(id));
+        for subnet in subnets {
+            let random = uuid::Uuid::new_v4();
+            let [a, b, c, d, e, f, g, h, i, ..] = *random.as_bytes();
+            let chance = Chance {
+                attachment_id: uuid::Uuid::new_v4().to_string(),
+                interface: random.simple().to_string().chars().take(17).collect(),
+                mac: [a, b, c, d, e],
+                from: u32::from_be_bytes([f, g, h, i]),
+            };
+            if let Some(attachment) = attach(&mut self.in_use, subnet, groups.clone(), chance) {
+                return Some(attachment);
+            }
+        }
+        None
     }
 }
 

@@ -209,6 +209,9 @@ pub struct ObservedTask {
     pub stop: Option<StopCause>,
     /// Its containers, in the order of the definition.
     pub containers: Vec<ObservedContainer>,
+    /// What its agent told of its interface: `ATTACHING`, `ATTACHED` or `DETACHED`.
+    #[serde(default)]
+    pub attachment: Option<String>,
     /// What it waits for.
     #[serde(default)]
     pub waiting_for: String,

@@ -176,6 +176,7 @@ pub(crate) fn request(site: &Site, count: u32) -> LaunchRequest {
         started_by: None,
         overrides: serde_json::json!({}),
         tags: BTreeMap::new(),
+        network: None,
         client_token: None,
     }
 }

@@ -10,6 +10,7 @@ use berth_agent::config::{Config, PullBehavior, Variables};
 use berth_agent::engine::{self, Engine, Parts, Timeouts, World};
 use berth_agent::host;
 use berth_agent::image::{Images, PullSettings};
+use berth_agent::network::Offers;
 use berth_agent::network::ports::PortChooser;
 use berth_agent::runtime::fake::FakeRuntime;
 use berth_agent::runtime::{EngineInfo, Runtime};
@@ -207,7 +208,7 @@ impl Agent {
         let registration = Registration {
             cluster: config.cluster.to_string(),
             total: total.clone(),
-            attributes: host::attributes(config, &info, true),
+            attributes: host::attributes(config, &info, true, &Offers::default()),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             agent_hash: String::new(),
             engine_version: format!("DockerVersion: {}", info.version),

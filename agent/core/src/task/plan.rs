@@ -148,7 +148,7 @@ impl Task {
             ContainerStatus::Pending if self.can_be_created(index) => self.create(index, now, acts),
             ContainerStatus::Created if container.discard => self.remove(index, now, acts),
             ContainerStatus::Created if gate == Gate::Open && self.is_connected() => {
-                self.start(index, now, acts)
+                self.start(index, now, acts);
             }
             _ => {}
         }

@@ -4,6 +4,7 @@ mod client;
 mod convert;
 mod create;
 mod events;
+mod holder;
 mod image;
 mod pace;
 mod transport;

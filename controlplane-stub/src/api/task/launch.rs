@@ -10,7 +10,7 @@ use crate::api::context::{self, Context};
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::tag::{self, Tag};
 use crate::api::{hex, spec, task_definition};
-use crate::controller::{LaunchError, LaunchRequest, Launched};
+use crate::controller::{LaunchError, LaunchRequest, Launched, NetworkRequest};
 use crate::model::{Cluster, TaskDefinition};
 use crate::scheduler::placement::{MAX_COUNT, RequiredAttribute, Target};
 
@@ -119,6 +119,7 @@ fn look_up(
     let cluster = context::cluster(&*view, request.cluster.as_deref())?;
     let definition = task_definition::usable(&*view, &request.task_definition)?;
     check_network(request, &definition)?;
+    check_vpc(context, request)?;
     Ok((cluster, definition))
 }
 
@@ -137,6 +138,17 @@ async fn launch(
     let mut required = specified.required;
     if request.enable_execute_command {
         required.push(RequiredAttribute { name: "ecs.capability.execute-command".to_owned(), value: None });
+    }
+    let network = request.network_configuration.and_then(|network| network.awsvpc_configuration);
+    let network = network
+        .map(|given| NetworkRequest { subnets: given.subnets, security_groups: given.security_groups });
+    if let Some(subnet) = network
+        .iter()
+        .flat_map(|network| &network.subnets)
+        .find_map(|id| context.state.vpc.get().subnets.get(id).cloned())
+    {
+        let name = format!("berth.eni-provider.{}", subnet.provider.name());
+        required.push(RequiredAttribute { name, value: None });
     }
     let mut tags = tag::read(&request.tags)?;
     if request.propagate_tags.as_deref() == Some("TASK_DEFINITION") {
@@ -157,6 +169,7 @@ async fn launch(
         started_by: request.started_by.filter(|by| !by.is_empty()),
         overrides,
         tags,
+        network,
         client_token,
     });
     let Launched { tasks, failures } = launched.await?;
@@ -271,6 +284,26 @@ fn check_network(request: &Request, definition: &TaskDefinition) -> ApiResult<()
         return Ok(());
     };
     Err(ApiError::invalid_parameter(refused))
+}
+
+/// Subnets and security groups must be there.
+fn check_vpc(context: &Context, request: &Request) -> ApiResult<()> {
+    let Some(given) = request.network_configuration.as_ref().and_then(|n| n.awsvpc_configuration.as_ref())
+    else {
+        return Ok(());
+    };
+    let vpc = context.state.vpc.get();
+    if let Some(unknown) = given.subnets.iter().find(|id| !vpc.subnets.contains_key(*id)) {
+        return Err(ApiError::invalid_parameter(format!(
+            "Error retrieving subnet information for [{unknown}]: The subnet ID '{unknown}' does not exist"
+        )));
+    }
+    if let Some(unknown) = given.security_groups.iter().find(|id| !vpc.groups.contains_key(*id)) {
+        return Err(ApiError::invalid_parameter(format!(
+            "Error retrieving security group information for [{unknown}]: The security group '{unknown}' does not exist"
+        )));
+    }
+    Ok(())
 }
 
 /// The request's token, and a digest of everything else in it.

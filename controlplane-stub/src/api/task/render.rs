@@ -1,5 +1,6 @@
 //! A task as ECS's replies show it.
 
+use berth_core::attachment::Attachment;
 use berth_core::spec::ContainerSpec;
 use berth_core::units::Timestamp;
 use serde_json::{Map, Value, json};
@@ -46,7 +47,7 @@ impl<'a> Renderer<'a> {
         set("cpu", json!(need.cpu.0.to_string()));
         set("memory", json!(need.memory.0.to_string()));
         set("overrides", overrides(task));
-        set("attachments", json!([]));
+        set("attachments", attachments(task));
         let architecture = attribute("ecs.cpu-architecture");
         set(
             "attributes",
@@ -57,7 +58,10 @@ impl<'a> Renderer<'a> {
         set("enableExecuteCommand", json!(false));
         set("version", json!(task.version));
         set("tags", tag::render(if tags { &task.tags } else { const { &Tags::new() } }));
-        if let Some(zone) = attribute("ecs.availability-zone") {
+        let of_subnet = task.spec.attachment.as_ref().and_then(|attachment| {
+            self.context.state.vpc.get().subnets.get(&attachment.subnet_id)?.zone.clone()
+        });
+        if let Some(zone) = of_subnet.or_else(|| attribute("ecs.availability-zone")) {
             set("availabilityZone", json!(zone));
         }
         if let Some(by) = &task.started_by {
@@ -127,7 +131,7 @@ fn container(
         "image": spec.image,
         "lastStatus": observed.map_or("PENDING", |o| o.status.as_str()),
         "networkBindings": observed.map(|o| o.network_bindings.iter().map(binding).collect::<Vec<_>>()).unwrap_or_default(),
-        "networkInterfaces": [],
+        "networkInterfaces": task.spec.attachment.iter().map(interface).collect::<Vec<_>>(),
         "healthStatus": observed.and_then(|o| o.health.as_deref()).unwrap_or("UNKNOWN"),
         "cpu": spec.cpu.0.to_string(),
     });
@@ -148,6 +152,39 @@ fn container(
             "reason",
             observed.reason.as_ref().filter(|reason| !reason.is_empty()).map(|reason| json!(reason)),
         );
+    }
+    shown
+}
+
+/// ECS's view of a task's own interface.
+fn attachments(task: &Task) -> Value {
+    let Some(attachment) = &task.spec.attachment else { return json!([]) };
+    let status = match task.observed.attachment.as_deref() {
+        _ if task.observed.status == TaskStatus::Stopped => "DELETED",
+        Some(status) => status,
+        None => "PRECREATED",
+    };
+    let detail = |name: &str, value: String| json!({"name": name, "value": value});
+    let mut details = vec![
+        detail("subnetId", attachment.subnet_id.clone()),
+        detail("networkInterfaceId", attachment.interface_id.clone()),
+        detail("macAddress", attachment.mac.to_string()),
+        detail("privateDnsName", attachment.hostname.clone()),
+    ];
+    for address in &attachment.addresses {
+        let name = if address.address.is_ipv4() { "privateIPv4Address" } else { "ipv6Address" };
+        details.push(detail(name, address.address.to_string()));
+    }
+    json!([{
+        "id": attachment.id, "type": "ElasticNetworkInterface", "status": status, "details": details,
+    }])
+}
+
+fn interface(attachment: &Attachment) -> Value {
+    let mut shown = json!({"attachmentId": attachment.id});
+    for address in &attachment.addresses {
+        let name = if address.address.is_ipv4() { "privateIpv4Address" } else { "ipv6Address" };
+        shown[name] = json!(address.address.to_string());
     }
     shown
 }

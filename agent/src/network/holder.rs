@@ -1,0 +1,187 @@
+//! The namespaces of tasks and the containers that hold them: some kept ready, each taken once,
+//! watched while it is in use.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use berth_core::ids::{EngineId, TaskArn};
+use berth_core::spec::TaskSpec;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Notify, OnceCell, mpsc};
+
+use super::NetworkError;
+use super::pause;
+use crate::runtime::RuntimeError;
+use crate::runtime::holder::Holders;
+use crate::supervise::Tracker;
+
+/// How the name of a holder begins that belongs to no task.
+pub(super) const POOLED: &str = "berth-pause-";
+/// Ends of holders that nobody has taken note of yet; more cannot be than tasks run.
+const LOST: usize = 1024;
+
+/// A holder that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) id: EngineId,
+    pub(super) pid: u32,
+}
+
+/// Makes holders, and keeps some ready.
+pub(super) struct Pool {
+    engine: Arc<dyn Holders>,
+    image: OnceCell<String>,
+    ready: Mutex<VecDeque<Held>>,
+    size: usize,
+    wanted: Notify,
+    tracker: Tracker,
+    ends: mpsc::Sender<(TaskArn, EngineId)>,
+}
+
+pub(super) fn failed(error: RuntimeError) -> NetworkError {
+    match error {
+        RuntimeError::Unavailable(why) => NetworkError::EngineAway(why),
+        other => NetworkError::Passing(format!("the container that holds the network: {other}")),
+    }
+}
+
+/// The name of the holder of a task's namespace; its end names the task.
+pub(super) fn holder_name(task: &TaskSpec) -> String {
+    format!("ecs-{}-{}-pause-{}", task.family, task.revision, task.arn.id())
+}
+
+/// The id of the task whose holder has that name.
+pub(super) fn task_of(name: &str) -> Option<&str> {
+    name.rsplit_once("-pause-").map(|(_, id)| id).filter(|id| id.len() == 32)
+}
+
+impl Pool {
+    /// A pool that keeps so many holders ready, and where the ends of holders in use are told.
+    pub(super) fn new(
+        engine: Arc<dyn Holders>,
+        size: usize,
+        tracker: Tracker,
+    ) -> (Arc<Self>, mpsc::Receiver<(TaskArn, EngineId)>) {
+        let (ends, lost) = mpsc::channel(LOST);
+        let pool = Self {
+            engine,
+            image: OnceCell::new(),
+            ready: Mutex::default(),
+            size,
+            wanted: Notify::new(),
+            tracker,
+            ends,
+        };
+        (Arc::new(pool), lost)
+    }
+
+    /// Begins to keep holders ready.
+    pub(super) fn fill(self: &Arc<Self>) {
+        if self.size == 0 {
+            return;
+        }
+        let pool = Arc::clone(self);
+        self.tracker.spawn_droppable("pool of holders", async move { pool.keep_full().await });
+        self.wanted.notify_one();
+    }
+
+    async fn keep_full(&self) {
+        loop {
+            self.wanted.notified().await;
+            while self.ready().len() < self.size {
+                let name = format!("{POOLED}{}", uuid::Uuid::new_v4().simple());
+                match self.make(&name, "").await {
+                    Ok(held) => self.ready().push_back(held),
+                    Err(error) => {
+                        // The next task that takes one asks again.
+                        tracing::warn!(%error, "no holder is kept ready");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn ready(&self) -> std::sync::MutexGuard<'_, VecDeque<Held>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn image(&self) -> Result<&str, NetworkError> {
+        let load = || async {
+            let reference = pause::reference();
+            self.engine.have_image(&reference, &pause::archive).await.map(|()| reference)
+        };
+        self.image.get_or_try_init(load).await.map(String::as_str).map_err(failed)
+    }
+
+    async fn make(&self, name: &str, hostname: &str) -> Result<Held, NetworkError> {
+        let image = self.image().await?;
+        let id = self.engine.hold(name, image, hostname).await.map_err(failed)?;
+        self.running(&id).await?.ok_or_else(|| {
+            NetworkError::Passing(format!("the container {name}, which holds the network, has ended"))
+        })
+    }
+
+    /// The holder as it runs; `None` when it does not.
+    pub(super) async fn running(&self, id: &EngineId) -> Result<Option<Held>, NetworkError> {
+        let pid = self.engine.pid(id).await.map_err(failed)?;
+        Ok(pid.map(|pid| Held { id: id.clone(), pid }))
+    }
+
+    /// A holder for a task: one that was kept ready, or a new one.
+    pub(super) async fn take(&self, task: &TaskSpec, hostname: &str) -> Result<Held, NetworkError> {
+        let name = holder_name(task);
+        let kept = self.ready().pop_front();
+        self.wanted.notify_one();
+        if let Some(held) = kept {
+            // One that was removed by hand meanwhile has no name to change.
+            match self.engine.rename(&held.id, &name).await {
+                Ok(()) => return Ok(held),
+                Err(RuntimeError::Unavailable(why)) => return Err(NetworkError::EngineAway(why)),
+                Err(error) => tracing::warn!(%error, "a holder that was kept ready is of no use"),
+            }
+        }
+        self.make(&name, hostname).await
+    }
+
+    /// Tells when the holder ends.
+    pub(super) fn watch(&self, task: TaskArn, held: &Held) {
+        let pid = i32::try_from(held.pid).ok().and_then(Pid::from_raw);
+        let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK).ok());
+        #[expect(deprecated, reason = "the descriptor is owned, and lives as long as it is waited for")]
+        let watched = process.and_then(|process| AsyncFd::new(process).ok());
+        let (id, ends) = (held.id.clone(), self.ends.clone());
+        self.tracker.spawn_droppable("holder", async move {
+            // A process that is gone already cannot be opened: that is its end.
+            if let Some(process) = watched {
+                let _ = process.readable().await;
+            }
+            // Nobody listens when the agent stops.
+            let _ = ends.send((task, id)).await;
+        });
+    }
+
+    /// All holders of this agent: name, id and whether they run.
+    pub(super) async fn all(&self) -> Result<Vec<crate::runtime::holder::Holder>, NetworkError> {
+        self.engine.holders().await.map_err(failed)
+    }
+
+    /// Ends and removes a holder.
+    pub(super) async fn release(&self, id: &EngineId) -> Result<(), NetworkError> {
+        self.engine.release(id).await.map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holders_name_tells_its_task() {
+        let id = "0123456789abcdef0123456789abcdef";
+        assert_eq!(task_of(&format!("ecs-web-pause-3-pause-{id}")), Some(id));
+        assert_eq!(task_of("ecs-web-3-app-0123"), None);
+        assert_eq!(task_of("berth-pause-0123456789abcdef0123456789abcde"), None);
+    }
+}

@@ -1,0 +1,315 @@
+//! What is to be done for a task's interface, as data: operations in order, each with what undoes it.
+//! Decides; touches nothing.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use berth_core::attachment::{Attachment, Cidr, MacAddress, Provider};
+
+/// The name of the task's interface inside.
+pub const INTERFACE: &str = "eth0";
+/// The name inside of the link to the agent's endpoint, as ECS has it.
+pub const ENDPOINT_LINK: &str = "ecs-eth0";
+/// Where the endpoint is.
+pub const ENDPOINT: Ipv4Addr = Ipv4Addr::new(169, 254, 170, 2);
+/// The instance metadata service of clouds.
+pub const INSTANCE_METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+
+/// Where an operation takes place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The host's own network.
+    Host,
+    /// The namespace of the subnet's bridge.
+    Fabric,
+    /// The task's namespace.
+    Task,
+}
+
+/// How a child is made of another interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Child {
+    /// With a hardware address of its own.
+    Macvlan(MacAddress),
+    /// With that of its parent.
+    Ipvlan,
+    /// Frames with that number; with a hardware address of its own.
+    Vlan(u16, MacAddress),
+}
+
+/// One step. Each may have been done before: done again, it changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// A pair of links, one end in the task's namespace under its final name.
+    Pair {
+        /// Where the outer end is.
+        outside: Place,
+        /// The outer end's name.
+        outer: String,
+        /// The bridge that the outer end is a port of.
+        bridge: Option<String>,
+        /// The inner end's name.
+        inner: &'static str,
+        /// The inner end's hardware address; the kernel's choice where absent.
+        mac: Option<MacAddress>,
+    },
+    /// A child of an interface of the host, born in the task's namespace.
+    Child {
+        /// The interface of the host.
+        parent: String,
+        /// How it is made.
+        child: Child,
+    },
+    /// An interface that somebody else plugs into the host moves into the task's namespace.
+    Take {
+        /// Its hardware address.
+        mac: MacAddress,
+    },
+    /// The largest packet.
+    Mtu {
+        /// The link, in the task's namespace.
+        link: &'static str,
+        /// In bytes.
+        bytes: u32,
+    },
+    /// A link begins to work.
+    Up {
+        /// Where.
+        place: Place,
+        /// The link.
+        link: String,
+    },
+    /// An address of a link in the task's namespace.
+    Address {
+        /// The link.
+        link: &'static str,
+        /// The address and its network.
+        address: Cidr,
+    },
+    /// A route.
+    Route {
+        /// Where.
+        place: Place,
+        /// To whom; to everybody where absent.
+        to: Option<Cidr>,
+        /// By which neighbour; directly where absent.
+        via: Option<IpAddr>,
+        /// By which link.
+        link: String,
+    },
+    /// Packets to there are thrown away, in the task's namespace.
+    Blackhole {
+        /// To whom.
+        to: Cidr,
+    },
+}
+
+/// What undoes an operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Undo {
+    /// Removes a link, and with it its other end, its addresses and its routes.
+    Remove {
+        /// Where it is.
+        place: Place,
+        /// Its name.
+        link: String,
+    },
+    /// Gives an interface back to the host.
+    GiveBack {
+        /// Its hardware address.
+        mac: MacAddress,
+    },
+}
+
+impl Operation {
+    /// What undoes it; nothing where that goes with the link or with the namespace.
+    #[must_use]
+    pub fn undo(&self) -> Option<Undo> {
+        match self {
+            Self::Pair { outside, outer, .. } => Some(Undo::Remove { place: *outside, link: outer.clone() }),
+            Self::Child { .. } => Some(Undo::Remove { place: Place::Task, link: INTERFACE.to_owned() }),
+            Self::Take { mac } => Some(Undo::GiveBack { mac: *mac }),
+            _ => None,
+        }
+    }
+}
+
+/// What the host adds to an attachment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// The interface that children are made of.
+    pub parent: String,
+    /// The task's address on the link to the endpoint.
+    pub endpoint_address: Ipv4Addr,
+    /// Whether the instance metadata service is hidden from the task.
+    pub blocks_instance_metadata: bool,
+}
+
+/// The name of something of a task's in the host's network: short enough for a link's, and found
+/// again from the task's id alone.
+#[must_use]
+pub fn link_name(prefix: &str, task_id: &str) -> String {
+    format!("{prefix}{}", task_id.get(..10).unwrap_or(task_id))
+}
+
+/// The name of the host's link into a subnet's bridge.
+#[must_use]
+pub fn bridge_name(subnet_id: &str) -> String {
+    // FNV-1a: a short name that is the same after every restart.
+    let hash = subnet_id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("bt{:010x}", hash & 0xff_ffff_ffff)
+}
+
+/// Everything that is to be done for the interface of a task.
+#[must_use]
+pub fn operations(task_id: &str, attachment: &Attachment, site: &Site) -> Vec<Operation> {
+    let mut operations = vec![Operation::Up { place: Place::Task, link: "lo".to_owned() }];
+    operations.extend(interface(task_id, attachment, site));
+    if let Some(bytes) = attachment.mtu {
+        operations.push(Operation::Mtu { link: INTERFACE, bytes });
+    }
+    // Before it comes up, so that duplicates are looked for at once.
+    operations.extend(
+        attachment.addresses.iter().map(|address| Operation::Address { link: INTERFACE, address: *address }),
+    );
+    operations.push(Operation::Up { place: Place::Task, link: INTERFACE.to_owned() });
+    operations.extend(attachment.gateways.iter().map(|gateway| Operation::Route {
+        place: Place::Task,
+        to: None,
+        via: Some(*gateway),
+        link: INTERFACE.to_owned(),
+    }));
+    operations.extend(endpoint(task_id, site));
+    if site.blocks_instance_metadata {
+        operations.extend(host(INSTANCE_METADATA).map(|to| Operation::Blackhole { to }));
+    }
+    operations
+}
+
+/// The undoing of operations: the inverses in reverse.
+#[must_use]
+pub fn undoing(operations: &[Operation]) -> Vec<Undo> {
+    operations.iter().rev().filter_map(Operation::undo).collect()
+}
+
+fn interface(task_id: &str, attachment: &Attachment, site: &Site) -> Vec<Operation> {
+    let child = |child| vec![Operation::Child { parent: site.parent.clone(), child }];
+    match attachment.provider {
+        Provider::HotPlug => vec![Operation::Take { mac: attachment.mac }],
+        Provider::Vlan { id } => child(Child::Vlan(id, attachment.mac)),
+        Provider::Macvlan => child(Child::Macvlan(attachment.mac)),
+        Provider::Ipvlan => child(Child::Ipvlan),
+        Provider::Veth => {
+            let outer = link_name("bv", task_id);
+            vec![
+                Operation::Pair {
+                    outside: Place::Fabric,
+                    outer: outer.clone(),
+                    bridge: Some(bridge_name(&attachment.subnet_id)),
+                    inner: INTERFACE,
+                    mac: Some(attachment.mac),
+                },
+                Operation::Up { place: Place::Fabric, link: outer },
+            ]
+        }
+    }
+}
+
+fn endpoint(task_id: &str, site: &Site) -> Vec<Operation> {
+    let outer = link_name("be", task_id);
+    let mut operations = vec![
+        Operation::Pair {
+            outside: Place::Host,
+            outer: outer.clone(),
+            bridge: None,
+            inner: ENDPOINT_LINK,
+            mac: None,
+        },
+        Operation::Up { place: Place::Host, link: outer.clone() },
+        Operation::Up { place: Place::Task, link: ENDPOINT_LINK.to_owned() },
+    ];
+    if let (Some(own), Some(there)) = (host(site.endpoint_address), host(ENDPOINT)) {
+        operations.push(Operation::Address { link: ENDPOINT_LINK, address: own });
+        let inside = ENDPOINT_LINK.to_owned();
+        operations.push(Operation::Route { place: Place::Task, to: Some(there), via: None, link: inside });
+        operations.push(Operation::Route { place: Place::Host, to: Some(own), via: None, link: outer });
+    }
+    operations
+}
+
+fn host(address: Ipv4Addr) -> Option<Cidr> {
+    Cidr::new(address.into(), 32)
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_core::units::Millis;
+
+    use super::*;
+
+    fn attachment(provider: Provider) -> Attachment {
+        Attachment {
+            id: "a".to_owned(),
+            interface_id: "eni-1".to_owned(),
+            subnet_id: "subnet-1".to_owned(),
+            provider,
+            mac: MacAddress([2, 0, 0, 0, 0, 1]),
+            addresses: vec!["10.0.0.5/24".parse().unwrap(), "fd00::5/64".parse().unwrap()],
+            gateways: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            dns_servers: Vec::new(),
+            dns_search_domains: Vec::new(),
+            hostname: "ip-10-0-0-5".to_owned(),
+            mtu: Some(1400),
+            patience: Millis(1000),
+            security_groups: Vec::new(),
+        }
+    }
+
+    fn site() -> Site {
+        Site {
+            parent: "ens5".to_owned(),
+            endpoint_address: Ipv4Addr::new(169, 254, 172, 9),
+            blocks_instance_metadata: true,
+        }
+    }
+
+    const TASK: &str = "0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn whatever_is_made_outside_the_namespace_is_undone_last_first() {
+        for provider in
+            [Provider::HotPlug, Provider::Vlan { id: 7 }, Provider::Macvlan, Provider::Ipvlan, Provider::Veth]
+        {
+            let operations = operations(TASK, &attachment(provider), &site());
+            let undone = undoing(&operations);
+            let made: Vec<&Operation> = operations
+                .iter()
+                .filter(|o| {
+                    matches!(o, Operation::Pair { .. } | Operation::Child { .. } | Operation::Take { .. })
+                })
+                .collect();
+            assert_eq!(undone.len(), made.len(), "{provider:?}");
+            assert_eq!(undone.first(), made.last().and_then(|o| o.undo()).as_ref(), "{provider:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_come_before_the_link_and_routes_after_it() {
+        let operations = operations(TASK, &attachment(Provider::Macvlan), &site());
+        let at = |wanted: &dyn Fn(&Operation) -> bool| operations.iter().position(wanted).unwrap();
+        let up = at(&|o| *o == Operation::Up { place: Place::Task, link: INTERFACE.to_owned() });
+        assert!(at(&|o| matches!(o, Operation::Address { link: INTERFACE, .. })) < up);
+        assert!(up < at(&|o| matches!(o, Operation::Route { to: None, .. })));
+        let blackhole = Operation::Blackhole { to: "169.254.169.254/32".parse().unwrap() };
+        assert!(operations.contains(&blackhole));
+    }
+
+    #[test]
+    fn names_fit_a_link_and_are_found_again() {
+        assert_eq!(link_name("be", TASK), "be0123456789");
+        assert_eq!(bridge_name("subnet-1"), bridge_name("subnet-1"));
+        assert_ne!(bridge_name("subnet-1"), bridge_name("subnet-2"));
+        assert!(bridge_name("subnet-1").len() <= 15);
+    }
+}
