@@ -136,7 +136,10 @@ fn sorted_env() -> BTreeMap<String, String> {
 // === the HTTP server ===
 
 fn serve(port: u16) -> Result<ExitCode, String> {
-    let listener = TcpListener::bind(("0.0.0.0", port)).map_err(|e| format!("port {port}: {e}"))?;
+    // Both families where there is IPv6.
+    let listener = TcpListener::bind(("::", port))
+        .or_else(|_| TcpListener::bind(("0.0.0.0", port)))
+        .map_err(|e| format!("port {port}: {e}"))?;
     println!("berth-demo serves on {}", listener.local_addr().map_err(|e| e.to_string())?);
     for stream in listener.incoming().flatten() {
         thread::spawn(move || {

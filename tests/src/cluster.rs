@@ -1,6 +1,6 @@
 //! A control plane with one agent on this host, and the removal of all they made.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use crate::expect::PATIENCE;
-use crate::{Agent, Aws, ControlPlane, Ecs, Engine, demo, eventually, http};
+use crate::{Agent, Aws, ControlPlane, Ecs, Engine, demo, eventually, http, vpc};
 
 /// Every cluster of tests has a name that begins so; the process id of the test follows, by which
 /// tests/scripts/sweep.sh knows what a killed test left behind.
@@ -73,11 +73,11 @@ impl Cluster {
         demo::image().await?;
         let engine = Engine::connect().await?;
         let name = unique_name();
-        let leftovers = Leftovers { cluster: name.clone() };
         let control_plane = ControlPlane::start_with(vpc).await?;
         let ecs = control_plane.ecs();
         ecs.call("CreateCluster", json!({ "clusterName": name })).await?;
         let agent = Agent::start(&name, control_plane.agents, env)?;
+        let leftovers = Leftovers { cluster: name.clone(), data_dir: agent.data_dir().to_owned() };
         Ok(Self { name, agent, control_plane, ecs, engine, _leftovers: leftovers })
     }
 
@@ -311,18 +311,21 @@ pub async fn demo_json(port: u16, path: &str) -> Result<Value> {
 #[derive(Debug)]
 struct Leftovers {
     cluster: String,
+    data_dir: PathBuf,
 }
 
 impl Drop for Leftovers {
     fn drop(&mut self) {
-        let cluster = self.cluster.clone();
+        let (cluster, data_dir) = (self.cluster.clone(), self.data_dir.clone());
         // A thread with a runtime of its own: the test's is in the middle of something, or gone.
         let removal = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let engine = Engine::connect().await?;
-                engine.remove_containers_of(&cluster).await
+                engine.remove_containers_of(&cluster).await?;
+                engine.remove_holders_of(&data_dir).await
             })?;
+            vpc::remove_traces(&data_dir)?;
             remove_slices(&cluster);
             remove_cgroups(&cluster);
             anyhow::Ok(())

@@ -1,6 +1,7 @@
 //! The container engine itself, beside Berth: what is there, and its raw floor.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -154,6 +155,18 @@ impl Engine {
         let removed: Vec<Result<()>> =
             futures_util::future::join_all(ids.map(|id| async move { self.remove(&id).await })).await;
         removed.into_iter().collect()
+    }
+
+    /// Removes all holders of network namespaces of the agent with that data folder.
+    ///
+    /// # Errors
+    /// The first that failed.
+    pub async fn remove_holders_of(&self, data_dir: &Path) -> Result<()> {
+        let label = format!("io.berth.holder={}", data_dir.display());
+        for holder in self.containers_labelled(&label).await? {
+            self.remove(holder.id.as_deref().unwrap_or_default()).await?;
+        }
+        Ok(())
     }
 
     /// Creates, starts, stops and removes one demo container with nothing between: what any agent

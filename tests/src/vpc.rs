@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use nix::mount::{MntFlags, umount2};
 use serde_json::{Value, json};
 
 use crate::cluster::text;
@@ -50,6 +52,13 @@ impl Vpc {
             groups.retain(|other| other["id"] != group["id"]);
             groups.push(group);
         }
+        self
+    }
+
+    /// The same with another member of the subnet.
+    #[must_use]
+    pub fn with_subnet_member(mut self, member: &str, value: Value) -> Self {
+        self.file["subnets"][0][member] = value;
         self
     }
 
@@ -113,29 +122,52 @@ pub fn address(task: &Value) -> Result<String> {
     Ok(address)
 }
 
-/// What this host has of links, namespaces' pins and holders that can be an agent's, to be compared
-/// before and after.
+/// What this host has of an agent's links and pinned namespaces, to be compared before and after. The
+/// agent is known by its data folder.
 ///
 /// # Errors
 /// When the kernel does not tell.
-pub fn traces(data_dir: &std::path::Path) -> Result<BTreeSet<String>> {
-    let shown = Command::new("ip").args(["-o", "link"]).output().context("ip link")?;
-    ensure!(shown.status.success(), "ip link: {}", String::from_utf8_lossy(&shown.stderr));
-    let listing = String::from_utf8_lossy(&shown.stdout);
-    let links =
-        listing.lines().filter_map(|line| Some(line.split(": ").nth(1)?.split('@').next()?.to_owned()));
-    let ours = links.filter(|name| ["be", "bv", "bt"].iter().any(|prefix| is_ours(name, prefix)));
-    let mut traces: BTreeSet<String> = ours.map(|name| format!("link {name}")).collect();
+pub fn traces(data_dir: &Path) -> Result<BTreeSet<String>> {
+    let mut traces: BTreeSet<String> =
+        links(data_dir)?.into_iter().map(|name| format!("link {name}")).collect();
+    traces.extend(pins(data_dir)?.into_iter().map(|pin| format!("mount {pin}")));
     for entry in fs::read_dir(data_dir.join("netns")).into_iter().flatten().flatten() {
-        traces.insert(format!("namespace {}", entry.path().display()));
+        traces.insert(format!("file {}", entry.path().display()));
     }
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    let pins = mounts.lines().filter(|line| line.contains(&*data_dir.to_string_lossy()));
-    traces.extend(pins.map(|line| format!("mount {line}")));
     Ok(traces)
 }
 
-fn is_ours(name: &str, prefix: &str) -> bool {
-    name.strip_prefix(prefix)
-        .is_some_and(|rest| rest.len() == 10 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
+/// Removes what [`traces`] tells of, and the data folder with it.
+///
+/// # Errors
+/// When the kernel does not let go.
+pub fn remove_traces(data_dir: &Path) -> Result<()> {
+    for link in links(data_dir)? {
+        // One goes with its other end.
+        Command::new("ip").args(["link", "delete", &link]).stderr(Stdio::null()).status()?;
+    }
+    for pin in pins(data_dir)? {
+        umount2(pin.as_str(), MntFlags::MNT_DETACH).with_context(|| pin.clone())?;
+    }
+    match fs::remove_dir_all(data_dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The names of the links that carry the agent's note.
+fn links(data_dir: &Path) -> Result<Vec<String>> {
+    let note = format!("alias berth:{}:", data_dir.display());
+    let shown = Command::new("ip").args(["-o", "link"]).output().context("ip link")?;
+    ensure!(shown.status.success(), "ip link: {}", String::from_utf8_lossy(&shown.stderr));
+    let listing = String::from_utf8_lossy(&shown.stdout);
+    let ours = listing.lines().filter(|line| line.contains(&note));
+    Ok(ours.filter_map(|line| Some(line.split(": ").nth(1)?.split('@').next()?.to_owned())).collect())
+}
+
+fn pins(data_dir: &Path) -> Result<Vec<String>> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let targets = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    let below = format!("{}/", data_dir.display());
+    Ok(targets.filter(|target| target.starts_with(&below)).map(str::to_owned).collect())
 }

@@ -66,7 +66,10 @@ async fn tasks_reach_each_other_at_the_addresses_that_are_shown() -> Result<()> 
 
     ensure!(reaches(&cluster, client(&own, 8080, 5000), &["sg-open"]).await?, "{own} does not answer");
     let six = detail(&task, "ipv6Address")?;
-    ensure!(reaches(&cluster, client(&six, 8080, 5000), &["sg-open"]).await?, "{six} does not answer");
+    ensure!(
+        reaches(&cluster, client(&format!("[{six}]"), 8080, 5000), &["sg-open"]).await?,
+        "{six} does not answer"
+    );
     Ok(())
 }
 
@@ -215,5 +218,108 @@ async fn a_task_whose_network_ends_is_stopped_and_says_why() -> Result<()> {
     let task = cluster.until(&arn, "STOPPED", PATIENCE).await?;
     let reason = text(&task, "stoppedReason")?;
     ensure!(reason.contains("network"), "{reason}");
+    Ok(())
+}
+
+/// Where the interface comes from a NIC that somebody else plugs in: here one end of a pair of links
+/// with the announced hardware address, whose other end is a port of nothing.
+struct Plugged(String);
+
+impl Plugged {
+    fn plug(mac: &str) -> Result<Self> {
+        let tail: String = mac.replace(':', "").chars().skip(4).collect();
+        let (inner, outer) = (format!("hp{tail}"), format!("ho{tail}"));
+        ip(&["link", "add", &outer, "type", "veth", "peer", "name", &inner, "address", mac])?;
+        Ok(Self(outer))
+    }
+}
+
+impl Drop for Plugged {
+    fn drop(&mut self) {
+        // It goes with its other end, wherever that is.
+        if let Err(why) = ip(&["link", "delete", &self.0]) {
+            eprintln!("{} stays: {why:#}", self.0);
+        }
+    }
+}
+
+fn ip(arguments: &[&str]) -> Result<()> {
+    let done = std::process::Command::new("ip").args(arguments).output()?;
+    ensure!(done.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    Ok(())
+}
+
+/// Runs a task in a subnet whose interfaces are plugged in; its ARN and the announced address.
+async fn announced(cluster: &Cluster) -> Result<(String, String)> {
+    let arn = vpc::run(cluster, server(8080), &["sg-open"]).await?;
+    let task = cluster.task(&arn).await?;
+    assert_eq!(task["lastStatus"], "PROVISIONING", "{task}");
+    Ok((arn, detail(&task, "macAddress")?))
+}
+
+#[tokio::test]
+async fn a_task_waits_for_the_interface_that_was_announced() -> Result<()> {
+    let cluster = Cluster::start_vpc(Vpc::new("hot-plug").file(), &ENV).await?;
+    let (arn, mac) = announced(&cluster).await?;
+    // It says what it waits for, until the interface comes.
+    eventually(PATIENCE, "the task tells what it waits for", || async {
+        let task = cluster.task(&arn).await?;
+        let reason = text(container(&task, "web")?, "reason")?;
+        Ok(reason.contains(&mac).then_some(()))
+    })
+    .await?;
+    let plugged = Plugged::plug(&mac)?;
+    let task = cluster.until(&arn, "RUNNING", PATIENCE).await?;
+    assert_eq!(task["attachments"][0]["status"], "ATTACHED");
+
+    // Stopped, the interface is the host's again.
+    cluster.stop(&arn, None).await?;
+    cluster.until(&arn, "STOPPED", PATIENCE).await?;
+    ip(&["link", "show", &format!("eni{}", mac.replace(':', ""))])?;
+    drop(plugged);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_interface_that_does_not_come_fails_the_task_and_one_that_came_early_does_not() -> Result<()> {
+    let impatient = Vpc::new("hot-plug").with_subnet_member("attachTimeoutSeconds", json!(1));
+    let cluster = Cluster::start_vpc(impatient.file(), &ENV).await?;
+    let (never, mac) = announced(&cluster).await?;
+    let task = cluster.until(&never, "STOPPED", PATIENCE).await?;
+    ensure!(text(&task, "stoppedReason")?.contains(&mac), "{task}");
+    assert_eq!(task["stopCode"], "TaskFailedToStart");
+
+    // A task that is stopped does not wait any longer.
+    let patient = Vpc::new("hot-plug");
+    cluster.control_plane.set_vpc(patient.file())?;
+    let stopped = eventually(PATIENCE, "a task waits for longer", || async {
+        let (arn, _) = announced(&cluster).await?;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let task = cluster.task(&arn).await?;
+        Ok((task["lastStatus"] == "PROVISIONING").then_some(arn))
+    })
+    .await?;
+    cluster.stop(&stopped, None).await?;
+    cluster.until(&stopped, "STOPPED", Duration::from_secs(5)).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_macvlan_child_of_the_hosts_interface_is_a_tasks_own() -> Result<()> {
+    // The host's interface is one of the test's: a pair of links whose far end has the gateway's place.
+    let vpc = Vpc::new("macvlan");
+    let parent = format!("mp{}", std::process::id());
+    ip(&["link", "add", &parent, "type", "veth", "peer", "name", &format!("{parent}x")])?;
+    let _plugged = Plugged(parent.clone());
+    ip(&["link", "set", &parent, "up"])?;
+    ip(&["link", "set", &format!("{parent}x"), "up"])?;
+    let env = [ENV[0], ("BERTH_TASK_INTERFACE", parent.as_str())];
+    let cluster = Cluster::start_vpc(vpc.file(), &env).await?;
+    let arn = vpc::run(&cluster, server(8080), &["sg-open"]).await?;
+    let address = address(&cluster.until(&arn, "RUNNING", PATIENCE).await?)?;
+    ensure!(
+        reaches(&cluster, client(&address, 8080, 5000), &["sg-open"]).await?,
+        "{address} does not answer"
+    );
     Ok(())
 }

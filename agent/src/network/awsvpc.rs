@@ -123,12 +123,17 @@ impl Awsvpc {
         Ok((turn, endpoint))
     }
 
+    fn bridge_name(&self, subnet_id: &str) -> String {
+        plan::bridge_name(&self.config.data_dir.display().to_string(), subnet_id)
+    }
+
     fn held(&self, task: &TaskArn) -> Option<Held> {
         self.tasks().get(task).and_then(|known| known.held.clone())
     }
 
     fn site(&self, endpoint: Ipv4Addr) -> Site {
         Site {
+            agent: self.config.data_dir.display().to_string(),
             parent: self.config.parent.clone(),
             endpoint_address: endpoint,
             blocks_instance_metadata: self.config.offers.blocks_instance_metadata,
@@ -204,8 +209,8 @@ impl Awsvpc {
 
     async fn bridge(&self, attachment: &Attachment) -> Result<Netlink, NetworkError> {
         let _one = self.bridges.lock().await;
-        let note = self.note(&attachment.subnet_id);
-        fabric::ensure(attachment, &note, &self.host, &self.pins, &self.tracker)
+        let (name, note) = (self.bridge_name(&attachment.subnet_id), self.note(&attachment.subnet_id));
+        fabric::ensure(attachment, &name, &note, &self.host, &self.pins, &self.tracker)
             .await
             .map_err(kernel("making the bridge of the subnet"))
     }
@@ -251,6 +256,7 @@ impl Awsvpc {
                     }
                 }
             }
+            Operation::EnableIpv6 => namespace.enter(enable_ipv6).await,
             Operation::Mtu { link, bytes } => inside.mtu(link, bytes).await,
             Operation::Up { place, link } => at(place)?.up(&link).await,
             Operation::Address { link, address } => inside.address(link, address).await,
@@ -274,7 +280,7 @@ impl Awsvpc {
             ),
             Err(_) => None,
         };
-        let bridge = plan::bridge_name(&attachment.subnet_id);
+        let bridge = self.bridge_name(&attachment.subnet_id);
         let fabric = match Namespace::pinned(&self.pins.path(&bridge)) {
             Ok(namespace) if attachment.provider == Provider::Veth => {
                 Netlink::inside(&namespace, &self.tracker).await.ok()
@@ -386,7 +392,7 @@ impl Awsvpc {
     /// Removes links and pins of this agent's that belong to no task.
     async fn sweep(&self, ids: &BTreeSet<&str>, alive: &[Survivor]) -> io::Result<()> {
         let attachments = || alive.iter().filter_map(|(task, _)| task.attachment.as_ref());
-        let bridges: BTreeSet<String> = attachments().map(|a| plan::bridge_name(&a.subnet_id)).collect();
+        let bridges: BTreeSet<String> = attachments().map(|a| self.bridge_name(&a.subnet_id)).collect();
         for link in self.host.links().await? {
             let ours = link.alias.strip_prefix(&self.note(""));
             if ours.is_some_and(|whose| !ids.contains(whose) && !bridges.contains(&link.name)) {
@@ -434,6 +440,14 @@ impl Awsvpc {
             }
         }
     }
+}
+
+/// In the network namespace of the thread.
+fn enable_ipv6() -> io::Result<()> {
+    for which in ["all", "default", "lo"] {
+        fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "0")?;
+    }
+    Ok(())
 }
 
 /// Writes the task's own `/etc/hosts`, `/etc/resolv.conf` and `/etc/hostname`. The engine gives a

@@ -10,7 +10,6 @@ use berth_core::attachment::{Attachment, Cidr};
 
 use super::netlink::Netlink;
 use super::netns::{Namespace, Pins};
-use super::plan::bridge_name;
 use crate::supervise::Tracker;
 
 /// The port of the bridge that leads to the host, by its name inside.
@@ -23,29 +22,35 @@ const UPLINK: &str = "uplink";
 /// What the kernel says.
 pub(super) async fn ensure(
     attachment: &Attachment,
+    name: &str,
     note: &str,
     host: &Netlink,
     pins: &Pins,
     tracker: &Tracker,
 ) -> io::Result<Netlink> {
-    let name = bridge_name(&attachment.subnet_id);
-    let namespace = match Namespace::pinned(&pins.path(&name)) {
+    let namespace = match Namespace::pinned(&pins.path(name)) {
         Ok(namespace) => namespace,
-        Err(_) => pins.make(&name).await?,
+        Err(_) => pins.make(name).await?,
     };
     let inside = Netlink::inside(&namespace, tracker).await?;
-    inside.bridge(&name).await?;
-    host.pair(&name, note, UPLINK, None, &namespace).await?;
-    inside.port(UPLINK, &name).await?;
+    inside.bridge(name).await?;
+    host.pair(name, note, UPLINK, None, &namespace).await?;
+    inside.port(UPLINK, name).await?;
     inside.up(UPLINK).await?;
     for gateway in &attachment.gateways {
         let prefix =
             attachment.addresses.iter().find(|a| a.address.is_ipv4() == gateway.is_ipv4()).map(|a| a.prefix);
         if let Some(address) = prefix.and_then(|prefix| Cidr::new(*gateway, prefix)) {
-            host.address(&name, address).await?;
+            match host.address(name, address).await {
+                // A host without IPv6 is no gateway for it; the tasks have it among themselves.
+                Err(error) if gateway.is_ipv6() => {
+                    tracing::warn!(%error, %address, "the host is no gateway for IPv6 here");
+                }
+                done => done?,
+            }
         }
     }
-    host.up(&name).await?;
+    host.up(name).await?;
     Ok(inside)
 }
 

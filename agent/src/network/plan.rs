@@ -64,6 +64,8 @@ pub enum Operation {
         /// Its hardware address.
         mac: MacAddress,
     },
+    /// IPv6, which the engine turns off in namespaces without a network of its own.
+    EnableIpv6,
     /// The largest packet.
     Mtu {
         /// The link, in the task's namespace.
@@ -136,6 +138,8 @@ impl Operation {
 /// What the host adds to an attachment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
+    /// Names the agent among those of the host.
+    pub agent: String,
     /// The interface that children are made of.
     pub parent: String,
     /// The task's address on the link to the endpoint.
@@ -151,13 +155,14 @@ pub fn link_name(prefix: &str, task_id: &str) -> String {
     format!("{prefix}{}", task_id.get(..10).unwrap_or(task_id))
 }
 
-/// The name of the host's link into a subnet's bridge.
+/// The name of the host's link into the bridge that an agent keeps for a subnet.
 #[must_use]
-pub fn bridge_name(subnet_id: &str) -> String {
+pub fn bridge_name(agent: &str, subnet_id: &str) -> String {
     // FNV-1a: a short name that is the same after every restart.
-    let hash = subnet_id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash =
+        agent.bytes().chain([0]).chain(subnet_id.bytes()).fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
     format!("bt{:010x}", hash & 0xff_ffff_ffff)
 }
 
@@ -165,6 +170,9 @@ pub fn bridge_name(subnet_id: &str) -> String {
 #[must_use]
 pub fn operations(task_id: &str, attachment: &Attachment, site: &Site) -> Vec<Operation> {
     let mut operations = vec![Operation::Up { place: Place::Task, link: "lo".to_owned() }];
+    if attachment.addresses.iter().any(|address| address.address.is_ipv6()) {
+        operations.push(Operation::EnableIpv6);
+    }
     operations.extend(interface(task_id, attachment, site));
     if let Some(bytes) = attachment.mtu {
         operations.push(Operation::Mtu { link: INTERFACE, bytes });
@@ -206,7 +214,7 @@ fn interface(task_id: &str, attachment: &Attachment, site: &Site) -> Vec<Operati
                 Operation::Pair {
                     outside: Place::Fabric,
                     outer: outer.clone(),
-                    bridge: Some(bridge_name(&attachment.subnet_id)),
+                    bridge: Some(bridge_name(&site.agent, &attachment.subnet_id)),
                     inner: INTERFACE,
                     mac: Some(attachment.mac),
                 },
@@ -268,6 +276,7 @@ mod tests {
 
     fn site() -> Site {
         Site {
+            agent: "/data".to_owned(),
             parent: "ens5".to_owned(),
             endpoint_address: Ipv4Addr::new(169, 254, 172, 9),
             blocks_instance_metadata: true,
@@ -308,8 +317,9 @@ mod tests {
     #[test]
     fn names_fit_a_link_and_are_found_again() {
         assert_eq!(link_name("be", TASK), "be0123456789");
-        assert_eq!(bridge_name("subnet-1"), bridge_name("subnet-1"));
-        assert_ne!(bridge_name("subnet-1"), bridge_name("subnet-2"));
-        assert!(bridge_name("subnet-1").len() <= 15);
+        assert_eq!(bridge_name("/data", "subnet-1"), bridge_name("/data", "subnet-1"));
+        assert_ne!(bridge_name("/data", "subnet-1"), bridge_name("/data", "subnet-2"));
+        assert_ne!(bridge_name("/data", "subnet-1"), bridge_name("/other", "subnet-1"));
+        assert!(bridge_name("/data", "subnet-1").len() <= 15);
     }
 }

@@ -106,9 +106,9 @@ impl<'a> Renderer<'a> {
         containers.collect()
     }
 
-    /// What a PENDING task waits for, in its agent's words.
+    /// What a task that does not run yet waits for, in its agent's words.
     fn waiting_for(&self, task: &Task) -> Option<String> {
-        if task.observed.status != TaskStatus::Pending {
+        if task.observed.status > TaskStatus::Pending {
             return None;
         }
         if !task.observed.waiting_for.is_empty() {
