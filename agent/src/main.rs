@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use berth_agent::config::{Config, Strings, VARIABLES, Variables};
 use berth_agent::daemon::{self, DaemonError};
+use berth_agent::network::describe;
+use berth_agent::supervise::Tracker;
 use berth_agent::telemetry;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,6 +37,20 @@ enum Command {
     Run,
     /// Check the configuration, and print every variable with its value and default.
     CheckConfig,
+    /// Show the networks of awsvpc tasks on this host, as the kernel has them.
+    #[command(subcommand)]
+    Net(Net),
+}
+
+#[derive(Subcommand)]
+enum Net {
+    /// The tasks that have a network namespace here.
+    List,
+    /// Interfaces, addresses, routes and rules of a task, by its id or ARN.
+    Inspect {
+        /// The task.
+        task: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -69,6 +85,9 @@ fn start(arguments: &Arguments) -> Result<(), DaemonError> {
     if matches!(arguments.command, Some(Command::CheckConfig)) {
         return daemon::check(&config);
     }
+    if let Some(Command::Net(net)) = &arguments.command {
+        return show(net, &config);
+    }
     telemetry::init(&config.log_level, config.log_format, config.log_file.clone())
         .map_err(|e| DaemonError::Terminal(format!("ECS_LOGFILE: {e}")))?;
     for name in Config::unknown(&variables) {
@@ -95,6 +114,29 @@ fn start(arguments: &Arguments) -> Result<(), DaemonError> {
         stop.cancel();
         agent.await
     })
+}
+
+#[expect(clippy::print_stdout, reason = "what the subcommand is for")]
+fn show(net: &Net, config: &Config) -> Result<(), DaemonError> {
+    let failed = |error: std::io::Error| DaemonError::Failed(error.to_string());
+    // As the agent itself names it.
+    let data_dir = config.data_dir.canonicalize().map_err(failed)?;
+    match net {
+        Net::List => {
+            for task in describe::list(&data_dir) {
+                println!("{task}");
+            }
+            Ok(())
+        }
+        Net::Inspect { task } => {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+            let tracker = Tracker::new();
+            let text = runtime.block_on(describe::inspect(&data_dir, task, &tracker)).map_err(failed)?;
+            print!("{text}");
+            Ok(())
+        }
+    }
 }
 
 fn variables(arguments: &Arguments) -> Result<Variables, DaemonError> {

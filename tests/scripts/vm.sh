@@ -44,7 +44,7 @@ count() {
 build() {
     cargo build --workspace --locked
     tests=$(cargo test --workspace --locked --no-run --message-format json --quiet \
-        --test cgroup_v2 --test limits --test stop | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+        --test cgroup_v2 --test limits --test stop --test awsvpc --test awsvpc_kernel | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 }
 
 start() {
@@ -112,5 +112,9 @@ step "task cgroups" there cgroup_v2 --test-threads=1
 step "limits" there limits --test-threads=2
 step "stop" there stop --test-threads=2 --exact sigterm_is_enough_for_a_program_that_heeds_it \
     sigkill_comes_after_the_stop_timeout an_essential_container_takes_the_task_with_it
+
+step "VLAN and ipvlan" there awsvpc_kernel --test-threads=1
+step "interfaces that are plugged in" there awsvpc --test-threads=1 --exact \
+    a_task_waits_for_the_interface_that_was_announced
 
 [ ${#failed[@]} -eq 0 ] || die "failed with cgroup v2 and systemd: $(printf '%s; ' "${failed[@]}" | sed 's/; $//')"

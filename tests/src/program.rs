@@ -163,7 +163,11 @@ pub fn folder() -> Result<PathBuf> {
     Ok(folder.to_owned())
 }
 
-fn binary(name: &str) -> Result<PathBuf> {
+/// The program of that name from the same build.
+///
+/// # Errors
+/// When it was not built.
+pub fn binary(name: &str) -> Result<PathBuf> {
     let path = folder()?.join(name);
     if !path.is_file() {
         bail!(

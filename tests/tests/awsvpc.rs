@@ -323,3 +323,29 @@ async fn a_macvlan_child_of_the_hosts_interface_is_a_tasks_own() -> Result<()> {
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn the_network_of_a_task_is_shown_as_the_kernel_has_it() -> Result<()> {
+    let cluster = Cluster::start_vpc(Vpc::new("veth").file(), &ENV).await?;
+    let arn = vpc::run(&cluster, server(8080), &["sg-open"]).await?;
+    let address = address(&cluster.until(&arn, "RUNNING", PATIENCE).await?)?;
+    let id = arn.rsplit('/').next().unwrap_or_default();
+    let listed = net(&cluster, &["list"])?;
+    ensure!(listed.contains(id), "{listed}");
+    let shown = net(&cluster, &["inspect", &arn])?;
+    for part in
+        ["interface eth0 up 02:", &address, "route default via ", "dev eth0", "169.254.170.2/32", "rules "]
+    {
+        ensure!(shown.contains(part), "{part}: {shown}");
+    }
+    Ok(())
+}
+
+fn net(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
+    let program = berth_tests::program::binary("berth-agent")?;
+    let mut command = std::process::Command::new(program);
+    command.arg("net").args(arguments).env("ECS_DATADIR", cluster.agent.data_dir());
+    let done = command.output()?;
+    ensure!(done.status.success(), "net {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    Ok(String::from_utf8(done.stdout)?)
+}

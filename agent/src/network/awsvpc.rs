@@ -239,6 +239,10 @@ impl Awsvpc {
                     None => Ok(()),
                 }
             }
+            Operation::Vlan { parent, id, name } => {
+                self.host.vlan(&parent, id, &name).await?;
+                self.host.note(&name, &self.note(&name)).await
+            }
             Operation::Child { parent, child } => {
                 if inside.link(plan::INTERFACE).await?.is_some() {
                     return Ok(());
@@ -301,7 +305,20 @@ impl Awsvpc {
                 .await
                 .map_err(kernel("removing the bridge of the subnet"))?;
         }
+        if let Provider::Vlan { id } = attachment.provider
+            && self.is_last_of(task, attachment.provider)
+        {
+            let name = plan::vlan_name(&self.config.data_dir.display().to_string(), id);
+            self.host.remove(&name).await.map_err(kernel("removing the VLAN of the subnet"))?;
+        }
         first_failure.map_or(Ok(()), Err)
+    }
+
+    /// Whether no other task has an interface of that provider.
+    fn is_last_of(&self, task: &TaskSpec, provider: Provider) -> bool {
+        !self.tasks().iter().any(|(arn, known)| {
+            *arn != task.arn && known.task.attachment.as_ref().is_some_and(|a| a.provider == provider)
+        })
     }
 
     async fn undo(&self, undo: Undo, fabric: Option<&Netlink>, inside: Option<&Netlink>) -> io::Result<()> {
@@ -393,9 +410,18 @@ impl Awsvpc {
     async fn sweep(&self, ids: &BTreeSet<&str>, alive: &[Survivor]) -> io::Result<()> {
         let attachments = || alive.iter().filter_map(|(task, _)| task.attachment.as_ref());
         let bridges: BTreeSet<String> = attachments().map(|a| self.bridge_name(&a.subnet_id)).collect();
+        let agent = self.config.data_dir.display().to_string();
+        let vlans: BTreeSet<String> = attachments()
+            .filter_map(|a| match a.provider {
+                Provider::Vlan { id } => Some(plan::vlan_name(&agent, id)),
+                _ => None,
+            })
+            .collect();
         for link in self.host.links().await? {
             let ours = link.alias.strip_prefix(&self.note(""));
-            if ours.is_some_and(|whose| !ids.contains(whose) && !bridges.contains(&link.name)) {
+            if ours.is_some_and(|whose| {
+                !ids.contains(whose) && !bridges.contains(&link.name) && !vlans.contains(&link.name)
+            }) {
                 tracing::info!(link = link.name, "removed a link that was left over");
                 self.host.remove(&link.name).await?;
             }

@@ -3,6 +3,7 @@
 
 mod arrival;
 pub mod awsvpc;
+pub mod describe;
 mod fabric;
 pub mod guard;
 mod holder;

@@ -1,6 +1,7 @@
 //! The kernel's links, addresses and routes in one network namespace: a thin layer over rtnetlink,
 //! one method for each verb. What is there already is made, and what is not there is removed.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
@@ -12,7 +13,9 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, Add
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoVeth, IpVlanMode, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
-use rtnetlink::packet_route::route::{RouteScope, RouteType};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType,
+};
 use rtnetlink::{
     Handle, LinkBridge, LinkIpVlan, LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVlan,
     RouteMessageBuilder,
@@ -173,6 +176,16 @@ impl Netlink {
         unless(self.handle.link().add(message).execute().await, &[Errno::EEXIST])
     }
 
+    /// A VLAN of that interface, beside it.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` when the kernel has no VLANs.
+    pub async fn vlan(&self, parent: &str, id: u16, name: &str) -> io::Result<()> {
+        let parent = self.index(parent).await?;
+        let vlan = LinkVlan::new(name, parent, id).build();
+        unless(self.handle.link().add(vlan).execute().await, &[Errno::EEXIST])
+    }
+
     /// Notes something on a link.
     ///
     /// # Errors
@@ -290,6 +303,27 @@ impl Netlink {
         unless(self.handle.route().add(message).execute().await, &[Errno::EEXIST])
     }
 
+    /// All routes of the main table, as text.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub async fn routes(&self) -> io::Result<Vec<String>> {
+        let names: BTreeMap<u32, String> =
+            self.links().await?.into_iter().map(|link| (link.index, link.name)).collect();
+        let mut texts = Vec::new();
+        for asked in [
+            RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
+            RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
+        ] {
+            let all: Vec<RouteMessage> =
+                self.handle.route().get(asked).execute().try_collect().await.map_err(cause)?;
+            // The kernel's own for its own addresses are in another table.
+            let main = all.iter().filter(|route| route.header.table == RouteHeader::RT_TABLE_MAIN);
+            texts.extend(main.map(|route| route_text(route, &names)));
+        }
+        Ok(texts)
+    }
+
     /// Packets to there are thrown away.
     ///
     /// # Errors
@@ -323,10 +357,30 @@ fn child_message(parent: u32, child: Child, inner: &str, namespace: std::os::fd:
             .setns_by_fd(namespace)
             .build(),
         Child::Ipvlan => LinkIpVlan::new(inner, parent, IpVlanMode::L2).setns_by_fd(namespace).build(),
-        Child::Vlan(id, mac) => {
-            LinkVlan::new(inner, parent, id).address(mac.0.to_vec()).setns_by_fd(namespace).build()
+    }
+}
+
+fn route_text(route: &RouteMessage, names: &BTreeMap<u32, String>) -> String {
+    let ip = |address: &RouteAddress| match address {
+        RouteAddress::Inet(address) => address.to_string(),
+        RouteAddress::Inet6(address) => address.to_string(),
+        other => format!("{other:?}"),
+    };
+    let (mut to, mut via, mut link) = ("default".to_owned(), String::new(), String::new());
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => {
+                to = format!("{}/{}", ip(address), route.header.destination_prefix_length);
+            }
+            RouteAttribute::Gateway(address) => via = format!(" via {}", ip(address)),
+            RouteAttribute::Oif(index) => {
+                link = format!(" dev {}", names.get(index).map_or("?", String::as_str));
+            }
+            _ => {}
         }
     }
+    let kind = if route.header.kind == RouteType::BlackHole { "blackhole " } else { "" };
+    format!("{kind}{to}{via}{link}")
 }
 
 fn link(message: LinkMessage) -> Link {

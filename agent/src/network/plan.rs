@@ -32,8 +32,6 @@ pub enum Child {
     Macvlan(MacAddress),
     /// With that of its parent.
     Ipvlan,
-    /// Frames with that number; with a hardware address of its own.
-    Vlan(u16, MacAddress),
 }
 
 /// One step. Each may have been done before: done again, it changes nothing.
@@ -51,6 +49,15 @@ pub enum Operation {
         inner: &'static str,
         /// The inner end's hardware address; the kernel's choice where absent.
         mac: Option<MacAddress>,
+    },
+    /// A VLAN of an interface of the host, which the tasks of a subnet share.
+    Vlan {
+        /// The interface of the host.
+        parent: String,
+        /// The VLAN's number.
+        id: u16,
+        /// The link's name.
+        name: String,
     },
     /// A child of an interface of the host, born in the task's namespace.
     Child {
@@ -158,12 +165,19 @@ pub fn link_name(prefix: &str, task_id: &str) -> String {
 /// The name of the host's link into the bridge that an agent keeps for a subnet.
 #[must_use]
 pub fn bridge_name(agent: &str, subnet_id: &str) -> String {
-    // FNV-1a: a short name that is the same after every restart.
-    let hash =
-        agent.bytes().chain([0]).chain(subnet_id.bytes()).fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-    format!("bt{:010x}", hash & 0xff_ffff_ffff)
+    format!("bt{:010x}", hash(&format!("{agent}\0{subnet_id}")) & 0xff_ffff_ffff)
+}
+
+/// The name of the host's link to a VLAN that an agent makes for the tasks in it.
+#[must_use]
+pub fn vlan_name(agent: &str, id: u16) -> String {
+    format!("bl{id}.{:06x}", hash(agent) & 0xff_ffff)
+}
+
+/// FNV-1a: the same after every restart.
+fn hash(text: &str) -> u64 {
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Everything that is to be done for the interface of a task.
@@ -205,7 +219,14 @@ fn interface(task_id: &str, attachment: &Attachment, site: &Site) -> Vec<Operati
     let child = |child| vec![Operation::Child { parent: site.parent.clone(), child }];
     match attachment.provider {
         Provider::HotPlug => vec![Operation::Take { mac: attachment.mac }],
-        Provider::Vlan { id } => child(Child::Vlan(id, attachment.mac)),
+        Provider::Vlan { id } => {
+            let name = vlan_name(&site.agent, id);
+            vec![
+                Operation::Vlan { parent: site.parent.clone(), id, name: name.clone() },
+                Operation::Up { place: Place::Host, link: name.clone() },
+                Operation::Child { parent: name, child: Child::Macvlan(attachment.mac) },
+            ]
+        }
         Provider::Macvlan => child(Child::Macvlan(attachment.mac)),
         Provider::Ipvlan => child(Child::Ipvlan),
         Provider::Veth => {

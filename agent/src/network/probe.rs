@@ -35,11 +35,8 @@ async fn try_all(pins: &Pins, tracker: &Tracker) -> io::Result<BTreeSet<&'static
     // Any interface can be moved.
     let mut working = BTreeSet::from([Provider::HotPlug.name()]);
     let mac = MacAddress([2, 0, 0, 0, 0, 1]);
-    let attempts = [
-        (Provider::Macvlan.name(), Child::Macvlan(mac)),
-        (Provider::Ipvlan.name(), Child::Ipvlan),
-        (Provider::Vlan { id: 1 }.name(), Child::Vlan(1, mac)),
-    ];
+    let attempts =
+        [(Provider::Macvlan.name(), Child::Macvlan(mac)), (Provider::Ipvlan.name(), Child::Ipvlan)];
     for (name, child) in attempts {
         match netlink.child("parent", child, name, &inner).await {
             Ok(()) => {
@@ -49,6 +46,13 @@ async fn try_all(pins: &Pins, tracker: &Tracker) -> io::Result<BTreeSet<&'static
             }
             Err(error) => tracing::info!(provider = name, %error, "this kernel does not offer it"),
         }
+    }
+    let vlan = Provider::Vlan { id: 1 }.name();
+    match netlink.vlan("parent", 1, "vlan").await {
+        Ok(()) => {
+            working.insert(vlan);
+        }
+        Err(error) => tracing::info!(provider = vlan, %error, "this kernel does not offer it"),
     }
     match netlink.bridge("bridge").await {
         Ok(()) => {

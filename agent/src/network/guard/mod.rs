@@ -154,6 +154,14 @@ pub async fn apply(namespace: &Namespace, table: Table) -> io::Result<()> {
     namespace.enter(move || nft::replace(&table)).await
 }
 
+/// How many rules are in force in that namespace: to the task, and from it.
+///
+/// # Errors
+/// What the kernel says.
+pub async fn count(namespace: &Namespace) -> io::Result<(usize, usize)> {
+    namespace.enter(nft::count).await
+}
+
 #[cfg(test)]
 mod tests {
     use berth_core::attachment::{MacAddress, Provider};

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use berth_core::attachment::Cidr;
 use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload,
+    DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_netfilter::nftables::{
     Bitwise, ChainAttribute, ChainMessage, Cmp, DataAttribute, ExpressionAttribute, Expressions, Hook,
@@ -15,7 +15,9 @@ use netlink_packet_netfilter::nftables::{
     RuleAttribute, RuleMessage, TableAttribute, TableMessage, Verdict, VerdictAttribute,
 };
 use netlink_packet_netfilter::none::ControlMessage;
-use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
 use super::{Chain, Line, Match, Table};
@@ -231,6 +233,52 @@ impl From<NfTablesMessage> for NetfilterMessageInnerOf {
     }
 }
 
+/// How many rules the chains of the table have: ingress, egress.
+pub(super) fn count() -> io::Result<(usize, usize)> {
+    let asked = RuleMessage { attributes: vec![RuleAttribute::Table(TABLE.to_owned())] };
+    let header = NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0);
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.send(&message(1, NLM_F_DUMP, header, NfTablesMessage::GetRule(asked)), 0)?;
+    let (mut ingress, mut egress) = (0, 0);
+    loop {
+        let (bytes, _) = socket.recv_from_full()?;
+        for answer in split(&bytes) {
+            match answer {
+                NetlinkPayload::Done(_) => return Ok((ingress, egress)),
+                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+                NetlinkPayload::InnerMessage(NetfilterMessage {
+                    inner: NetfilterMessageInner::NfTables(NfTablesMessage::NewRule(rule)),
+                    ..
+                }) => {
+                    let is = |name: &str| rule.attributes.contains(&RuleAttribute::Chain(name.to_owned()));
+                    ingress += usize::from(is("ingress"));
+                    egress += usize::from(is("egress"));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The messages in what the kernel sent at once.
+fn split(bytes: &[u8]) -> Vec<NetlinkPayload<NetfilterMessage>> {
+    let mut payloads = Vec::new();
+    let mut rest = bytes;
+    while rest.len() >= 16 {
+        let length = usize::try_from(NetlinkBuffer::new(rest).length()).unwrap_or_default();
+        if length < 16 || length > rest.len() {
+            break;
+        }
+        if let Ok(message) = NetlinkMessage::<NetfilterMessage>::deserialize(&rest[..length]) {
+            payloads.push(message.payload);
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    payloads
+}
+
 /// Sends all of it in one piece, and hears what the kernel says to each.
 fn transact(messages: Vec<(u16, NfTablesMessage)>) -> io::Result<()> {
     let control = || NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, NFTABLES);
@@ -250,20 +298,13 @@ fn transact(messages: Vec<(u16, NfTablesMessage)>) -> io::Result<()> {
     let mut heard = 0;
     while heard < expected {
         let (bytes, _) = socket.recv_from_full()?;
-        let mut rest = &bytes[..];
-        while rest.len() >= 16 {
-            let length = usize::try_from(NetlinkBuffer::new(rest).length()).unwrap_or_default();
-            if length < 16 || length > rest.len() {
-                break;
-            }
-            let answer = NetlinkMessage::<NetfilterMessage>::deserialize(&rest[..length]);
-            if let Ok(NetlinkMessage { payload: NetlinkPayload::Error(answer), .. }) = answer {
+        for answer in split(&bytes) {
+            if let NetlinkPayload::Error(answer) = answer {
                 if answer.code.is_some() {
                     return Err(answer.to_io());
                 }
                 heard += 1;
             }
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
     }
     Ok(())

@@ -1,0 +1,51 @@
+//! What the kernel has of tasks' networks, for people: read from the pinned namespaces alone, so that
+//! it works beside a running agent and without one.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+
+use super::guard;
+use super::netlink::Netlink;
+use super::netns::{Namespace, Pins};
+use super::plan::ENDPOINT_LINK;
+use crate::supervise::Tracker;
+
+/// The ids of the tasks that have a namespace.
+#[must_use]
+pub fn list(data_dir: &Path) -> Vec<String> {
+    let mut names = Pins::new(data_dir).names();
+    // Bridges of subnets have pins as well.
+    names.retain(|name| name.len() == 32);
+    names.sort();
+    names
+}
+
+/// The interfaces, addresses, routes and rules of one task, by its id or its ARN.
+///
+/// # Errors
+/// When it has no namespace here, or the agent may not enter it.
+pub async fn inspect(data_dir: &Path, task: &str, tracker: &Tracker) -> io::Result<String> {
+    let id = task.rsplit('/').next().unwrap_or(task);
+    let namespace = Namespace::pinned(&Pins::new(data_dir).path(id)).map_err(|_| {
+        io::Error::new(io::ErrorKind::NotFound, format!("task {id} has no network namespace here"))
+    })?;
+    let inside = Netlink::inside(&namespace, tracker).await?;
+    let mut text = format!("task {id}\n");
+    for link in inside.links().await? {
+        let state = if link.is_up { "up" } else { "down" };
+        let mac = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
+        let _ = writeln!(text, "interface {} {state} {mac}", link.name);
+        for address in inside.addresses(&link.name).await? {
+            let _ = writeln!(text, "  address {address}");
+        }
+    }
+    for route in inside.routes().await? {
+        let _ = writeln!(text, "route {route}");
+    }
+    let rules = guard::count(&namespace).await?;
+    let _ = writeln!(text, "rules {} ingress, {} egress", rules.0, rules.1);
+    let reachable = inside.link(ENDPOINT_LINK).await?.is_some_and(|link| link.is_up);
+    let _ = writeln!(text, "link to the agent's endpoint {}", if reachable { "up" } else { "missing" });
+    Ok(text)
+}
