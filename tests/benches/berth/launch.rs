@@ -105,7 +105,7 @@ pub(crate) async fn quota(bench: &mut Bench) -> Result<()> {
 }
 
 /// Launch and stop of a container with nothing between.
-async fn raw_life(bench: &Bench, mode: &str) -> Result<(Duration, Duration)> {
+pub(crate) async fn raw_life(bench: &Bench, mode: &str) -> Result<(Duration, Duration)> {
     let raw = &bench.site.raw;
     let body = bench.site.body(mode, &bench.site.place());
     let (ids, launched) = raw.launch(&[body], 1).await?;

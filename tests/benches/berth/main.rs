@@ -5,6 +5,7 @@
 //! goal that is missed is shown and is no failure; a measurement that breaks is.
 
 mod api;
+mod awsvpc;
 mod burst;
 mod idle;
 mod launch;
@@ -20,7 +21,8 @@ use tokio::task::{JoinSet, LocalSet};
 /// How long anything may take before the measurement is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The figures, in the order in which they are taken.
-const FIGURES: [&str; 8] = ["launch", "quota", "api", "start", "recovery", "memory", "idle", "burst"];
+const FIGURES: [&str; 9] =
+    ["launch", "quota", "awsvpc", "api", "start", "recovery", "memory", "idle", "burst"];
 
 /// What all figures need.
 struct Bench {
@@ -112,6 +114,7 @@ async fn measure(mut bench: Bench, chosen: Vec<String>) -> Result<()> {
         let measured = match figure {
             "launch" => launch::launch_and_stop(&mut bench).await,
             "quota" => launch::quota(&mut bench).await,
+            "awsvpc" => awsvpc::launch(&mut bench).await,
             "api" => api::launch(&mut bench).await,
             "start" => life::start(&mut bench).await,
             "recovery" => life::recovery(&mut bench).await,

@@ -55,6 +55,24 @@ impl BenchAgent {
         Ok(Self { folder, env, child, began })
     }
 
+    /// Its data folder.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// The numbers under that key in its log so far.
+    #[must_use]
+    pub fn logged(&self, key: &str) -> Vec<f64> {
+        let log = std::fs::read_to_string(log_of(self.folder.path())).unwrap_or_default();
+        let key = format!("\"{key}\":");
+        let numbers = log.lines().filter_map(|line| {
+            let rest = line.split_once(&key)?.1.trim_start_matches('"');
+            rest.split(|c: char| !c.is_ascii_digit() && c != '.').next()?.parse().ok()
+        });
+        numbers.collect()
+    }
+
     /// `kill -9`. Its tasks and its state stay.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -89,6 +90,37 @@ pub fn task(cluster: &str, mode: &str, cpu: u32) -> v1::Assignment {
         }),
         ..v1::Assignment::default()
     }
+}
+
+/// A task with an interface on a bridge of the agent's, of so many containers, each started after the
+/// one before.
+#[must_use]
+pub fn awsvpc_task(cluster: &str, containers: usize) -> v1::Assignment {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let n = COUNT.fetch_add(1, Ordering::Relaxed) % 200 + 10;
+    let mut task = task(cluster, "awsvpc", 0);
+    if let Some(spec) = &mut task.spec {
+        let first = spec.containers[0].clone();
+        for at in 1..containers {
+            let mut next = v1::ContainerSpec { name: format!("further{at}"), ..first.clone() };
+            let before = spec.containers[at - 1].name.clone();
+            next.depends_on = vec![v1::Dependency { container: before, condition: "START".to_owned() }];
+            spec.containers.push(next);
+        }
+        spec.attachment = Some(v1::Attachment {
+            id: new_id(),
+            interface_id: "eni-0".to_owned(),
+            subnet_id: "subnet-bench".to_owned(),
+            provider: "veth".to_owned(),
+            mac: format!("02:00:00:00:00:{n:02x}"),
+            addresses: vec![format!("10.63.255.{n}/24")],
+            gateways: vec!["10.63.255.1".to_owned()],
+            hostname: format!("ip-10-63-255-{n}"),
+            patience_ms: 10_000,
+            ..v1::Attachment::default()
+        });
+    }
+    task
 }
 
 impl Scripted {
