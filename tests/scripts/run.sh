@@ -2,6 +2,7 @@
 # The 60-second start: a control plane, an agent and a demo task on this host, until Ctrl-C.
 #
 #   BERTH_API_PORT, BERTH_AGENTS_PORT   where the control plane listens (8045, 8046)
+#   BERTH_SUBNET                        addresses for tasks with an interface of their own (10.213.0.0/24)
 #   BERTH_RUN_ONCE=1                    go through everything, then stop again
 #   BERTH_PROFILE=release               build with optimisation: later there, as in production
 #
@@ -18,8 +19,7 @@ readonly API_PORT=${BERTH_API_PORT:-8045}
 readonly AGENTS_PORT=${BERTH_AGENTS_PORT:-8046}
 readonly CGROUP=berth-run
 readonly FAMILY=berth-demo-run
-# Containers of this demo's tasks and of nothing else.
-readonly OURS=label=com.amazonaws.ecs.task-definition-family=$FAMILY
+readonly SUBNET=${BERTH_SUBNET:-10.213.0.0/24}
 
 folder=${PROFILE/#dev/debug}
 BIN=${BERTH_BIN_DIR:-${CARGO_TARGET_DIR:-$ROOT/target}/$folder}
@@ -31,6 +31,7 @@ export AWS_PAGER='' AWS_EC2_METADATA_DISABLED=true
 control_plane=
 agent=
 task=
+own_task=
 engine_was_down=no
 
 ecs() {
@@ -48,6 +49,14 @@ log_tail() {
     sed 's/^/    /' <(tail -n 15 "$RUN_DIR/$1.log") >&2
 }
 
+# ours OPTION...: containers of this demo's tasks and of nothing else.
+ours() {
+    local family
+    for family in "$FAMILY" "$FAMILY-awsvpc"; do
+        docker ps --all --quiet --filter "label=com.amazonaws.ecs.task-definition-family=$family" "$@"
+    done
+}
+
 # === the end ===
 
 task_status() {
@@ -58,9 +67,12 @@ task_stopped() {
     [ "$(task_status)" = STOPPED ]
 }
 
-stop_task() {
-    ecs stop-task --task "$task" --reason "make run ended" >/dev/null && await 40 task_stopped ||
-        echo "berth: the demo task did not stop; its containers are removed by the next make run" >&2
+# stop_tasks: all that were started, one after the other.
+stop_tasks() {
+    for task in $task $own_task; do
+        ecs stop-task --task "$task" --reason "make run ended" >/dev/null && await 40 task_stopped ||
+            echo "berth: the demo task did not stop; its containers are removed by the next make run" >&2
+    done
 }
 
 stop_engine() {
@@ -75,12 +87,14 @@ finish() {
     local code=$?
     trap - EXIT
     trap '' INT TERM
-    if [ -n "$task" ]; then step "stopping the demo task" stop_task; fi
+    if [ -n "$task" ]; then step "stopping the demo tasks" stop_tasks; fi
     if [ -n "$agent" ]; then step "stopping the agent" end_process "$agent" 20; fi
     if [ -n "$control_plane" ]; then step "stopping the control plane" end_process "$control_plane" 20; fi
     rm -f "$RUN_DIR/agent.pid" "$RUN_DIR/controlplane.pid"
     # The agent would keep ended containers for a while; it is gone.
-    docker ps --all --quiet --filter "$OURS" --filter status=exited | xargs --no-run-if-empty docker rm --volumes >/dev/null
+    ours --filter status=exited | xargs --no-run-if-empty docker rm --volumes >/dev/null
+    # Namespaces that were kept ready.
+    docker ps --all --quiet --filter "label=io.berth.holder=$RUN_DIR/agent" | xargs --no-run-if-empty docker rm --force >/dev/null
     # Stays where tasks of the user's own still run.
     rmdir "/sys/fs/cgroup/$CGROUP" /sys/fs/cgroup/*/"$CGROUP" 2>/dev/null || true
     if [ "$engine_was_down" = yes ]; then step "stopping the engine" stop_engine; fi
@@ -103,7 +117,7 @@ tidy() {
     end_stale agent berth-agent
     end_stale controlplane berth-controlplane
     local stale
-    stale=$(docker ps --all --quiet --filter "$OURS")
+    stale=$(ours)
     if [ -n "$stale" ]; then
         echo "    removing $(wc -l <<<"$stale") container(s) of a former run"
         # shellcheck disable=SC2086 # one id a word
@@ -136,7 +150,17 @@ ended_or() {
 # Each in a session of its own: Ctrl-C is for this script, which then ends them in order. None
 # inherits the lock.
 start_control_plane() {
-    setsid "$BIN/berth-controlplane" serve --data-dir "$RUN_DIR/controlplane" \
+    cat >"$RUN_DIR/vpc.json" <<END
+{
+  "subnets": [{"id": "subnet-demo", "cidr": "$SUBNET", "availabilityZone": "here", "provider": "veth"}],
+  "securityGroups": [
+    {"id": "sg-demo",
+     "ingress": [{"protocol": "tcp", "fromPort": 8080, "cidrs": ["$SUBNET"]}],
+     "egress": [{"protocol": "-1", "cidrs": ["0.0.0.0/0"]}]}
+  ]
+}
+END
+    setsid "$BIN/berth-controlplane" serve --data-dir "$RUN_DIR/controlplane" --vpc "$RUN_DIR/vpc.json" \
         --listen "127.0.0.1:$API_PORT" --agent-listen "127.0.0.1:$AGENTS_PORT" \
         >"$RUN_DIR/controlplane.log" 2>&1 </dev/null 9>&- &
     control_plane=$!
@@ -155,7 +179,7 @@ connected() {
 
 start_agent() {
     ECS_CLUSTER=default ECS_BACKEND_HOST=http://127.0.0.1:$AGENTS_PORT ECS_DATADIR=$RUN_DIR/agent \
-        ECS_IMAGE_PULL_BEHAVIOR=prefer-cached BERTH_CGROUP_ROOT="$CGROUP" \
+        ECS_IMAGE_PULL_BEHAVIOR=prefer-cached BERTH_CGROUP_ROOT="$CGROUP" ECS_ENABLE_TASK_ENI=true \
         setsid "$BIN/berth-agent" >"$RUN_DIR/agent.log" 2>&1 </dev/null 9>&- &
     agent=$!
     echo "$agent" >"$RUN_DIR/agent.pid"
@@ -169,11 +193,16 @@ register() {
         --container-definitions '[{"name": "web", "image": "berth-demo:latest", "memory": 64, "cpu": 128,
             "portMappings": [{"containerPort": 8080, "hostPort": 0, "protocol": "tcp"}]}]' >/dev/null ||
         die "registering the task definition failed: the reason is above; see also .run/controlplane.log"
+    ecs register-task-definition --family "$FAMILY-awsvpc" --network-mode awsvpc --cpu 256 --memory 128 \
+        --container-definitions '[{"name": "web", "image": "berth-demo:latest", "memory": 64, "cpu": 128,
+            "portMappings": [{"containerPort": 8080, "protocol": "tcp"}]}]' >/dev/null ||
+        die "registering the task definition failed: the reason is above; see also .run/controlplane.log"
 }
 
+# run_task FAMILY OPTION...
 run_task() {
     local answer
-    answer=$(field '[tasks[0].taskArn, failures[0].reason]' run-task --task-definition "$FAMILY") ||
+    answer=$(field '[tasks[0].taskArn, failures[0].reason]' run-task --task-definition "$@") ||
         die "running a task failed: the reason is above; see also .run/controlplane.log"
     task=${answer%%$'\t'*}
     [ "$task" != None ] || {
@@ -215,8 +244,20 @@ for name, unit in (("CPU", "CPU units"), ("MEMORY", "MiB of memory")):
     print(f"  {amounts[0][name]} of {amounts[1][name]} {unit} left")'
 }
 
+# The one with an interface of its own is waited for like the other.
+run_own_task() {
+    own_task=$task
+    run_task "$FAMILY-awsvpc" --network-configuration 'awsvpcConfiguration={subnets=[subnet-demo],securityGroups=[sg-demo]}'
+    wait_for_task
+    local other=$own_task
+    own_task=$task task=$other
+}
+
 show() {
-    local port answer
+    local port answer address own_answer
+    address=$(field "tasks[0].attachments[0].details[?name=='privateIPv4Address'].value | [0]" describe-tasks --tasks "$own_task")
+    own_answer=$(curl -fsS --retry 20 --retry-delay 1 --retry-connrefused --max-time 5 "http://$address:8080/") ||
+        die "the task with an interface runs, but http://$address:8080/ does not answer: see .run/agent.log"
     port=$(field 'tasks[0].containers[0].networkBindings[0].hostPort' describe-tasks --tasks "$task")
     answer=$(curl -fsS --retry 20 --retry-delay 1 --retry-connrefused --max-time 5 "http://127.0.0.1:$port/") ||
         die "the task runs, but http://127.0.0.1:$port/ does not answer: see .run/agent.log"
@@ -232,12 +273,19 @@ The task:
   RUNNING at http://127.0.0.1:$port/, which answers:
     ${answer//$'\n'/$'\n'    }
 
+A task with an interface of its own (awsvpc):
+  $own_task
+  RUNNING at http://$address:8080/, which answers:
+    ${own_answer//$'\n'/$'\n'    }
+
 Go on in another terminal:
   export AWS_ENDPOINT_URL_ECS=$AWS_ENDPOINT_URL_ECS AWS_DEFAULT_REGION=us-east-1
   export AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any
   export PATH="$VENV/bin:\$PATH"
   aws ecs describe-tasks --tasks $task
   aws ecs run-task --task-definition $FAMILY
+  aws ecs run-task --task-definition $FAMILY-awsvpc --network-configuration 'awsvpcConfiguration={subnets=[subnet-demo],securityGroups=[sg-demo]}'
+  ECS_DATADIR=$RUN_DIR/agent $BIN/berth-agent net inspect $own_task
   aws ecs list-tasks
   aws ecs stop-task --task $task
 
@@ -261,9 +309,10 @@ step "demo image" "$SCRIPTS/demo-image.sh"
 step "looking for what a former run left" tidy
 step "starting the control plane" start_control_plane
 step "starting the agent" start_agent
-step "registering the task definition $FAMILY" register
-step "running a task" run_task
+step "registering the task definitions $FAMILY and $FAMILY-awsvpc" register
+step "running a task" run_task "$FAMILY"
 step "waiting for the task" wait_for_task
+step "running a task with an interface of its own" run_own_task
 show
 echo "All of it took $(seconds_since "$began")."
 [ "${BERTH_RUN_ONCE:-}" != 1 ] || exit 0

@@ -349,3 +349,84 @@ fn net(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
     ensure!(done.status.success(), "net {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
     Ok(String::from_utf8(done.stdout)?)
 }
+
+#[tokio::test]
+async fn a_task_has_its_own_name_and_resolver() -> Result<()> {
+    let named = Vpc::new("veth")
+        .with_subnet_member("dnsServers", json!(["192.0.2.53"]))
+        .with_subnet_member("dnsSearchDomains", json!(["tasks.example"]));
+    let cluster = Cluster::start_vpc(named.file(), &ENV).await?;
+    let arn = vpc::run(&cluster, server(8080), &["sg-open"]).await?;
+    let task = cluster.until(&arn, "RUNNING", PATIENCE).await?;
+    let name = detail(&task, "privateDnsName")?;
+    let container = cluster.engine.inspect(&cluster.engine.id_of(&arn, "web").await?).await?;
+    let pid = container.state.and_then(|state| state.pid).context("it does not run")?;
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/root/etc/{file}"));
+    assert_eq!(read("hostname")?.trim(), name);
+    ensure!(read("hosts")?.contains(&format!("{}\t{name}", address(&task)?)), "{}", read("hosts")?);
+    assert_eq!(read("resolv.conf")?, "nameserver 192.0.2.53\nsearch tasks.example\n");
+    let own = std::process::Command::new("nsenter")
+        .args(["--target", &pid.to_string(), "--uts", "hostname"])
+        .output()?;
+    assert_eq!(String::from_utf8(own.stdout)?.trim(), name);
+    Ok(())
+}
+
+#[tokio::test]
+async fn nobody_speaks_under_anothers_address() -> Result<()> {
+    let cluster = Cluster::start_vpc(Vpc::new("veth").file(), &ENV).await?;
+    let web = vpc::run(&cluster, server(8080), &["sg-open"]).await?;
+    let target = address(&cluster.until(&web, "RUNNING", PATIENCE).await?)?;
+    let liar = vpc::run(&cluster, server(8081), &["sg-open"]).await?;
+    let own = address(&cluster.until(&liar, "RUNNING", PATIENCE).await?)?;
+    let pin = cluster.agent.data_dir().join("netns").join(liar.rsplit('/').next().unwrap_or_default());
+    let inside = |program: &str, arguments: &[&str]| {
+        let mut command = std::process::Command::new("nsenter");
+        command.arg(format!("--net={}", pin.display())).arg(program).args(arguments);
+        command.output()
+    };
+    let reaches = |from: &str| {
+        let url = format!("http://{target}:8080/");
+        inside("curl", &["-s", "-o", "/dev/null", "--max-time", "2", "--interface", from, &url])
+    };
+    ensure!(reaches(&own)?.status.success(), "{own} does not reach {target}");
+    // Whoever may add addresses inside gains nothing by one that is not the task's.
+    let other = own.rsplit_once('.').map(|(network, _)| format!("{network}.250")).unwrap_or_default();
+    ensure!(
+        inside("ip", &["address", "add", &format!("{other}/24"), "dev", "eth0"])?.status.success(),
+        "no {other}"
+    );
+    ensure!(!reaches(&other)?.status.success(), "{other} reaches {target}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn thirty_at_once_have_thirty_addresses_and_leave_nothing() -> Result<()> {
+    let cluster = Cluster::start_vpc(Vpc::new("veth").file(), &ENV).await?;
+    let before = traces(cluster.agent.data_dir())?;
+    let definition = cluster.register(server(8080)).await?;
+    let mut arns = Vec::new();
+    for _ in 0..3 {
+        let members = demo::merged(
+            vpc::network(&["sg-open"]),
+            &json!({ "count": 10, "cluster": cluster.name, "taskDefinition": definition }),
+        );
+        let answer = cluster.ecs.call("RunTask", members).await?;
+        let tasks = answer["tasks"].as_array().cloned().unwrap_or_default();
+        ensure!(tasks.len() == 10, "{answer}");
+        arns.extend(tasks.iter().filter_map(|task| task["taskArn"].as_str().map(str::to_owned)));
+    }
+    let mut addresses = std::collections::BTreeSet::new();
+    for arn in &arns {
+        addresses.insert(address(&cluster.until(arn, "RUNNING", PATIENCE).await?)?);
+    }
+    assert_eq!(addresses.len(), 30);
+    for arn in &arns {
+        cluster.stop(arn, None).await?;
+    }
+    for arn in &arns {
+        cluster.until(arn, "STOPPED", PATIENCE).await?;
+    }
+    assert_eq!(traces(cluster.agent.data_dir())?, before);
+    Ok(())
+}

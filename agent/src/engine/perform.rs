@@ -209,10 +209,11 @@ async fn create(
     })
 }
 
-async fn start(shared: &Shared, spec: &TaskSpec, container: &ContainerName, id: &EngineId) -> Outcome {
+async fn start(shared: &Shared, spec: &Arc<TaskSpec>, container: &ContainerName, id: &EngineId) -> Outcome {
     shared.ports.hand_over(&spec.arn, container);
     let call = async {
         match shared.runtime.start(id).await {
+            Ok(()) if spec.attachment.is_some() => shared.network.started(spec, id).await,
             Ok(()) => {}
             Err(RuntimeError::NoSuchContainer(_)) => return Ok(Fact::Missing),
             Err(e) => return Err(failure(ErrorClass::CannotStartContainer, e)),

@@ -207,6 +207,23 @@ impl Awsvpc {
         Ok(())
     }
 
+    /// A name that does not come is no reason to fail a task that runs.
+    async fn name(&self, task: &TaskSpec, container: &EngineId) {
+        let Some(hostname) = task.attachment.as_ref().map(|a| a.hostname.clone()).filter(|h| !h.is_empty())
+        else {
+            return;
+        };
+        let named = match self.pool.running(container).await {
+            Ok(Some(process)) => set_hostname(process.pid, hostname).await,
+            // It has ended already.
+            Ok(None) => Ok(()),
+            Err(error) => Err(io::Error::other(error)),
+        };
+        if let Err(error) = named {
+            tracing::warn!(task = %task.arn, %container, %error, "the container has not got the task's host name");
+        }
+    }
+
     async fn bridge(&self, attachment: &Attachment) -> Result<Netlink, NetworkError> {
         let _one = self.bridges.lock().await;
         let (name, note) = (self.bridge_name(&attachment.subnet_id), self.note(&attachment.subnet_id));
@@ -518,6 +535,10 @@ impl TaskNetwork for Awsvpc {
 
     fn attach<'a>(&'a self, task: &'a Arc<TaskSpec>) -> BoxFuture<'a, Result<(), NetworkError>> {
         self.connect(task).boxed()
+    }
+
+    fn started<'a>(&'a self, task: &'a Arc<TaskSpec>, container: &'a EngineId) -> BoxFuture<'a, ()> {
+        self.name(task, container).boxed()
     }
 
     fn detach<'a>(&'a self, task: &'a Arc<TaskSpec>) -> BoxFuture<'a, Result<(), NetworkError>> {

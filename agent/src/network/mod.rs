@@ -66,6 +66,9 @@ pub trait TaskNetwork: Send + Sync + 'static {
     /// # Errors
     /// [`NetworkError`]; [`NetworkError::Refused`] when the interface did not come in time.
     fn attach<'a>(&'a self, task: &'a Arc<TaskSpec>) -> BoxFuture<'a, Result<(), NetworkError>>;
+    /// A container of the task was started: it gets the task's host name. The engine gives it that of
+    /// the holder, which may have been made before the task was known.
+    fn started<'a>(&'a self, task: &'a Arc<TaskSpec>, container: &'a EngineId) -> BoxFuture<'a, ()>;
     /// Takes the interface away and gives it back where it came from. What is not there is away
     /// already.
     ///

@@ -26,6 +26,10 @@ impl TaskNetwork for Off {
         async { Err(refused()) }.boxed()
     }
 
+    fn started<'a>(&'a self, _: &'a Arc<TaskSpec>, _: &'a EngineId) -> BoxFuture<'a, ()> {
+        async {}.boxed()
+    }
+
     fn detach<'a>(&'a self, _: &'a Arc<TaskSpec>) -> BoxFuture<'a, Result<(), NetworkError>> {
         async { Ok(()) }.boxed()
     }
