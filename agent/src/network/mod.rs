@@ -7,6 +7,7 @@ pub mod describe;
 mod fabric;
 pub mod guard;
 mod holder;
+mod inside;
 pub mod netlink;
 pub mod netns;
 pub mod off;

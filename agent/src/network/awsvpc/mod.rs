@@ -1,11 +1,12 @@
 //! The networks of `awsvpc` tasks on a Linux host: brings together holders, namespaces, interfaces
 //! and guards. One thing at a time for each task.
 
+mod down;
+mod recover;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::Ipv4Addr;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -15,12 +16,13 @@ use berth_core::spec::TaskSpec;
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::mpsc;
 
-use super::guard;
-use super::holder::{Held, POOLED, Pool, task_of};
-use super::netlink::Netlink;
-use super::netns::{Namespace, Pins, set_hostname};
-use super::plan::{self, Operation, Place, Site, Undo};
-use super::{NetworkError, Offers, Survivor, TaskNetwork, arrival, fabric};
+use crate::network::guard;
+use crate::network::holder::{Held, Pool};
+use crate::network::inside::{enable_ipv6, tell};
+use crate::network::netlink::Netlink;
+use crate::network::netns::{Namespace, Pins, set_hostname};
+use crate::network::plan::{self, Operation, Place, Site};
+use crate::network::{NetworkError, Offers, Survivor, TaskNetwork, arrival, fabric};
 use crate::runtime::holder::Holders;
 use crate::supervise::Tracker;
 
@@ -286,174 +288,6 @@ impl Awsvpc {
         }
     }
 
-    async fn disconnect(&self, task: &Arc<TaskSpec>) -> Result<(), NetworkError> {
-        let Some(attachment) = &task.attachment else {
-            return Ok(());
-        };
-        let (turn, endpoint) = self.know(task)?;
-        let _turn = turn.lock().await;
-        let id = task.arn.id();
-        let inside = match Namespace::pinned(&self.pins.path(id)) {
-            Ok(namespace) => Some(
-                Netlink::inside(&namespace, &self.tracker)
-                    .await
-                    .map_err(kernel("entering the task's namespace"))?,
-            ),
-            Err(_) => None,
-        };
-        let bridge = self.bridge_name(&attachment.subnet_id);
-        let fabric = match Namespace::pinned(&self.pins.path(&bridge)) {
-            Ok(namespace) if attachment.provider == Provider::Veth => {
-                Netlink::inside(&namespace, &self.tracker).await.ok()
-            }
-            _ => None,
-        };
-        let mut first_failure = None;
-        for undo in plan::undoing(&plan::operations(id, attachment, &self.site(endpoint))) {
-            let what = format!("{undo:?}");
-            if let Err(error) = self.undo(undo, fabric.as_ref(), inside.as_ref()).await {
-                // All are tried.
-                first_failure.get_or_insert_with(|| kernel(&what)(error));
-            }
-        }
-        if attachment.provider == Provider::Veth {
-            let _one = self.bridges.lock().await;
-            fabric::remove_if_unused(&bridge, &self.host, &self.pins, &self.tracker)
-                .await
-                .map_err(kernel("removing the bridge of the subnet"))?;
-        }
-        if let Provider::Vlan { id } = attachment.provider
-            && self.is_last_of(task, attachment.provider)
-        {
-            let name = plan::vlan_name(&self.config.data_dir.display().to_string(), id);
-            self.host.remove(&name).await.map_err(kernel("removing the VLAN of the subnet"))?;
-        }
-        first_failure.map_or(Ok(()), Err)
-    }
-
-    /// Whether no other task has an interface of that provider.
-    fn is_last_of(&self, task: &TaskSpec, provider: Provider) -> bool {
-        !self.tasks().iter().any(|(arn, known)| {
-            *arn != task.arn && known.task.attachment.as_ref().is_some_and(|a| a.provider == provider)
-        })
-    }
-
-    async fn undo(&self, undo: Undo, fabric: Option<&Netlink>, inside: Option<&Netlink>) -> io::Result<()> {
-        match undo {
-            Undo::Remove { place, link } => {
-                let place = match place {
-                    Place::Host => Some(&self.host),
-                    Place::Fabric => fabric,
-                    Place::Task => inside,
-                };
-                match place {
-                    Some(place) => place.remove(&link).await,
-                    None => Ok(()),
-                }
-            }
-            Undo::GiveBack { mac } => {
-                let Some(inside) = inside else { return Ok(()) };
-                match arrival::find(inside, mac).await? {
-                    Some(link) => inside.give(link.index, &arrival::spare_name(mac), &self.home).await,
-                    None => Ok(()),
-                }
-            }
-        }
-    }
-
-    async fn let_go(&self, task: &Arc<TaskSpec>) -> Result<(), NetworkError> {
-        let (turn, _) = self.know(task)?;
-        let _turn = turn.lock().await;
-        let id = task.arn.id();
-        self.pins.unpin(id).map_err(kernel("unpinning the task's namespace"))?;
-        let held = match self.held(&task.arn) {
-            Some(held) => Some(held.id),
-            None => {
-                let all = self.pool.all().await?;
-                all.into_iter().find(|holder| task_of(&holder.name) == Some(id)).map(|holder| holder.id)
-            }
-        };
-        if let Some(held) = held {
-            self.pool.release(&held).await?;
-        }
-        self.tasks().remove(&task.arn);
-        Ok(())
-    }
-
-    async fn take_over(&self, alive: &[Survivor]) -> Result<Vec<TaskArn>, NetworkError> {
-        let holders = self.pool.all().await?;
-        let mut lost = Vec::new();
-        for (task, _) in alive {
-            self.know(task)?;
-            let holder =
-                holders.iter().find(|h| task_of(&h.name) == Some(task.arn.id())).filter(|h| h.running);
-            let held = match holder {
-                Some(holder) => self.pool.running(&holder.id).await?,
-                None => None,
-            };
-            match held {
-                Some(held) => {
-                    self.adopt(task, &held)?;
-                    self.remember_endpoint(task).await;
-                }
-                None => lost.push(task.arn.clone()),
-            }
-        }
-        let ids: BTreeSet<&str> = alive.iter().map(|(task, _)| task.arn.id()).collect();
-        for holder in &holders {
-            let of_task = task_of(&holder.name).is_some_and(|id| ids.contains(id));
-            if !of_task && (holder.name.starts_with(POOLED) || task_of(&holder.name).is_some()) {
-                self.pool.release(&holder.id).await?;
-            }
-        }
-        self.sweep(&ids, alive).await.map_err(kernel("sweeping what was left over"))?;
-        self.pool.fill();
-        Ok(lost)
-    }
-
-    /// The address that a task has on its link to the endpoint since before the restart.
-    async fn remember_endpoint(&self, task: &Arc<TaskSpec>) {
-        let Ok(namespace) = Namespace::pinned(&self.pins.path(task.arn.id())) else { return };
-        let Ok(inside) = Netlink::inside(&namespace, &self.tracker).await else { return };
-        let addresses = inside.addresses(plan::ENDPOINT_LINK).await.unwrap_or_default();
-        if let Some(std::net::IpAddr::V4(address)) = addresses.first().map(|cidr| cidr.address)
-            && let Some(known) = self.tasks().get_mut(&task.arn)
-        {
-            known.endpoint = address;
-        }
-    }
-
-    /// Removes links and pins of this agent's that belong to no task.
-    async fn sweep(&self, ids: &BTreeSet<&str>, alive: &[Survivor]) -> io::Result<()> {
-        let attachments = || alive.iter().filter_map(|(task, _)| task.attachment.as_ref());
-        let bridges: BTreeSet<String> = attachments().map(|a| self.bridge_name(&a.subnet_id)).collect();
-        let agent = self.config.data_dir.display().to_string();
-        let vlans: BTreeSet<String> = attachments()
-            .filter_map(|a| match a.provider {
-                Provider::Vlan { id } => Some(plan::vlan_name(&agent, id)),
-                _ => None,
-            })
-            .collect();
-        for link in self.host.links().await? {
-            let ours = link.alias.strip_prefix(&self.note(""));
-            if ours.is_some_and(|whose| {
-                !ids.contains(whose) && !bridges.contains(&link.name) && !vlans.contains(&link.name)
-            }) {
-                tracing::info!(link = link.name, "removed a link that was left over");
-                self.host.remove(&link.name).await?;
-            }
-        }
-        for name in self.pins.names() {
-            if !ids.contains(name.as_str()) && !bridges.contains(&name) {
-                self.pins.unpin(&name)?;
-            }
-        }
-        for bridge in bridges {
-            fabric::remove_if_unused(&bridge, &self.host, &self.pins, &self.tracker).await?;
-        }
-        Ok(())
-    }
-
     async fn guard_anew(&self, groups: Vec<SecurityGroup>) {
         let changed: Vec<(Arc<TaskSpec>, Vec<SecurityGroup>)> = {
             let mut tasks = self.tasks();
@@ -483,49 +317,6 @@ impl Awsvpc {
             }
         }
     }
-}
-
-/// In the network namespace of the thread.
-fn enable_ipv6() -> io::Result<()> {
-    for which in ["all", "default", "lo"] {
-        fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "0")?;
-    }
-    Ok(())
-}
-
-/// Writes the task's own `/etc/hosts`, `/etc/resolv.conf` and `/etc/hostname`. The engine gives a
-/// container that joins another's network those of the holder, so they are changed in place.
-fn tell(holder: u32, attachment: &Attachment) -> io::Result<()> {
-    let etc = Path::new("/proc").join(holder.to_string()).join("root/etc");
-    let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
-    if !attachment.hostname.is_empty() {
-        for address in &attachment.addresses {
-            hosts.push_str(&format!("{}\t{}\n", address.address, attachment.hostname));
-        }
-        overwrite(&etc.join("hostname"), &format!("{}\n", attachment.hostname))?;
-    }
-    overwrite(&etc.join("hosts"), &hosts)?;
-    overwrite(&etc.join("resolv.conf"), &resolver(attachment))
-}
-
-fn resolver(attachment: &Attachment) -> String {
-    if attachment.dns_servers.is_empty() {
-        return fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    }
-    let mut text = String::new();
-    for server in &attachment.dns_servers {
-        text.push_str(&format!("nameserver {server}\n"));
-    }
-    if !attachment.dns_search_domains.is_empty() {
-        text.push_str(&format!("search {}\n", attachment.dns_search_domains.join(" ")));
-    }
-    text
-}
-
-/// The same file with another content: it is mounted in several places.
-fn overwrite(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).truncate(true).open(path)?;
-    file.write_all(text.as_bytes())
 }
 
 impl TaskNetwork for Awsvpc {

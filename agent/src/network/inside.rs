@@ -1,0 +1,51 @@
+//! What a task finds inside its namespaces beside links: its files of names and resolvers, and the
+//! kernel's switches.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use berth_core::attachment::Attachment;
+
+/// In the network namespace of the thread.
+pub(super) fn enable_ipv6() -> io::Result<()> {
+    for which in ["all", "default", "lo"] {
+        fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "0")?;
+    }
+    Ok(())
+}
+
+/// Writes the task's own `/etc/hosts`, `/etc/resolv.conf` and `/etc/hostname`. The engine gives a
+/// container that joins another's network those of the holder, so they are changed in place.
+pub(super) fn tell(holder: u32, attachment: &Attachment) -> io::Result<()> {
+    let etc = Path::new("/proc").join(holder.to_string()).join("root/etc");
+    let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
+    if !attachment.hostname.is_empty() {
+        for address in &attachment.addresses {
+            hosts.push_str(&format!("{}\t{}\n", address.address, attachment.hostname));
+        }
+        overwrite(&etc.join("hostname"), &format!("{}\n", attachment.hostname))?;
+    }
+    overwrite(&etc.join("hosts"), &hosts)?;
+    overwrite(&etc.join("resolv.conf"), &resolver(attachment))
+}
+
+fn resolver(attachment: &Attachment) -> String {
+    if attachment.dns_servers.is_empty() {
+        return fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    }
+    let mut text = String::new();
+    for server in &attachment.dns_servers {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    if !attachment.dns_search_domains.is_empty() {
+        text.push_str(&format!("search {}\n", attachment.dns_search_domains.join(" ")));
+    }
+    text
+}
+
+/// The same file with another content: it is mounted in several places.
+fn overwrite(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).truncate(true).open(path)?;
+    file.write_all(text.as_bytes())
+}
