@@ -19,6 +19,11 @@ formatted() {
 }
 
 # The demo program belongs to no package, so clippy is asked for it alone.
+vm_clippy() {
+    cargo clippy -p berth-agent --test cgroup_v2 --locked --quiet -- -D warnings &&
+        cargo clippy -p berth-tests --test awsvpc_kernel --locked --quiet -- -D warnings
+}
+
 demo_clippy() {
     local out
     out=$(mktemp -d)
@@ -57,8 +62,7 @@ step "installing what is missing" tests/scripts/prepare.sh build
 step "installing the clients" tests/scripts/prepare.sh clients
 check format "run: cargo fmt --all" formatted
 check clippy "see above" cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
-check "clippy of the VM's tests" "see above" \
-    cargo clippy -p berth-agent --test cgroup_v2 --locked --quiet -- -D warnings
+check "clippy of the VM's tests" "see above" vm_clippy
 check "clippy of the demo" "see above" demo_clippy
 check documentation "see above" documented
 check dependencies "see above, and deny.toml" dependencies

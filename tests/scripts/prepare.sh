@@ -26,6 +26,7 @@ want_engine() {
     need docker.io has dockerd
     need iptables has iptables
     need curl has curl
+    need iproute2 has ip
     need util-linux has flock
     need procps has ps
 }
