@@ -115,6 +115,31 @@ async fn slices_of_systemd() {
     lives(&cgroups, &task, place, &unit, "50000 100000").await;
 }
 
+/// What the kernel killed for want of memory is counted for the task, also when the container's own
+/// cgroup is gone.
+#[tokio::test]
+async fn memory_kills_are_counted_in_the_tasks_cgroup() {
+    let cgroups = Systemd::new(SystemdConfig::default(), Hierarchy::V2);
+    let task = task(4);
+    let bounds = Bounds { memory: Some(Mebibytes(64)), cpu_shares: 2, ..Bounds::default() };
+    let parent = cgroups.create(&task, bounds).await.unwrap().unwrap();
+    assert_eq!(cgroups.memory_kills(&task).await, Some(0));
+    let name = format!("berth-test-oom-{}", std::process::id());
+    let arguments = ["run", "--rm", "--name", &name, "--memory", "16m", "--memory-swap", "16m"];
+    let hungry = ["busybox:local", "sh", "-c", "x=x; while true; do x=$x$x; done"];
+    let run = Command::new("docker")
+        .args(arguments)
+        .args(["--cgroup-parent", &parent])
+        .args(hungry)
+        .output()
+        .unwrap();
+    assert_eq!(run.status.code(), Some(137), "{run:?}");
+    let kills = cgroups.memory_kills(&task).await;
+    assert!(kills > Some(0), "{kills:?}");
+    cgroups.remove(&task).await.unwrap();
+    assert_eq!(cgroups.memory_kills(&task).await, None);
+}
+
 #[tokio::test]
 async fn a_container_lives_and_dies_in_its_slice() {
     let cgroups = Systemd::new(SystemdConfig::default(), Hierarchy::V2);

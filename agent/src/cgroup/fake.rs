@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use berth_core::ids::TaskArn;
 use berth_core::units::{CpuUnits, Millis};
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::{self, BoxFuture, FutureExt};
 
 use super::{Bounds, CgroupError, Cgroups};
 
@@ -34,6 +34,8 @@ pub struct FakeCgroup {
     pub quota: Option<CpuUnits>,
     /// How often its processes were killed.
     pub kills: u32,
+    /// How many of its processes ran out of memory.
+    pub memory_kills: u64,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +78,11 @@ impl FakeCgroups {
     /// Leaves a cgroup behind, as an agent of old would.
     pub fn plant(&self, task_id: &str) {
         self.state().cgroups.insert(task_id.to_owned(), FakeCgroup::default());
+    }
+
+    /// The kernel kills a process of the task for want of memory.
+    pub fn run_out_of_memory(&self, task_id: &str) {
+        self.state().cgroups.entry(task_id.to_owned()).or_default().memory_kills += 1;
     }
 
     /// Every call so far, in order.
@@ -168,6 +175,10 @@ impl Cgroups for FakeCgroups {
             Ok(self.state().cgroups.keys().cloned().collect())
         }
         .boxed()
+    }
+
+    fn memory_kills<'a>(&'a self, task: &'a TaskArn) -> BoxFuture<'a, Option<u64>> {
+        future::ready(self.get(task.id()).map(|cgroup| cgroup.memory_kills)).boxed()
     }
 
     fn remove_id<'a>(&'a self, task_id: &'a str) -> BoxFuture<'a, Result<(), CgroupError>> {

@@ -66,6 +66,9 @@ pub trait Cgroups: Send + Sync + 'static {
     fn kill<'a>(&'a self, task: &'a TaskArn) -> BoxFuture<'a, Result<(), CgroupError>>;
     /// The ids of the tasks that have a cgroup of ours, to find what was left over.
     fn list(&self) -> BoxFuture<'_, Result<Vec<String>, CgroupError>>;
+    /// How many processes the kernel has killed for want of memory in the task's cgroup and below;
+    /// `None` where the hierarchy does not count them for a whole tree (cgroup v1), or is not ours.
+    fn memory_kills<'a>(&'a self, task: &'a TaskArn) -> BoxFuture<'a, Option<u64>>;
     /// Removes the cgroup of a task that is known by its id alone.
     fn remove_id<'a>(&'a self, task_id: &'a str) -> BoxFuture<'a, Result<(), CgroupError>>;
     /// Whether tasks are bounded at all.

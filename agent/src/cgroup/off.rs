@@ -31,6 +31,10 @@ impl Cgroups for Off {
         future::ready(Ok(Vec::new())).boxed()
     }
 
+    fn memory_kills<'a>(&'a self, _: &'a TaskArn) -> BoxFuture<'a, Option<u64>> {
+        future::ready(None).boxed()
+    }
+
     fn remove_id<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), CgroupError>> {
         future::ready(Ok(())).boxed()
     }

@@ -84,6 +84,13 @@ pub(super) fn kill_all(path: &Path) -> io::Result<usize> {
     Ok(killed)
 }
 
+/// Processes killed for want of memory in a cgroup of the unified hierarchy and below; `None` when it
+/// does not tell.
+pub(super) fn memory_kills(path: &Path) -> Option<u64> {
+    let events = fs::read_to_string(path.join("memory.events")).ok()?;
+    events.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
+
 /// Whether the thing is not there: absent, or taken away while we looked.
 pub(super) fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::errno::Errno::ENODEV as i32)

@@ -223,10 +223,11 @@ impl Actor {
             if self.is_expected(&container, kind) {
                 continue;
             }
-            let (shared, sender) = (Arc::clone(&self.shared), self.sender.clone());
+            let (shared, spec, sender) =
+                (Arc::clone(&self.shared), Arc::clone(self.task.spec()), self.sender.clone());
             let hints = Arc::clone(&self.hints);
             self.shared.tracker.spawn_droppable("look", async move {
-                match perform::inspect(&shared, &id).await {
+                match perform::inspect(&shared, &spec, &id).await {
                     Outcome::Fact(fact) => {
                         let _ = sender.send(Event::Observed { container, fact }.into()).await;
                     }

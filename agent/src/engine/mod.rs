@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `actor` | one for each task: persist, then act, feed back |
 //! | `perform` | one act, one call, one outcome |
+//! | `post_mortem` | what the kernel knows of a container's end |
 //! | `admission` | the ledger, and who is told when it changes |
 //! | `intake` | what the control plane wants: new tasks, stops, refusals |
 //! | `registry`, `hints` | who is there, and what each has to look at |
@@ -17,6 +18,7 @@ mod hints;
 mod intake;
 mod keepsake;
 mod perform;
+mod post_mortem;
 mod reconcile;
 mod registry;
 mod restore;

@@ -10,7 +10,7 @@ use berth_core::task::{
 };
 use berth_core::units::Millis;
 
-use super::Shared;
+use super::{Shared, post_mortem};
 use super::keepsake::{engine_name, labels_of};
 use crate::cgroup::Bounds;
 use crate::image::ImageError;
@@ -42,7 +42,7 @@ pub(super) async fn perform(shared: &Shared, spec: &Arc<TaskSpec>, act: Act) -> 
             create(shared, spec, &container, bindings, cgroup_parent, holder).await
         }
         Act::Start { container, id, .. } => start(shared, spec, &container, &id).await,
-        Act::Inspect { id, .. } => inspect(shared, &id).await,
+        Act::Inspect { id, .. } => inspect(shared, spec, &id).await,
         Act::Stop { id, grace, failed_before, .. } => stop(shared, spec, &id, grace, failed_before).await,
         Act::Remove { container, id, .. } => remove(shared, spec, &container, id).await,
         // These have no attempt and never come here.
@@ -218,19 +218,22 @@ async fn start(shared: &Shared, spec: &Arc<TaskSpec>, container: &ContainerName,
             Err(RuntimeError::NoSuchContainer(_)) => return Ok(Fact::Missing),
             Err(e) => return Err(failure(ErrorClass::CannotStartContainer, e)),
         }
-        shared.runtime.inspect(id).await.map_err(|e| Failure {
+        let fact = shared.runtime.inspect(id).await.map_err(|e| Failure {
             // It was started: whatever keeps us from looking, look again.
             kind: FailureKind::EngineAway,
             class: ErrorClass::CannotInspectContainer,
             detail: e.to_string(),
-        })
+        })?;
+        Ok(post_mortem::complete(shared, spec, fact).await)
     };
     into_outcome(within(shared.timeouts.start, "RUNNING", call).await, Outcome::Fact)
 }
 
-pub(super) async fn inspect(shared: &Shared, id: &EngineId) -> Outcome {
+pub(super) async fn inspect(shared: &Shared, spec: &TaskSpec, id: &EngineId) -> Outcome {
     let call = async {
-        shared.runtime.inspect(id).await.map_err(|e| failure(ErrorClass::CannotInspectContainer, e))
+        let inspected = shared.runtime.inspect(id).await;
+        let fact = inspected.map_err(|e| failure(ErrorClass::CannotInspectContainer, e))?;
+        Ok(post_mortem::complete(shared, spec, fact).await)
     };
     into_outcome(within(QUICK, "known", call).await, Outcome::Fact)
 }

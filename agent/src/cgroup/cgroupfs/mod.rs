@@ -255,6 +255,20 @@ impl Cgroups for Cgroupfs {
         self.blocking("*", |this, _| this.ids()).boxed()
     }
 
+    fn memory_kills<'a>(&'a self, task: &'a TaskArn) -> BoxFuture<'a, Option<u64>> {
+        async move {
+            if self.version == Hierarchy::V1 {
+                return None;
+            }
+            let read = |this: &Self, id: &str| {
+                let directories = this.directories(id).map_err(|error| this.looking(error))?;
+                Ok(directories.first().and_then(|path| tree::memory_kills(path)))
+            };
+            self.blocking(task.id(), read).await.ok().flatten()
+        }
+        .boxed()
+    }
+
     fn remove_id<'a>(&'a self, task_id: &'a str) -> BoxFuture<'a, Result<(), CgroupError>> {
         self.take(task_id).boxed()
     }

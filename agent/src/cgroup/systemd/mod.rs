@@ -14,7 +14,7 @@ use zbus::zvariant::Value;
 
 use self::bus::Bus;
 use super::driver::Hierarchy;
-use super::{Bounds, CgroupError, Cgroups, weight};
+use super::{Bounds, CgroupError, Cgroups, tree, weight};
 
 /// The prefix of the slices' names that operators know.
 const PREFIX: &str = "ecstasks";
@@ -219,6 +219,18 @@ impl Cgroups for Systemd {
                 .filter_map(|unit| task_id(&self.config.prefix, unit))
                 .map(str::to_owned)
                 .collect())
+        }
+        .boxed()
+    }
+
+    fn memory_kills<'a>(&'a self, task: &'a TaskArn) -> BoxFuture<'a, Option<u64>> {
+        async move {
+            if self.version == Hierarchy::V1 {
+                return None;
+            }
+            let group = self.bus.control_group(&self.unit(task.id())).await.ok()?;
+            let path = self.config.mount.join(group.trim_start_matches('/'));
+            tokio::task::spawn_blocking(move || tree::memory_kills(&path)).await.ok().flatten()
         }
         .boxed()
     }

@@ -1,0 +1,25 @@
+//! Completes what the container engine tells of a container's end: whether the kernel killed it for
+//! want of memory. Engines learn that from a notice that can come after the container's death, or,
+//! on a busy host, not at all; the task's cgroup keeps the count.
+
+use berth_core::spec::TaskSpec;
+use berth_core::task::Fact;
+
+use super::Shared;
+
+/// The exit code of a program that SIGKILL ended: 128 + 9.
+const KILLED: i32 = 137;
+
+/// The fact, with the kernel's word where the engine has none.
+///
+/// The kernel's count is the whole task's. So a container killed by somebody else's SIGKILL after
+/// another of the same task ran out of memory is taken for one more of these.
+pub(super) async fn complete(shared: &Shared, spec: &TaskSpec, mut fact: Fact) -> Fact {
+    if let Fact::Exited { exit, .. } = &mut fact
+        && exit.code == KILLED
+        && !exit.oom_killed
+    {
+        exit.oom_killed = shared.cgroups.memory_kills(&spec.arn).await.is_some_and(|kills| kills > 0);
+    }
+    fact
+}
