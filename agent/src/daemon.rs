@@ -219,16 +219,13 @@ async fn choose_network(
         ))
     };
     let providers = probe::providers(data_dir, tracker).await.map_err(impossible)?;
-    tracing::info!(?providers, "network interfaces for tasks");
+    let interfaces = host::task_interfaces(config, &providers);
+    tracing::info!(?providers, tasks = interfaces, "network interfaces for tasks");
     let config = AwsvpcConfig {
         data_dir: data_dir.to_owned(),
         parent: config.task_interface.clone().or_else(host::default_interface).unwrap_or_default(),
         pool: config.pause_pool,
-        offers: Offers {
-            providers,
-            interfaces: config.task_interfaces,
-            blocks_instance_metadata: config.block_instance_metadata,
-        },
+        offers: Offers { providers, interfaces, blocks_instance_metadata: config.block_instance_metadata },
     };
     Ok(Arc::new(Awsvpc::new(config, docker, tracker.child()).map_err(impossible)?))
 }

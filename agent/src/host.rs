@@ -1,14 +1,15 @@
 //! The host: what it can hold, and what the agent offers on it. What is said at registration.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use berth_core::attachment::Provider;
 use berth_core::resources::Resources;
 use berth_core::units::{CPU_UNITS_PER_CPU, CpuUnits, Mebibytes};
 
 use crate::config::Config;
-use crate::network::Offers;
+use crate::network::{Offers, instance_types};
 use crate::runtime::EngineInfo;
 
 /// What keeps the host from being reported.
@@ -76,6 +77,39 @@ pub fn hostname() -> String {
     nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
 }
 
+/// How many tasks get an interface: what the operator says, what the instance carries, or so many
+/// that a bridge is the limit.
+#[must_use]
+pub fn task_interfaces(config: &Config, providers: &BTreeSet<&'static str>) -> u32 {
+    const ELSEWHERE: u32 = 120;
+    let by_type = || {
+        let instance_type = instance_type(config)?;
+        let vlan = providers.contains(Provider::Vlan { id: 1 }.name());
+        let trunk = config.high_density && vlan && config.task_interface.is_some();
+        let carried = instance_types::task_interfaces(&instance_type, trunk);
+        if carried.is_none() {
+            tracing::warn!(
+                instance_type,
+                "an unknown type: BERTH_TASK_ENIS says how many awsvpc tasks it carries"
+            );
+        }
+        carried
+    };
+    config.task_interfaces.or_else(by_type).unwrap_or(ELSEWHERE)
+}
+
+/// The EC2 instance type: what the operator says, or what the machine's firmware does.
+#[must_use]
+pub fn instance_type(config: &Config) -> Option<String> {
+    config.instance_type.clone().or_else(|| firmware_type(Path::new("/sys/class/dmi/id")))
+}
+
+/// Nitro instances carry their type as the name of the product.
+fn firmware_type(dmi: &Path) -> Option<String> {
+    let read = |file| Some(fs::read_to_string(dmi.join(file)).ok()?.trim().to_owned());
+    (read("sys_vendor")? == "Amazon EC2").then(|| read("product_name")).flatten()
+}
+
 /// The interface that the default route goes by (proc(5), `/proc/net/route`).
 #[must_use]
 pub fn default_interface() -> Option<String> {
@@ -137,6 +171,7 @@ pub fn attributes(
         other => other,
     };
     attributes.insert("ecs.cpu-architecture".to_owned(), architecture.to_owned());
+    attributes.extend(instance_type(config).map(|name| ("ecs.instance-type".to_owned(), name)));
     attributes.extend(config.attributes.clone());
     attributes
 }
@@ -144,6 +179,17 @@ pub fn attributes(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_ec2_instance_tells_its_type() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("product_name"), "m5.large\n").unwrap();
+        assert_eq!(firmware_type(dir.path()), None);
+        fs::write(dir.path().join("sys_vendor"), "QEMU\n").unwrap();
+        assert_eq!(firmware_type(dir.path()), None);
+        fs::write(dir.path().join("sys_vendor"), "Amazon EC2\n").unwrap();
+        assert_eq!(firmware_type(dir.path()).as_deref(), Some("m5.large"));
+    }
 
     #[test]
     fn memory_is_the_lesser_of_the_hosts_and_its_cgroups() {

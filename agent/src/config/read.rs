@@ -180,8 +180,15 @@ impl Config {
             }),
             task_eni: r.flag("ECS_ENABLE_TASK_ENI", false),
             block_instance_metadata: r.flag("ECS_AWSVPC_BLOCK_IMDS", false),
-            task_interfaces: r
-                .read("BERTH_TASK_ENIS", "0 to 1000", 120, |v| v.parse().ok().filter(|n| *n <= 1000)),
+            high_density: r.flag("ECS_ENABLE_HIGH_DENSITY_ENI", true),
+            instance_type: r.read("BERTH_INSTANCE_TYPE", "a type such as m5.large", None, |v| {
+                v.bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-')
+                    .then(|| Some(v.to_owned()))
+            }),
+            task_interfaces: r.read("BERTH_TASK_ENIS", "0 to 1000", None, |v| {
+                v.parse().ok().filter(|n| *n <= 1000).map(Some)
+            }),
             task_interface: r.read("BERTH_TASK_INTERFACE", "the name of a network interface", None, |v| {
                 (v.len() < 16 && !v.contains(['/', ' '])).then(|| Some(v.to_owned()))
             }),

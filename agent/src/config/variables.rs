@@ -109,7 +109,17 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
         "offer network mode awsvpc; true: do not start where that is impossible",
     ),
     ("ECS_AWSVPC_BLOCK_IMDS", "false", "hide 169.254.169.254 from awsvpc tasks"),
-    ("BERTH_TASK_ENIS", "120", "how many awsvpc tasks the host carries"),
+    (
+        "ECS_ENABLE_HIGH_DENSITY_ENI",
+        "true",
+        "where BERTH_TASK_INTERFACE names a trunk of the instance: count its branch interfaces",
+    ),
+    (
+        "BERTH_INSTANCE_TYPE",
+        "what an EC2 instance says of itself",
+        "says how many interfaces the host carries, such as m5.large",
+    ),
+    ("BERTH_TASK_ENIS", "by the instance type, else 120", "how many awsvpc tasks the host carries"),
     (
         "BERTH_TASK_INTERFACE",
         "the one of the default route",

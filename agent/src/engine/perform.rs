@@ -10,8 +10,8 @@ use berth_core::task::{
 };
 use berth_core::units::Millis;
 
-use super::{Shared, post_mortem};
 use super::keepsake::{engine_name, labels_of};
+use super::{Shared, post_mortem};
 use crate::cgroup::Bounds;
 use crate::image::ImageError;
 use crate::network::NetworkError;

@@ -8,6 +8,7 @@ mod fabric;
 pub mod guard;
 mod holder;
 mod inside;
+pub mod instance_types;
 pub mod netlink;
 pub mod netns;
 pub mod off;
