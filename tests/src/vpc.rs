@@ -5,14 +5,18 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, umount2};
 use serde_json::{Value, json};
 
-use crate::cluster::text;
-use crate::{Cluster, demo};
+use crate::cluster::{container, text};
+use crate::expect::PATIENCE;
+use crate::{Cluster, demo, eventually};
 
+/// What an agent is started with whose tasks have interfaces.
+pub const ENV: [(&str, &str); 1] = [("ECS_ENABLE_TASK_ENI", "true")];
 /// The subnet of a [`Vpc`].
 pub const SUBNET: &str = "subnet-a";
 
@@ -74,6 +78,12 @@ impl Vpc {
         format!("{}.1", self.prefix)
     }
 
+    /// The IPv4 address of the subnet that ends so.
+    #[must_use]
+    pub fn host(&self, number: u8) -> String {
+        format!("{}.{number}", self.prefix)
+    }
+
     /// Whether an IPv4 address belongs to the subnet.
     #[must_use]
     pub fn has(&self, address: &str) -> bool {
@@ -120,6 +130,113 @@ pub fn address(task: &Value) -> Result<String> {
     let address = detail(task, "privateIPv4Address")?;
     address.parse::<IpAddr>().with_context(|| address.clone())?;
     Ok(address)
+}
+
+/// A definition whose one container serves on that port.
+#[must_use]
+pub fn server(port: u16) -> Value {
+    let port_text = port.to_string();
+    let one = demo::container_with(
+        "web",
+        &["serve", "--port", &port_text],
+        json!({ "portMappings": [{ "containerPort": port }] }),
+    );
+    task("web", json!([one]))
+}
+
+/// A definition whose one container fetches `/` there, and ends with 0 if that worked in time.
+#[must_use]
+pub fn client(host: &str, port: u16, patience_ms: u32) -> Value {
+    let (port, patience) = (port.to_string(), patience_ms.to_string());
+    let one = demo::container("client", &["connect", host, &port, "--for", &patience]);
+    task("client", json!([one]))
+}
+
+/// Runs a client to its end: whether it got an answer.
+///
+/// # Errors
+/// When it does not run.
+pub async fn reaches(cluster: &Cluster, definition: Value, groups: &[&str]) -> Result<bool> {
+    let arn = run(cluster, definition, groups).await?;
+    let task = cluster.until(&arn, "STOPPED", PATIENCE).await?;
+    let exit = container(&task, "client")?["exitCode"].as_i64();
+    Ok(exit.with_context(|| format!("the client did not run: {task}"))? == 0)
+}
+
+/// A program in the network of a task, under the same rules as the task.
+#[must_use]
+pub fn inside(cluster: &Cluster, arn: &str, program: &str) -> Command {
+    let pin = cluster.agent.data_dir().join("netns").join(arn.rsplit('/').next().unwrap_or_default());
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={}", pin.display())).arg(program);
+    command
+}
+
+/// The kernel takes namespaces apart when all who were in them are gone, and takes its time.
+///
+/// # Errors
+/// When something stays.
+pub async fn nothing_more_than(before: &BTreeSet<String>, cluster: &Cluster) -> Result<()> {
+    eventually(Duration::from_secs(5), "nothing is left", || async {
+        let now = traces(cluster.agent.data_dir())?;
+        ensure!(now == *before, "left: {:?}", now.difference(before));
+        Ok(Some(()))
+    })
+    .await
+}
+
+/// `ip` with those arguments.
+///
+/// # Errors
+/// What it says.
+pub fn ip(arguments: &[&str]) -> Result<()> {
+    let done = Command::new("ip").args(arguments).output()?;
+    ensure!(done.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    Ok(())
+}
+
+/// A NIC of the test's own: one end of a pair of links, whose far end is a wire with nobody on it.
+#[derive(Debug)]
+pub struct Nic(String);
+
+impl Nic {
+    /// It works, and has no address.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn new() -> Result<Self> {
+        let nic = Self(format!("np{}", std::process::id()));
+        ip(&["link", "add", &nic.0, "type", "veth", "peer", "name", &nic.far_end()])?;
+        ip(&["link", "set", &nic.0, "up"])?;
+        ip(&["link", "set", &nic.far_end(), "up"])?;
+        Ok(nic)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    fn far_end(&self) -> String {
+        format!("{}x", self.0)
+    }
+
+    /// Somebody on the wire has that address.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn stranger(&self, address: &str) -> Result<()> {
+        ip(&["address", "add", &format!("{address}/32"), "dev", &self.far_end()])
+    }
+}
+
+impl Drop for Nic {
+    fn drop(&mut self) {
+        if let Err(why) = ip(&["link", "delete", &self.0]) {
+            eprintln!("{} stays: {why:#}", self.0);
+        }
+    }
 }
 
 /// What this host has of an agent's links and pinned namespaces, to be compared before and after. The

@@ -2,47 +2,15 @@
 //! one that others reach it by, its containers share it, its security groups guard it, and nothing of
 //! it is left behind.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use berth_tests::cluster::{container, text};
 use berth_tests::expect::PATIENCE;
-use berth_tests::vpc::{self, Vpc, address, detail, traces};
+use berth_tests::vpc::{self, ENV, Vpc, address, client, detail, reaches, server, traces};
 use berth_tests::{Cluster, demo, eventually};
 use serde_json::{Value, json};
-
-/// The interfaces are children of a bridge of the agent's own: what every kernel has.
-const ENV: [(&str, &str); 1] = [("ECS_ENABLE_TASK_ENI", "true")];
-
-/// A definition whose one container serves on that port.
-fn server(port: u16) -> Value {
-    let port_text = port.to_string();
-    let one = demo::container_with(
-        "web",
-        &["serve", "--port", &port_text],
-        json!({ "portMappings": [{ "containerPort": port }] }),
-    );
-    vpc::task("web", json!([one]))
-}
-
-/// A definition whose one container fetches `/` there, and ends with 0 if that worked in time.
-fn client(host: &str, port: u16, patience_ms: u32) -> Value {
-    let (port, patience) = (port.to_string(), patience_ms.to_string());
-    let one = demo::container("client", &["connect", host, &port, "--for", &patience]);
-    vpc::task("client", json!([one]))
-}
-
-/// Runs a client to its end: whether it got an answer.
-async fn reaches(cluster: &Cluster, definition: Value, groups: &[&str]) -> Result<bool> {
-    let arn = vpc::run(cluster, definition, groups).await?;
-    let task = cluster.until(&arn, "STOPPED", PATIENCE).await?;
-    let exit = container(&task, "client")?["exitCode"].as_i64();
-    Ok(exit.with_context(|| format!("the client did not run: {task}"))? == 0)
-}
-
-fn group(id: &str, ingress: Value) -> Value {
-    json!({ "id": id, "ingress": ingress, "egress": [{ "protocol": "-1", "cidrs": ["0.0.0.0/0", "::/0"] }] })
-}
 
 #[tokio::test]
 async fn tasks_reach_each_other_at_the_addresses_that_are_shown() -> Result<()> {
@@ -86,41 +54,6 @@ async fn containers_of_a_task_share_localhost() -> Result<()> {
 }
 
 #[tokio::test]
-async fn security_groups_decide_who_comes_in_and_change_live() -> Result<()> {
-    let own = |peers: Value| {
-        group("sg-web", json!([{ "protocol": "tcp", "fromPort": 8080, "toPort": 8080, "cidrs": peers }]))
-    };
-    let closed = Vpc::new("veth").with_group(own(json!(["192.0.2.0/24"])));
-    let cluster = Cluster::start_vpc(closed.file(), &ENV).await?;
-    let arn = vpc::run(&cluster, server(8080), &["sg-web"]).await?;
-    let address = address(&cluster.until(&arn, "RUNNING", PATIENCE).await?)?;
-    let ask = || client(&address, 8080, 1500);
-    ensure!(!reaches(&cluster, ask(), &["sg-open"]).await?, "nobody was let in, and somebody came in");
-
-    let open = closed.clone().with_group(own(json!(["10.0.0.0/8"])));
-    cluster.control_plane.set_vpc(open.file())?;
-    eventually(PATIENCE, "the group lets its neighbours in", || async {
-        Ok(reaches(&cluster, ask(), &["sg-open"]).await?.then_some(()))
-    })
-    .await?;
-    Ok(())
-}
-
-#[tokio::test]
-async fn what_a_task_may_reach_is_decided_as_well() -> Result<()> {
-    let vpc = Vpc::new("veth").with_group(json!({ "id": "sg-mute", "ingress": [], "egress": [] }));
-    let cluster = Cluster::start_vpc(vpc.file(), &ENV).await?;
-    let arn = vpc::run(&cluster, server(8080), &["sg-open"]).await?;
-    let address = address(&cluster.until(&arn, "RUNNING", PATIENCE).await?)?;
-    ensure!(!reaches(&cluster, client(&address, 8080, 1500), &["sg-mute"]).await?, "a mute task spoke");
-    ensure!(
-        reaches(&cluster, client(&address, 8080, 5000), &["sg-open"]).await?,
-        "{address} does not answer"
-    );
-    Ok(())
-}
-
-#[tokio::test]
 async fn what_ecs_refuses_is_refused() -> Result<()> {
     let cluster = Cluster::start_vpc(Vpc::new("veth").file(), &ENV).await?;
     let definition = cluster.register(server(8080)).await?;
@@ -158,7 +91,7 @@ async fn nothing_is_left_of_a_task_that_has_stopped() -> Result<()> {
         let task = cluster.until(arn, "STOPPED", PATIENCE).await?;
         ensure!(task["attachments"][0]["status"] != "ATTACHED", "{task}");
     }
-    assert_eq!(traces(cluster.agent.data_dir())?, before);
+    vpc::nothing_more_than(&before, &cluster).await?;
     eventually(PATIENCE, "all interfaces are free again", || async {
         Ok((remaining_interfaces(&cluster).await? == enis).then_some(()))
     })
@@ -199,12 +132,7 @@ async fn a_restarted_agent_keeps_its_tasks_connected_and_clears_up_after_itself(
     for arn in arns.iter().chain([&kept]) {
         cluster.until(arn, "STOPPED", PATIENCE).await?;
     }
-    eventually(PATIENCE, "nothing is left", || async {
-        let now = traces(cluster.agent.data_dir())?;
-        ensure!(now == before, "left: {:?}", now.difference(&before));
-        Ok(Some(()))
-    })
-    .await
+    vpc::nothing_more_than(&before, &cluster).await
 }
 
 #[tokio::test]
@@ -234,7 +162,7 @@ impl Plugged {
         }
         let tail: String = mac.replace(':', "").chars().skip(4).collect();
         let (inner, outer) = (format!("hp{tail}"), format!("ho{tail}"));
-        ip(&["link", "add", &outer, "type", "veth", "peer", "name", &inner, "address", mac])?;
+        vpc::ip(&["link", "add", &outer, "type", "veth", "peer", "name", &inner, "address", mac])?;
         Ok(Self(outer))
     }
 }
@@ -243,17 +171,11 @@ impl Drop for Plugged {
     fn drop(&mut self) {
         // It goes with its other end, wherever that is.
         if !self.0.is_empty()
-            && let Err(why) = ip(&["link", "delete", &self.0])
+            && let Err(why) = vpc::ip(&["link", "delete", &self.0])
         {
             eprintln!("{} stays: {why:#}", self.0);
         }
     }
-}
-
-fn ip(arguments: &[&str]) -> Result<()> {
-    let done = std::process::Command::new("ip").args(arguments).output()?;
-    ensure!(done.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
-    Ok(())
 }
 
 /// Runs a task in a subnet whose interfaces are plugged in; its ARN and the announced address.
@@ -316,15 +238,9 @@ async fn an_interface_that_does_not_come_fails_the_task_and_one_that_came_early_
 
 #[tokio::test]
 async fn a_macvlan_child_of_the_hosts_interface_is_a_tasks_own() -> Result<()> {
-    // The host's interface is one of the test's: a pair of links whose far end has the gateway's place.
-    let vpc = Vpc::new("macvlan");
-    let parent = format!("mp{}", std::process::id());
-    ip(&["link", "add", &parent, "type", "veth", "peer", "name", &format!("{parent}x")])?;
-    let _plugged = Plugged(parent.clone());
-    ip(&["link", "set", &parent, "up"])?;
-    ip(&["link", "set", &format!("{parent}x"), "up"])?;
-    let env = [ENV[0], ("BERTH_TASK_INTERFACE", parent.as_str())];
-    let cluster = Cluster::start_vpc(vpc.file(), &env).await?;
+    let nic = vpc::Nic::new()?;
+    let env = [ENV[0], ("BERTH_TASK_INTERFACE", nic.name())];
+    let cluster = Cluster::start_vpc(Vpc::new("macvlan").file(), &env).await?;
     let arn = vpc::run(&cluster, server(8080), &["sg-open"]).await?;
     let address = address(&cluster.until(&arn, "RUNNING", PATIENCE).await?)?;
     ensure!(
@@ -383,34 +299,6 @@ async fn a_task_has_its_own_name_and_resolver() -> Result<()> {
 }
 
 #[tokio::test]
-async fn nobody_speaks_under_anothers_address() -> Result<()> {
-    let cluster = Cluster::start_vpc(Vpc::new("veth").file(), &ENV).await?;
-    let web = vpc::run(&cluster, server(8080), &["sg-open"]).await?;
-    let target = address(&cluster.until(&web, "RUNNING", PATIENCE).await?)?;
-    let liar = vpc::run(&cluster, server(8081), &["sg-open"]).await?;
-    let own = address(&cluster.until(&liar, "RUNNING", PATIENCE).await?)?;
-    let pin = cluster.agent.data_dir().join("netns").join(liar.rsplit('/').next().unwrap_or_default());
-    let inside = |program: &str, arguments: &[&str]| {
-        let mut command = std::process::Command::new("nsenter");
-        command.arg(format!("--net={}", pin.display())).arg(program).args(arguments);
-        command.output()
-    };
-    let reaches = |from: &str| {
-        let url = format!("http://{target}:8080/");
-        inside("curl", &["-s", "-o", "/dev/null", "--max-time", "2", "--interface", from, &url])
-    };
-    ensure!(reaches(&own)?.status.success(), "{own} does not reach {target}");
-    // Whoever may add addresses inside gains nothing by one that is not the task's.
-    let other = own.rsplit_once('.').map(|(network, _)| format!("{network}.250")).unwrap_or_default();
-    ensure!(
-        inside("ip", &["address", "add", &format!("{other}/24"), "dev", "eth0"])?.status.success(),
-        "no {other}"
-    );
-    ensure!(!reaches(&other)?.status.success(), "{other} reaches {target}");
-    Ok(())
-}
-
-#[tokio::test]
 async fn thirty_at_once_have_thirty_addresses_and_leave_nothing() -> Result<()> {
     let cluster = Cluster::start_vpc(Vpc::new("veth").file(), &ENV).await?;
     let before = traces(cluster.agent.data_dir())?;
@@ -426,7 +314,7 @@ async fn thirty_at_once_have_thirty_addresses_and_leave_nothing() -> Result<()> 
         ensure!(tasks.len() == 10, "{answer}");
         arns.extend(tasks.iter().filter_map(|task| task["taskArn"].as_str().map(str::to_owned)));
     }
-    let mut addresses = std::collections::BTreeSet::new();
+    let mut addresses = BTreeSet::new();
     for arn in &arns {
         addresses.insert(address(&cluster.until(arn, "RUNNING", PATIENCE).await?)?);
     }
@@ -437,6 +325,5 @@ async fn thirty_at_once_have_thirty_addresses_and_leave_nothing() -> Result<()> 
     for arn in &arns {
         cluster.until(arn, "STOPPED", PATIENCE).await?;
     }
-    assert_eq!(traces(cluster.agent.data_dir())?, before);
-    Ok(())
+    vpc::nothing_more_than(&before, &cluster).await
 }

@@ -7,38 +7,10 @@ use berth_tests::vpc::{self, Vpc, address};
 use berth_tests::{Cluster, demo};
 use serde_json::json;
 
-fn ip(arguments: &[&str]) -> Result<()> {
-    let done = std::process::Command::new("ip").args(arguments).output()?;
-    ensure!(done.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
-    Ok(())
-}
-
-/// A NIC of the test's own: one end of a pair, whose far end is there and silent.
-struct Nic(String);
-
-impl Nic {
-    fn new() -> Result<Self> {
-        let name = format!("np{}", std::process::id());
-        let far = format!("{name}x");
-        ip(&["link", "add", &name, "type", "veth", "peer", "name", &far])?;
-        ip(&["link", "set", &name, "up"])?;
-        ip(&["link", "set", &far, "up"])?;
-        Ok(Self(name))
-    }
-}
-
-impl Drop for Nic {
-    fn drop(&mut self) {
-        if let Err(why) = ip(&["link", "delete", &self.0]) {
-            eprintln!("{} stays: {why:#}", self.0);
-        }
-    }
-}
-
 /// Two tasks in one subnet of that provider reach each other, and leave nothing behind.
 async fn two_tasks(vpc: Vpc) -> Result<()> {
-    let nic = Nic::new()?;
-    let env = [("ECS_ENABLE_TASK_ENI", "true"), ("BERTH_TASK_INTERFACE", nic.0.as_str())];
+    let nic = vpc::Nic::new()?;
+    let env = [("ECS_ENABLE_TASK_ENI", "true"), ("BERTH_TASK_INTERFACE", nic.name())];
     let cluster = Cluster::start_vpc(vpc.file(), &env).await?;
     let before = vpc::traces(cluster.agent.data_dir())?;
     let web = vpc::task("web", json!([demo::container("web", &["serve", "--port", "8080"])]));
@@ -51,8 +23,7 @@ async fn two_tasks(vpc: Vpc) -> Result<()> {
     ensure!(exit == 0, "{address} does not answer: {task}");
     cluster.stop(&arn, None).await?;
     cluster.until(&arn, "STOPPED", PATIENCE).await?;
-    assert_eq!(vpc::traces(cluster.agent.data_dir())?, before);
-    Ok(())
+    vpc::nothing_more_than(&before, &cluster).await
 }
 
 #[tokio::test]

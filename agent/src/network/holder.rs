@@ -2,11 +2,14 @@
 //! watched while it is in use.
 
 use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use berth_core::ids::{EngineId, TaskArn};
 use berth_core::spec::TaskSpec;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, OnceCell, mpsc};
 
@@ -21,11 +24,51 @@ pub(super) const POOLED: &str = "berth-pause-";
 /// Ends of holders that nobody has taken note of yet; more cannot be than tasks run.
 const LOST: usize = 1024;
 
+/// Holders that have ended and are not removed yet; with more, who ends one removes it.
+const REMOVALS: usize = 1024;
+/// Longest that a killed process takes to be gone.
+const END: Duration = Duration::from_secs(2);
+
+/// Between attempts to remove a holder while the engine is away.
+const ENGINE_AWAY: Duration = Duration::from_secs(1);
+
 /// A holder that runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Held {
     pub(super) id: EngineId,
     pub(super) pid: u32,
+    /// The process itself, which no other can take the place of.
+    process: Arc<OwnedFd>,
+}
+
+impl Held {
+    /// `None` when the process is gone.
+    fn new(id: EngineId, pid: u32) -> io::Result<Option<Self>> {
+        let Some(process) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+            return Ok(None);
+        };
+        match pidfd_open(process, PidfdFlags::NONBLOCK) {
+            Ok(process) => Ok(Some(Self { id, pid, process: Arc::new(process) })),
+            Err(rustix::io::Errno::SRCH) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits until the process has ended.
+    async fn ended(&self) -> io::Result<()> {
+        #[expect(deprecated, reason = "the descriptor is owned, and lives as long as it is waited for")]
+        let process = AsyncFd::new(self.process.try_clone()?)?;
+        process.readable().await.map(|_| ())
+    }
+
+    /// Kills the process, and waits until it has ended.
+    async fn kill(&self) -> io::Result<()> {
+        match pidfd_send_signal(&self.process, Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::timeout(END, self.ended()).await?
+    }
 }
 
 /// Makes holders, and keeps some ready.
@@ -37,6 +80,7 @@ pub(super) struct Pool {
     wanted: Notify,
     tracker: Tracker,
     ends: mpsc::Sender<(TaskArn, EngineId)>,
+    removals: mpsc::Sender<EngineId>,
 }
 
 pub(super) fn failed(error: RuntimeError) -> NetworkError {
@@ -64,6 +108,8 @@ impl Pool {
         tracker: Tracker,
     ) -> (Arc<Self>, mpsc::Receiver<(TaskArn, EngineId)>) {
         let (ends, lost) = mpsc::channel(LOST);
+        let (removals, ended) = mpsc::channel(REMOVALS);
+        tracker.spawn_droppable("removal of holders", remove(Arc::clone(&engine), ended));
         let pool = Self {
             engine,
             image: OnceCell::new(),
@@ -72,6 +118,7 @@ impl Pool {
             wanted: Notify::new(),
             tracker,
             ends,
+            removals,
         };
         (Arc::new(pool), lost)
     }
@@ -125,8 +172,11 @@ impl Pool {
 
     /// The holder as it runs; `None` when it does not.
     pub(super) async fn running(&self, id: &EngineId) -> Result<Option<Held>, NetworkError> {
-        let pid = self.engine.pid(id).await.map_err(failed)?;
-        Ok(pid.map(|pid| Held { id: id.clone(), pid }))
+        let Some(pid) = self.engine.pid(id).await.map_err(failed)? else {
+            return Ok(None);
+        };
+        Held::new(id.clone(), pid)
+            .map_err(|error| NetworkError::Passing(format!("looking at process {pid} of {id}: {error}")))
     }
 
     /// A holder for a task: one that was kept ready, or a new one.
@@ -147,18 +197,14 @@ impl Pool {
 
     /// Tells when the holder ends.
     pub(super) fn watch(&self, task: TaskArn, held: &Held) {
-        let pid = i32::try_from(held.pid).ok().and_then(Pid::from_raw);
-        let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK).ok());
-        #[expect(deprecated, reason = "the descriptor is owned, and lives as long as it is waited for")]
-        let watched = process.and_then(|process| AsyncFd::new(process).ok());
-        let (id, ends) = (held.id.clone(), self.ends.clone());
+        let (held, ends) = (held.clone(), self.ends.clone());
         self.tracker.spawn_droppable("holder", async move {
-            // A process that is gone already cannot be opened: that is its end.
-            if let Some(process) = watched {
-                let _ = process.readable().await;
+            if let Err(error) = held.ended().await {
+                tracing::error!(%task, %error, "the holder of the task's network cannot be watched");
+                return;
             }
             // Nobody listens when the agent stops.
-            let _ = ends.send((task, id)).await;
+            let _ = ends.send((task, held.id)).await;
         });
     }
 
@@ -167,9 +213,38 @@ impl Pool {
         self.engine.holders().await.map_err(failed)
     }
 
+    /// Ends a holder: its process is gone, and the engine is told to remove it soon. One that the agent
+    /// does not get to remove is removed at its next start.
+    pub(super) async fn end(&self, held: &Held) -> Result<(), NetworkError> {
+        if let Err(error) = held.kill().await {
+            tracing::warn!(%error, holder = %held.id, "a holder is not to be killed; the engine is asked to");
+            return self.release(&held.id).await;
+        }
+        match self.removals.try_send(held.id.clone()) {
+            Ok(()) => Ok(()),
+            Err(_) => self.release(&held.id).await,
+        }
+    }
+
     /// Ends and removes a holder.
     pub(super) async fn release(&self, id: &EngineId) -> Result<(), NetworkError> {
         self.engine.release(id).await.map_err(failed)
+    }
+}
+
+/// Removes holders that have ended.
+async fn remove(engine: Arc<dyn Holders>, mut ended: mpsc::Receiver<EngineId>) {
+    while let Some(id) = ended.recv().await {
+        loop {
+            match engine.release(&id).await {
+                Err(RuntimeError::Unavailable(_)) => tokio::time::sleep(ENGINE_AWAY).await,
+                Err(error) => {
+                    tracing::warn!(%error, holder = %id, "a holder that has ended stays until the next start");
+                    break;
+                }
+                Ok(()) => break,
+            }
+        }
     }
 }
 

@@ -7,10 +7,20 @@ use std::path::Path;
 
 use berth_core::attachment::Attachment;
 
-/// In the network namespace of the thread.
-pub(super) fn enable_ipv6() -> io::Result<()> {
-    for which in ["all", "default", "lo"] {
-        fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "0")?;
+/// Sets how the network namespace of the thread treats its addresses (kernel documentation,
+/// networking/ip-sysctl): neighbours are told of new ones, and are asked beforehand by the agent, not
+/// by the kernel, which would take a second.
+pub(super) fn set_switches(ipv6: bool) -> io::Result<()> {
+    let set = |path: &str, value: &str| fs::write(Path::new("/proc/sys/net").join(path), value);
+    set("ipv4/conf/all/arp_notify", "1")?;
+    if ipv6 {
+        for which in ["all", "default", "lo"] {
+            set(&format!("ipv6/conf/{which}/disable_ipv6"), "0")?;
+        }
+        for which in ["all", "default"] {
+            set(&format!("ipv6/conf/{which}/accept_dad"), "0")?;
+        }
+        set("ipv6/conf/all/ndisc_notify", "1")?;
     }
     Ok(())
 }

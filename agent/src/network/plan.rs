@@ -1,5 +1,6 @@
-//! What is to be done for a task's interface, as data: operations in order, each with what undoes it.
-//! Decides; touches nothing.
+//! What is to be done for a task's interface, as data: operations in order. Decides; touches nothing.
+//! What is made outside the task's namespace has the task's id, the subnet's or the agent's in its
+//! name, so that it is found again from these alone.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -71,8 +72,38 @@ pub enum Operation {
         /// Its hardware address.
         mac: MacAddress,
     },
-    /// IPv6, which the engine turns off in namespaces without a network of its own.
-    EnableIpv6,
+    /// How the task's namespace treats its addresses: it tells the neighbours of new ones, and it has
+    /// IPv6, which the engine turns off in namespaces without a network of its own, where wanted.
+    Switches {
+        /// Whether there is IPv6.
+        ipv6: bool,
+    },
+    /// What a task puts on the wire is its own: looked at where frames leave by its interface, or come
+    /// in by the far end of that.
+    Frames {
+        /// Where.
+        place: Place,
+        /// The link.
+        link: String,
+    },
+    /// Who among the neighbours has these addresses? Answered at [`Operation::Claim`].
+    Ask {
+        /// The link, in the task's namespace.
+        link: &'static str,
+        /// The addresses.
+        addresses: Vec<IpAddr>,
+    },
+    /// The security groups are in force.
+    Guard,
+    /// The task's files say what its name, its addresses and its resolvers are.
+    Files,
+    /// The addresses are the task's, unless a neighbour has said that they are his.
+    Claim,
+    /// The neighbours are told of the addresses.
+    Announce {
+        /// The link, in the task's namespace.
+        link: &'static str,
+    },
     /// The largest packet.
     Mtu {
         /// The link, in the task's namespace.
@@ -112,36 +143,6 @@ pub enum Operation {
     },
 }
 
-/// What undoes an operation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Undo {
-    /// Removes a link, and with it its other end, its addresses and its routes.
-    Remove {
-        /// Where it is.
-        place: Place,
-        /// Its name.
-        link: String,
-    },
-    /// Gives an interface back to the host.
-    GiveBack {
-        /// Its hardware address.
-        mac: MacAddress,
-    },
-}
-
-impl Operation {
-    /// What undoes it; nothing where that goes with the link or with the namespace.
-    #[must_use]
-    pub fn undo(&self) -> Option<Undo> {
-        match self {
-            Self::Pair { outside, outer, .. } => Some(Undo::Remove { place: *outside, link: outer.clone() }),
-            Self::Child { .. } => Some(Undo::Remove { place: Place::Task, link: INTERFACE.to_owned() }),
-            Self::Take { mac } => Some(Undo::GiveBack { mac: *mac }),
-            _ => None,
-        }
-    }
-}
-
 /// What the host adds to an attachment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
@@ -162,6 +163,27 @@ pub fn link_name(prefix: &str, task_id: &str) -> String {
     format!("{prefix}{}", task_id.get(..10).unwrap_or(task_id))
 }
 
+/// The name of the host's end of a task's link to the endpoint.
+#[must_use]
+pub fn endpoint_name(task_id: &str) -> String {
+    link_name("be", task_id)
+}
+
+/// How the names of a bridge's ports begin.
+const PORT: &str = "bv";
+
+/// The name of a task's port of its subnet's bridge.
+#[must_use]
+pub fn port_name(task_id: &str) -> String {
+    link_name(PORT, task_id)
+}
+
+/// Whether a port of a bridge is a task's.
+#[must_use]
+pub fn is_port(name: &str) -> bool {
+    name.starts_with(PORT)
+}
+
 /// The name of the host's link into the bridge that an agent keeps for a subnet.
 #[must_use]
 pub fn bridge_name(agent: &str, subnet_id: &str) -> String {
@@ -180,57 +202,57 @@ fn hash(text: &str) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Everything that is to be done for the interface of a task.
+/// Everything that is to be done for the interface of a task. The neighbours are asked as soon as the
+/// link works, and have until everything else is done to answer.
 #[must_use]
 pub fn operations(task_id: &str, attachment: &Attachment, site: &Site) -> Vec<Operation> {
-    let mut operations = vec![Operation::Up { place: Place::Task, link: "lo".to_owned() }];
-    if attachment.addresses.iter().any(|address| address.address.is_ipv6()) {
-        operations.push(Operation::EnableIpv6);
-    }
+    let ipv6 = attachment.addresses.iter().any(|address| address.address.is_ipv6());
+    let mut operations =
+        vec![Operation::Up { place: Place::Task, link: "lo".to_owned() }, Operation::Switches { ipv6 }];
     operations.extend(interface(task_id, attachment, site));
     if let Some(bytes) = attachment.mtu {
         operations.push(Operation::Mtu { link: INTERFACE, bytes });
     }
-    // Before it comes up, so that duplicates are looked for at once.
+    operations.push(Operation::Guard);
+    operations.push(Operation::Up { place: Place::Task, link: INTERFACE.to_owned() });
+    let addresses = attachment.addresses.iter().map(|address| address.address).collect();
+    operations.push(Operation::Ask { link: INTERFACE, addresses });
+    operations.extend(endpoint(task_id, site));
+    if site.blocks_instance_metadata {
+        operations.extend(host(INSTANCE_METADATA).map(|to| Operation::Blackhole { to }));
+    }
+    operations.extend([Operation::Files, Operation::Claim]);
     operations.extend(
         attachment.addresses.iter().map(|address| Operation::Address { link: INTERFACE, address: *address }),
     );
-    operations.push(Operation::Up { place: Place::Task, link: INTERFACE.to_owned() });
     operations.extend(attachment.gateways.iter().map(|gateway| Operation::Route {
         place: Place::Task,
         to: None,
         via: Some(*gateway),
         link: INTERFACE.to_owned(),
     }));
-    operations.extend(endpoint(task_id, site));
-    if site.blocks_instance_metadata {
-        operations.extend(host(INSTANCE_METADATA).map(|to| Operation::Blackhole { to }));
-    }
+    operations.push(Operation::Announce { link: INTERFACE });
     operations
 }
 
-/// The undoing of operations: the inverses in reverse.
-#[must_use]
-pub fn undoing(operations: &[Operation]) -> Vec<Undo> {
-    operations.iter().rev().filter_map(Operation::undo).collect()
-}
-
 fn interface(task_id: &str, attachment: &Attachment, site: &Site) -> Vec<Operation> {
-    let child = |child| vec![Operation::Child { parent: site.parent.clone(), child }];
+    let frames = || Operation::Frames { place: Place::Task, link: INTERFACE.to_owned() };
+    let child = |child| vec![Operation::Child { parent: site.parent.clone(), child }, frames()];
     match attachment.provider {
-        Provider::HotPlug => vec![Operation::Take { mac: attachment.mac }],
+        Provider::HotPlug => vec![Operation::Take { mac: attachment.mac }, frames()],
         Provider::Vlan { id } => {
             let name = vlan_name(&site.agent, id);
             vec![
                 Operation::Vlan { parent: site.parent.clone(), id, name: name.clone() },
                 Operation::Up { place: Place::Host, link: name.clone() },
                 Operation::Child { parent: name, child: Child::Macvlan(attachment.mac) },
+                frames(),
             ]
         }
         Provider::Macvlan => child(Child::Macvlan(attachment.mac)),
         Provider::Ipvlan => child(Child::Ipvlan),
         Provider::Veth => {
-            let outer = link_name("bv", task_id);
+            let outer = port_name(task_id);
             vec![
                 Operation::Pair {
                     outside: Place::Fabric,
@@ -239,6 +261,8 @@ fn interface(task_id: &str, attachment: &Attachment, site: &Site) -> Vec<Operati
                     inner: INTERFACE,
                     mac: Some(attachment.mac),
                 },
+                // Beyond the reach of what is in the task's namespace.
+                Operation::Frames { place: Place::Fabric, link: outer.clone() },
                 Operation::Up { place: Place::Fabric, link: outer },
             ]
         }
@@ -246,7 +270,7 @@ fn interface(task_id: &str, attachment: &Attachment, site: &Site) -> Vec<Operati
 }
 
 fn endpoint(task_id: &str, site: &Site) -> Vec<Operation> {
-    let outer = link_name("be", task_id);
+    let outer = endpoint_name(task_id);
     let mut operations = vec![
         Operation::Pair {
             outside: Place::Host,
@@ -307,30 +331,17 @@ mod tests {
     const TASK: &str = "0123456789abcdef0123456789abcdef";
 
     #[test]
-    fn whatever_is_made_outside_the_namespace_is_undone_last_first() {
-        for provider in
-            [Provider::HotPlug, Provider::Vlan { id: 7 }, Provider::Macvlan, Provider::Ipvlan, Provider::Veth]
-        {
-            let operations = operations(TASK, &attachment(provider), &site());
-            let undone = undoing(&operations);
-            let made: Vec<&Operation> = operations
-                .iter()
-                .filter(|o| {
-                    matches!(o, Operation::Pair { .. } | Operation::Child { .. } | Operation::Take { .. })
-                })
-                .collect();
-            assert_eq!(undone.len(), made.len(), "{provider:?}");
-            assert_eq!(undone.first(), made.last().and_then(|o| o.undo()).as_ref(), "{provider:?}");
-        }
-    }
-
-    #[test]
-    fn addresses_come_before_the_link_and_routes_after_it() {
+    fn an_address_is_used_when_the_neighbours_were_asked_and_the_guard_is_up() {
         let operations = operations(TASK, &attachment(Provider::Macvlan), &site());
         let at = |wanted: &dyn Fn(&Operation) -> bool| operations.iter().position(wanted).unwrap();
         let up = at(&|o| *o == Operation::Up { place: Place::Task, link: INTERFACE.to_owned() });
-        assert!(at(&|o| matches!(o, Operation::Address { link: INTERFACE, .. })) < up);
-        assert!(up < at(&|o| matches!(o, Operation::Route { to: None, .. })));
+        let ask = at(&|o| matches!(o, Operation::Ask { .. }));
+        let claim = at(&|o| *o == Operation::Claim);
+        let address = at(&|o| matches!(o, Operation::Address { link: INTERFACE, .. }));
+        assert!(at(&|o| *o == Operation::Guard) < up);
+        assert!(at(&|o| matches!(o, Operation::Frames { .. })) < up);
+        assert!(up < ask && ask < claim && claim < address);
+        assert!(address < at(&|o| matches!(o, Operation::Route { to: None, .. })));
         let blackhole = Operation::Blackhole { to: "169.254.169.254/32".parse().unwrap() };
         assert!(operations.contains(&blackhole));
     }

@@ -14,7 +14,7 @@ use crate::config::{LogFile, LogFormat};
 use self::file::RollingFile;
 
 /// Libraries that log whole requests, environments of containers included: never below `warn`.
-const QUIET: &str = "bollard=warn,hyper=warn,hyper_util=warn,h2=warn,tonic=warn,tower=warn,rustls=warn,zbus=warn,cgroups_rs=error";
+const QUIET: &str = "bollard=warn,hyper=warn,hyper_util=warn,h2=warn,tonic=warn,tower=warn,rustls=warn,zbus=warn,cgroups_rs=error,netlink_proto=error";
 
 /// Installs the log for the whole process. A second call changes nothing.
 ///

@@ -3,26 +3,27 @@
 
 mod down;
 mod recover;
+mod remains;
+mod up;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
-use berth_core::attachment::{Attachment, Provider, SecurityGroup};
+use berth_core::attachment::SecurityGroup;
 use berth_core::ids::{EngineId, TaskArn};
 use berth_core::spec::TaskSpec;
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::mpsc;
 
+use self::remains::Remains;
 use crate::network::guard;
 use crate::network::holder::{Held, Pool};
-use crate::network::inside::{enable_ipv6, tell};
 use crate::network::netlink::Netlink;
 use crate::network::netns::{Namespace, Pins, set_hostname};
-use crate::network::plan::{self, Operation, Place, Site};
-use crate::network::{NetworkError, Offers, Survivor, TaskNetwork, arrival, fabric};
+use crate::network::plan::{self, Site};
+use crate::network::{NetworkError, Offers, Survivor, TaskNetwork};
 use crate::runtime::holder::Holders;
 use crate::supervise::Tracker;
 
@@ -54,6 +55,12 @@ struct Known {
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
+type Tasks = Arc<Mutex<BTreeMap<TaskArn, Known>>>;
+
+fn lock(tasks: &Tasks) -> MutexGuard<'_, BTreeMap<TaskArn, Known>> {
+    tasks.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The networks of tasks in namespaces of the agent's.
 pub struct Awsvpc {
     config: AwsvpcConfig,
@@ -62,9 +69,10 @@ pub struct Awsvpc {
     home: Namespace,
     host: Netlink,
     tracker: Tracker,
-    tasks: Mutex<BTreeMap<TaskArn, Known>>,
-    /// Bridges are made and removed one at a time: a task may come while the last one goes.
-    bridges: tokio::sync::Mutex<()>,
+    tasks: Tasks,
+    remains: Remains,
+    /// Where tasks are handed in that are gone.
+    gone: mpsc::Sender<Arc<TaskSpec>>,
     lost: tokio::sync::Mutex<mpsc::Receiver<(TaskArn, EngineId)>>,
 }
 
@@ -85,21 +93,31 @@ impl Awsvpc {
     /// When the agent may not speak with the kernel about networks.
     pub fn new(config: AwsvpcConfig, engine: Arc<dyn Holders>, tracker: Tracker) -> io::Result<Self> {
         let (pool, lost) = Pool::new(engine, config.pool, tracker.clone());
+        let (pins, host, tasks) = (Pins::new(&config.data_dir), Netlink::here(&tracker)?, Tasks::default());
+        let remains = Remains {
+            agent: config.data_dir.display().to_string().into(),
+            host: host.clone(),
+            pins: pins.clone(),
+            tasks: Arc::clone(&tasks),
+            bridges: Arc::default(),
+            tracker: tracker.clone(),
+        };
         Ok(Self {
-            pins: Pins::new(&config.data_dir),
+            pins,
             home: Namespace::of_process(std::process::id())?,
-            host: Netlink::here(&tracker)?,
+            host,
             pool,
             config,
             tracker,
-            tasks: Mutex::default(),
-            bridges: tokio::sync::Mutex::default(),
+            tasks,
+            gone: remains.clear_soon(),
+            remains,
             lost: tokio::sync::Mutex::new(lost),
         })
     }
 
     fn tasks(&self) -> MutexGuard<'_, BTreeMap<TaskArn, Known>> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.tasks)
     }
 
     /// The note on links of a task's: whose they are, so that only what is ours is ever removed.
@@ -165,50 +183,6 @@ impl Awsvpc {
         Ok(())
     }
 
-    async fn connect(&self, task: &Arc<TaskSpec>) -> Result<(), NetworkError> {
-        let attachment = task.attachment.as_ref().ok_or_else(|| {
-            NetworkError::Refused("the control plane gave the task no network interface".to_owned())
-        })?;
-        let (turn, endpoint) = self.know(task)?;
-        let _turn = turn.lock().await;
-        let held = self
-            .held(&task.arn)
-            .ok_or_else(|| NetworkError::Passing("the task's namespace is not there".to_owned()))?;
-        let id = task.arn.id();
-        let namespace =
-            Namespace::pinned(&self.pins.path(id)).map_err(kernel("opening the task's namespace"))?;
-        let inside = Netlink::inside(&namespace, &self.tracker)
-            .await
-            .map_err(kernel("entering the task's namespace"))?;
-        let fabric = match attachment.provider {
-            Provider::Veth => Some(self.bridge(attachment).await?),
-            Provider::HotPlug => {
-                arrival::wait(&self.host, &inside, attachment, &self.tracker).await?;
-                None
-            }
-            _ => None,
-        };
-        let began = Instant::now();
-        for operation in plan::operations(id, attachment, &self.site(endpoint)) {
-            let what = format!("{operation:?}");
-            self.carry_out(operation, id, fabric.as_ref(), &inside, &namespace)
-                .await
-                .map_err(kernel(&what))?;
-        }
-        let groups = self.tasks().get(&task.arn).map(|known| known.groups.clone()).unwrap_or_default();
-        guard::apply(&namespace, guard::table(attachment, &groups))
-            .await
-            .map_err(kernel("putting the security groups in force"))?;
-        tell(held.pid, attachment).map_err(kernel("writing the task's /etc/hosts and /etc/resolv.conf"))?;
-        if !attachment.hostname.is_empty() {
-            set_hostname(held.pid, attachment.hostname.clone())
-                .await
-                .map_err(kernel("setting the task's host name"))?;
-        }
-        tracing::debug!(task = %task.arn, took_us = began.elapsed().as_micros(), "interface configured");
-        Ok(())
-    }
-
     /// A name that does not come is no reason to fail a task that runs.
     async fn name(&self, task: &TaskSpec, container: &EngineId) {
         let Some(hostname) = task.attachment.as_ref().map(|a| a.hostname.clone()).filter(|h| !h.is_empty())
@@ -223,68 +197,6 @@ impl Awsvpc {
         };
         if let Err(error) = named {
             tracing::warn!(task = %task.arn, %container, %error, "the container has not got the task's host name");
-        }
-    }
-
-    async fn bridge(&self, attachment: &Attachment) -> Result<Netlink, NetworkError> {
-        let _one = self.bridges.lock().await;
-        let (name, note) = (self.bridge_name(&attachment.subnet_id), self.note(&attachment.subnet_id));
-        fabric::ensure(attachment, &name, &note, &self.host, &self.pins, &self.tracker)
-            .await
-            .map_err(kernel("making the bridge of the subnet"))
-    }
-
-    async fn carry_out(
-        &self,
-        operation: Operation,
-        id: &str,
-        fabric: Option<&Netlink>,
-        inside: &Netlink,
-        namespace: &Namespace,
-    ) -> io::Result<()> {
-        let at = |place| match place {
-            Place::Host => Ok(&self.host),
-            Place::Task => Ok(inside),
-            Place::Fabric => fabric.ok_or_else(|| io::Error::other("the subnet has no bridge")),
-        };
-        match operation {
-            Operation::Pair { outside, outer, bridge, inner, mac } => {
-                let outside = at(outside)?;
-                if inside.link(inner).await?.is_none() {
-                    outside.pair(&outer, &self.note(id), inner, mac, namespace).await?;
-                }
-                match bridge {
-                    Some(bridge) => outside.port(&outer, &bridge).await,
-                    None => Ok(()),
-                }
-            }
-            Operation::Vlan { parent, id, name } => {
-                self.host.vlan(&parent, id, &name).await?;
-                self.host.note(&name, &self.note(&name)).await
-            }
-            Operation::Child { parent, child } => {
-                if inside.link(plan::INTERFACE).await?.is_some() {
-                    return Ok(());
-                }
-                self.host.child(&parent, child, plan::INTERFACE, namespace).await
-            }
-            Operation::Take { mac } => {
-                if inside.link(plan::INTERFACE).await?.is_some() {
-                    return Ok(());
-                }
-                match arrival::find(&self.host, mac).await? {
-                    Some(link) => self.host.give(link.index, plan::INTERFACE, namespace).await,
-                    None => {
-                        Err(io::Error::new(io::ErrorKind::NotFound, format!("no link has the address {mac}")))
-                    }
-                }
-            }
-            Operation::EnableIpv6 => namespace.enter(enable_ipv6).await,
-            Operation::Mtu { link, bytes } => inside.mtu(link, bytes).await,
-            Operation::Up { place, link } => at(place)?.up(&link).await,
-            Operation::Address { link, address } => inside.address(link, address).await,
-            Operation::Route { place, to, via, link } => at(place)?.route(to, via, &link).await,
-            Operation::Blackhole { to } => inside.blackhole(to).await,
         }
     }
 

@@ -12,7 +12,7 @@ use super::{Awsvpc, kernel};
 use crate::network::holder::{POOLED, task_of};
 use crate::network::netlink::Netlink;
 use crate::network::netns::Namespace;
-use crate::network::{NetworkError, Survivor, fabric, plan};
+use crate::network::{NetworkError, Survivor, plan};
 
 impl Awsvpc {
     pub(super) async fn take_over(&self, alive: &[Survivor]) -> Result<Vec<TaskArn>, NetworkError> {
@@ -83,8 +83,8 @@ impl Awsvpc {
                 self.pins.unpin(&name)?;
             }
         }
-        for bridge in bridges {
-            fabric::remove_if_unused(&bridge, &self.host, &self.pins, &self.tracker).await?;
+        for subnet in attachments().map(|a| a.subnet_id.as_str()).collect::<BTreeSet<_>>() {
+            self.remains.clear_bridge(subnet).await?;
         }
         Ok(())
     }

@@ -2,12 +2,13 @@
 //! Replaced as a whole in one transaction; what is established goes on, because the kernel's
 //! connection tracking outlives the rules.
 
+pub mod frames;
 mod nft;
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use berth_core::attachment::{Attachment, Cidr, Direction, Rule, SecurityGroup, Traffic};
+use berth_core::attachment::{Attachment, Cidr, Direction, MacAddress, Rule, SecurityGroup, Traffic};
 
 use super::netns::Namespace;
 use super::plan::{ENDPOINT, ENDPOINT_LINK, INTERFACE};
@@ -36,6 +37,20 @@ pub enum Match {
     Port(u16, u16),
     /// The type of an ICMP message.
     IcmpType(u8, u8),
+    /// The hardware address that a frame comes from is that one, or is not.
+    FrameSource(MacAddress, bool),
+    /// What a frame carries.
+    EtherType(u16),
+    /// An ARP message speaks for that address.
+    ArpSender(Ipv4Addr),
+    /// An ARP message speaks for that hardware address.
+    ArpSenderMac(MacAddress),
+    /// What follows the header of an IPv6 packet.
+    NextHeader(u8),
+    /// The type of an `ICMPv6` message that follows the header of an IPv6 packet.
+    Icmp6Type(u8),
+    /// A neighbour advertisement speaks for no address of that block.
+    NotTarget(Cidr),
 }
 
 /// What becomes of a packet for which all conditions hold.
@@ -163,13 +178,13 @@ pub async fn count(namespace: &Namespace) -> io::Result<(usize, usize)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use berth_core::attachment::{MacAddress, Provider};
+pub(super) mod tests {
+    use berth_core::attachment::Provider;
     use berth_core::units::{Millis, PortRange};
 
     use super::*;
 
-    fn attachment() -> Attachment {
+    pub(in crate::network::guard) fn attachment() -> Attachment {
         Attachment {
             id: "a".to_owned(),
             interface_id: "eni-1".to_owned(),

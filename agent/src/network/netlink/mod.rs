@@ -1,9 +1,10 @@
 //! The kernel's links, addresses and routes in one network namespace: a thin layer over rtnetlink,
 //! one method for each verb. What is there already is made, and what is not there is removed.
 
-use std::collections::BTreeMap;
+mod neighbours;
+mod routes;
+
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
 use berth_core::attachment::{Cidr, MacAddress};
@@ -13,13 +14,11 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, Add
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoVeth, IpVlanMode, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType,
-};
 use rtnetlink::{
     Handle, LinkBridge, LinkIpVlan, LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVlan,
-    RouteMessageBuilder,
 };
+
+pub use self::neighbours::{Neighbour, Question};
 
 use super::netns::Namespace;
 use super::plan::Child;
@@ -191,9 +190,21 @@ impl Netlink {
     /// # Errors
     /// What the kernel says.
     pub async fn note(&self, name: &str, note: &str) -> io::Result<()> {
-        let index = self.index(name).await?;
         let change =
-            LinkUnspec::new_with_index(index).append_extra_attribute(LinkAttribute::IfAlias(note.to_owned()));
+            LinkUnspec::new_with_name(name).append_extra_attribute(LinkAttribute::IfAlias(note.to_owned()));
+        unless(self.handle.link().set(change.build()).execute().await, &[])
+    }
+
+    /// Tells the neighbours of a link's addresses, where the namespace is set to: the kernel does so
+    /// when a link gets a hardware address, the one that it has included.
+    ///
+    /// # Errors
+    /// What the kernel says, also where such a link cannot be given an address.
+    pub async fn announce(&self, name: &str) -> io::Result<()> {
+        let Some(Link { index, mac: Some(mac), .. }) = self.link(name).await? else {
+            return Ok(());
+        };
+        let change = LinkUnspec::new_with_index(index).address(mac.0.to_vec());
         unless(self.handle.link().set(change.build()).execute().await, &[])
     }
 
@@ -202,8 +213,8 @@ impl Netlink {
     /// # Errors
     /// What the kernel says.
     pub async fn port(&self, name: &str, bridge: &str) -> io::Result<()> {
-        let (index, bridge) = (self.index(name).await?, self.index(bridge).await?);
-        let change = LinkUnspec::new_with_index(index).controller(bridge);
+        let bridge = self.index(bridge).await?;
+        let change = LinkUnspec::new_with_name(name).controller(bridge);
         unless(self.handle.link().set(change.build()).execute().await, &[])
     }
 
@@ -224,8 +235,7 @@ impl Netlink {
     /// # Errors
     /// What the kernel says.
     pub async fn up(&self, name: &str) -> io::Result<()> {
-        let index = self.index(name).await?;
-        let change = LinkUnspec::new_with_index(index).up();
+        let change = LinkUnspec::new_with_name(name).up();
         unless(self.handle.link().set(change.build()).execute().await, &[])
     }
 
@@ -234,13 +244,11 @@ impl Netlink {
     /// # Errors
     /// What the kernel says.
     pub async fn mtu(&self, name: &str, bytes: u32) -> io::Result<()> {
-        let index = self.index(name).await?;
-        let change = LinkUnspec::new_with_index(index).mtu(bytes);
+        let change = LinkUnspec::new_with_name(name).mtu(bytes);
         unless(self.handle.link().set(change.build()).execute().await, &[])
     }
 
-    /// An address of a link. The one who hands out addresses answers for their being unique, so that
-    /// it is in use at once.
+    /// An address of a link, in use at once: the neighbours were asked before.
     ///
     /// # Errors
     /// What the kernel says.
@@ -251,6 +259,22 @@ impl Netlink {
             request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
         }
         unless(request.execute().await, &[Errno::EEXIST])
+    }
+
+    /// Takes all addresses away from a link; one that is not there has none.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub async fn unassign(&self, name: &str) -> io::Result<()> {
+        let Some(link) = self.link(name).await? else {
+            return Ok(());
+        };
+        let request = self.handle.address().get().set_link_index_filter(link.index).execute();
+        let all: Vec<AddressMessage> = request.try_collect().await.map_err(cause)?;
+        for address in all {
+            unless(self.handle.address().del(address).execute().await, &[Errno::EADDRNOTAVAIL])?;
+        }
+        Ok(())
     }
 
     /// The addresses of a link; none where it is not there.
@@ -273,71 +297,6 @@ impl Netlink {
         Ok(all.into_iter().filter_map(cidr).collect())
     }
 
-    /// A route by a link: to everybody where `to` is absent, directly where `via` is.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub async fn route(&self, to: Option<Cidr>, via: Option<IpAddr>, name: &str) -> io::Result<()> {
-        let index = self.index(name).await?;
-        let four = via.map_or_else(|| to.is_some_and(|to| to.address.is_ipv4()), |via| via.is_ipv4());
-        let message = if four {
-            let mut route = RouteMessageBuilder::<std::net::Ipv4Addr>::new().output_interface(index);
-            if let Some(Cidr { address: IpAddr::V4(address), prefix }) = to {
-                route = route.destination_prefix(address, prefix);
-            }
-            match via {
-                // A gateway that is not of the subnet is on the link all the same.
-                Some(IpAddr::V4(via)) => route.gateway(via).onlink().build(),
-                _ => route.scope(RouteScope::Link).build(),
-            }
-        } else {
-            let mut route = RouteMessageBuilder::<std::net::Ipv6Addr>::new().output_interface(index);
-            if let Some(Cidr { address: IpAddr::V6(address), prefix }) = to {
-                route = route.destination_prefix(address, prefix);
-            }
-            if let Some(IpAddr::V6(via)) = via {
-                route = route.gateway(via).onlink();
-            }
-            route.build()
-        };
-        unless(self.handle.route().add(message).execute().await, &[Errno::EEXIST])
-    }
-
-    /// All routes of the main table, as text.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub async fn routes(&self) -> io::Result<Vec<String>> {
-        let names: BTreeMap<u32, String> =
-            self.links().await?.into_iter().map(|link| (link.index, link.name)).collect();
-        let mut texts = Vec::new();
-        for asked in [
-            RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
-            RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
-        ] {
-            let all: Vec<RouteMessage> =
-                self.handle.route().get(asked).execute().try_collect().await.map_err(cause)?;
-            // The kernel's own for its own addresses are in another table.
-            let main = all.iter().filter(|route| route.header.table == RouteHeader::RT_TABLE_MAIN);
-            texts.extend(main.map(|route| route_text(route, &names)));
-        }
-        Ok(texts)
-    }
-
-    /// Packets to there are thrown away.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub async fn blackhole(&self, to: Cidr) -> io::Result<()> {
-        let IpAddr::V4(address) = to.address else {
-            return Ok(()); // There is no instance metadata service beyond IPv4 that has one address.
-        };
-        let route = RouteMessageBuilder::<std::net::Ipv4Addr>::new()
-            .destination_prefix(address, to.prefix)
-            .kind(RouteType::BlackHole);
-        unless(self.handle.route().add(route.build()).execute().await, &[Errno::EEXIST])
-    }
-
     /// Removes a link; one that is not there is removed already.
     ///
     /// # Errors
@@ -358,29 +317,6 @@ fn child_message(parent: u32, child: Child, inner: &str, namespace: std::os::fd:
             .build(),
         Child::Ipvlan => LinkIpVlan::new(inner, parent, IpVlanMode::L2).setns_by_fd(namespace).build(),
     }
-}
-
-fn route_text(route: &RouteMessage, names: &BTreeMap<u32, String>) -> String {
-    let ip = |address: &RouteAddress| match address {
-        RouteAddress::Inet(address) => address.to_string(),
-        RouteAddress::Inet6(address) => address.to_string(),
-        other => format!("{other:?}"),
-    };
-    let (mut to, mut via, mut link) = ("default".to_owned(), String::new(), String::new());
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Destination(address) => {
-                to = format!("{}/{}", ip(address), route.header.destination_prefix_length);
-            }
-            RouteAttribute::Gateway(address) => via = format!(" via {}", ip(address)),
-            RouteAttribute::Oif(index) => {
-                link = format!(" dev {}", names.get(index).map_or("?", String::as_str));
-            }
-            _ => {}
-        }
-    }
-    let kind = if route.header.kind == RouteType::BlackHole { "blackhole " } else { "" };
-    format!("{kind}{to}{via}{link}")
 }
 
 fn link(message: LinkMessage) -> Link {
