@@ -1,7 +1,7 @@
 # What one does with a checkout, each in one word; the work is in tests/scripts/.
 # On a Debian 12 with Rust and root, nothing else has to be there before.
 
-.PHONY: help run test test-vm bench lint build clean
+.PHONY: help run test test-vm test-hosts bench lint build clean
 
 help: ## This list
 	@echo "make TARGET"
@@ -15,6 +15,9 @@ test: ## Build and run all tests against a real engine (ARGS="..." goes to the t
 
 test-vm: ## The same promises on a host with cgroup v2 and systemd (BERTH_RIG is the program that makes the VM)
 	@tests/scripts/vm.sh
+
+test-hosts: ## The same promises on several hosts on one wire (BERTH_HOSTS is the program that makes them)
+	@tests/scripts/hosts.sh
 
 bench: ## Measure Berth against the engine's own floor (BERTH_BENCH=quick: in two minutes)
 	@tests/scripts/bench.sh $(ARGS)

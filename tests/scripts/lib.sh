@@ -49,6 +49,20 @@ await() {
     done
 }
 
+# count_results FILE: the sum over all runners' closing lines, nextest's "Summary" and cargo test's
+# "test result", as "N passed, N failed".
+count_results() {
+    sed 's/\x1b\[[0-9;]*m//g' "$1" | awk '
+        /^ *Summary \[/ || /^test result:/ {
+            for (i = 2; i <= NF; i++) {
+                if ($i ~ /^passed/) passed += $(i - 1)
+                if ($i ~ /^failed/) failed += $(i - 1)
+                if ($i ~ /^timed/) failed += $(i - 1)
+            }
+        }
+        END { printf "%d passed, %d failed\n", passed, failed }'
+}
+
 # gone PID: whether the process has ended (one that nobody waited for counts as ended).
 gone() {
     [ ! -e "/proc/$1" ] || [ "$(sed 's/.*) \(.\).*/\1/' "/proc/$1/stat" 2>/dev/null)" = Z ]

@@ -1,25 +1,50 @@
 #!/usr/bin/env bash
-# Removes what tests that were killed left behind: containers and cgroups of clusters whose process
-# is gone. A test that ends by itself, passed or failed, removes its own.
+# Removes what tests that were killed left behind: containers, cgroups, links, namespaces and folders of
+# tests whose process is gone. A test that ends by itself, passed or failed, removes its own.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# orphan NAME: whether that is a test's cluster (berth-test-PID-...) whose test does not run any more.
+# orphan NAME: whether that is a test's cluster (berth-test-PID-...) or the data folder of its agent
+# (berth-agent-PID-...) whose test does not run any more.
 orphan() {
-    [[ $1 =~ ^berth-test-([0-9]+)- ]] && [ ! -e "/proc/${BASH_REMATCH[1]}" ]
+    [[ $1 =~ berth-(test|agent)-([0-9]+)- ]] && [ ! -e "/proc/${BASH_REMATCH[2]}" ]
 }
 
-arn='{{.ID}} {{.Label "com.amazonaws.ecs.task-arn"}}'
-docker ps --all --no-trunc --filter label=com.amazonaws.ecs.task-arn --format "$arn" | while read -r id task; do
-    cluster=${task#*:task/}
-    if orphan "${cluster%%/*}"; then
-        docker rm --force --volumes "$id" >/dev/null && echo "removed container ${id:0:12} of a test that was killed"
+# containers LABEL: those that have it, each with what the label says.
+containers() {
+    docker ps --all --no-trunc --filter "label=$1" --format "{{.ID}} {{.Label \"$1\"}}"
+}
+
+if "$ROOT/tests/scripts/engine.sh" status; then
+    containers com.amazonaws.ecs.task-arn | while read -r id task; do
+        cluster=${task#*:task/}
+        if orphan "${cluster%%/*}"; then
+            docker rm --force --volumes "$id" >/dev/null && echo "removed container ${id:0:12} of a test that was killed"
+        fi
+    done
+    containers io.berth.holder | while read -r id folder; do
+        if orphan "$folder"; then
+            docker rm --force "$id" >/dev/null && echo "removed holder ${id:0:12} of a test that was killed"
+        fi
+    done
+fi
+
+for root in /sys/fs/cgroup/berth-test-* /sys/fs/cgroup/*/berth-test-*; do
+    if [ -d "$root" ] && orphan "$(basename "$root")-"; then
+        find "$root" -depth -type d -exec rmdir {} + && echo "removed cgroup $root of a test that was killed"
     fi
 done
 
-for root in /sys/fs/cgroup/berth-test-* /sys/fs/cgroup/*/berth-test-*; do
-    if [ -d "$root" ] && orphan "$(basename "$root")"; then
-        find "$root" -depth -type d -exec rmdir {} + && echo "removed cgroup $root of a test that was killed"
+ip -oneline link show | sed -n 's/^[0-9]*: \([^:@]*\).*alias berth:\([^:]*\):.*/\1 \2/p' | while read -r link folder; do
+    if orphan "$folder"; then
+        ip link delete "$link" 2>/dev/null && echo "removed link $link of a test that was killed"
+    fi
+done
+for folder in "${TMPDIR:-/tmp}"/berth-agent-*; do
+    if [ -d "$folder" ] && orphan "$(basename "$folder")"; then
+        # Pins of namespaces are the only mounts there.
+        awk -v under="$folder/netns/" 'index($2, under) == 1 { print $2 }' /proc/mounts | xargs --no-run-if-empty umount
+        rm -rf "$folder" && echo "removed $folder of a test that was killed"
     fi
 done

@@ -16,21 +16,8 @@ finish() {
     trap - EXIT
     if "$SCRIPTS/engine.sh" status; then "$SCRIPTS/sweep.sh" || true; fi
     if [ "$engine_was_down" = yes ]; then "$SCRIPTS/engine.sh" stop || true; fi
-    if [ -s "$LOG" ]; then count; fi
+    if [ -s "$LOG" ]; then count_results "$LOG"; fi
     exit "$code"
-}
-
-# The sum over all runners' closing lines: nextest's "Summary", cargo test's "test result".
-count() {
-    sed 's/\x1b\[[0-9;]*m//g' "$LOG" | awk '
-        /^ *Summary \[/ || /^test result:/ {
-            for (i = 2; i <= NF; i++) {
-                if ($i ~ /^passed/) passed += $(i - 1)
-                if ($i ~ /^failed/) failed += $(i - 1)
-                if ($i ~ /^timed/) failed += $(i - 1)
-            }
-        }
-        END { printf "%d passed, %d failed\n", passed, failed }'
 }
 
 # In the fallback every package's tests run one executable after the other; the tests that start

@@ -33,13 +33,8 @@ finish() {
     trap '' INT TERM
     [ -z "$bundle" ] || rm -rf "$bundle"
     if [ "$is_up" = yes ]; then "$RIG" down "$HOST" >/dev/null || true; fi
-    if [ -s "$LOG" ]; then count; fi
+    if [ -s "$LOG" ]; then count_results "$LOG"; fi
     exit "$code"
-}
-
-count() {
-    awk '/^test result:/ { for (i = 2; i <= NF; i++) { if ($i ~ /^passed/) p += $(i - 1); if ($i ~ /^failed/) f += $(i - 1) } }
-        END { printf "%d passed, %d failed\n", p, f }' "$LOG"
 }
 
 # The whole workspace, so that nothing is compiled again with other features than `make test` has.

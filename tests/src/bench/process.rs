@@ -35,7 +35,9 @@ impl BenchAgent {
     /// # Errors
     /// When the program is not there.
     pub fn start(cluster: &str, control_plane: SocketAddr, env: &[(&str, &str)]) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("berth-bench-agent-").tempdir()?;
+        let folder = tempfile::Builder::new()
+            .prefix(&format!("berth-agent-{}-bench-", std::process::id()))
+            .tempdir()?;
         let data = folder.path().join("data").display().to_string();
         let own = [
             ("ECS_CLUSTER", cluster),
