@@ -213,12 +213,17 @@ async fn start(shared: &Shared, spec: &Arc<TaskSpec>, container: &ContainerName,
     shared.ports.hand_over(&spec.arn, container);
     let call = async {
         match shared.runtime.start(id).await {
-            Ok(()) if spec.attachment.is_some() => shared.network.started(spec, id).await,
             Ok(()) => {}
             Err(RuntimeError::NoSuchContainer(_)) => return Ok(Fact::Missing),
             Err(e) => return Err(failure(ErrorClass::CannotStartContainer, e)),
         }
-        let fact = shared.runtime.inspect(id).await.map_err(|e| Failure {
+        let named = async {
+            if spec.attachment.is_some() {
+                shared.network.started(spec, id).await;
+            }
+        };
+        let (inspected, ()) = tokio::join!(shared.runtime.inspect(id), named);
+        let fact = inspected.map_err(|e| Failure {
             // It was started: whatever keeps us from looking, look again.
             kind: FailureKind::EngineAway,
             class: ErrorClass::CannotInspectContainer,

@@ -29,6 +29,11 @@ const REMOVALS: usize = 1024;
 /// Longest that a killed process takes to be gone.
 const END: Duration = Duration::from_secs(2);
 
+/// What can wait is done when the engine has been left alone for that long, so that launches have the
+/// processors to themselves;
+const QUIET: Duration = Duration::from_millis(100);
+/// and after that long in any case.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Between attempts to remove a holder while the engine is away.
 const ENGINE_AWAY: Duration = Duration::from_secs(1);
 
@@ -137,6 +142,7 @@ impl Pool {
         loop {
             self.wanted.notified().await;
             while self.ready().len() < self.size {
+                wait_for_quiet(&*self.engine).await;
                 let name = format!("{POOLED}{}", uuid::Uuid::new_v4().simple());
                 match self.make(&name, "").await {
                     Ok(held) => self.ready().push_back(held),
@@ -232,18 +238,31 @@ impl Pool {
     }
 }
 
+async fn wait_for_quiet(engine: &dyn Holders) {
+    // Not having it quiet is all that can come of it.
+    let _ = tokio::time::timeout(LONGEST_WAIT, engine.quiet(QUIET)).await;
+}
+
 /// Removes holders that have ended.
 async fn remove(engine: Arc<dyn Holders>, mut ended: mpsc::Receiver<EngineId>) {
-    while let Some(id) = ended.recv().await {
-        loop {
-            match engine.release(&id).await {
-                Err(RuntimeError::Unavailable(_)) => tokio::time::sleep(ENGINE_AWAY).await,
-                Err(error) => {
-                    tracing::warn!(%error, holder = %id, "a holder that has ended stays until the next start");
-                    break;
-                }
-                Ok(()) => break,
+    while let Some(first) = ended.recv().await {
+        wait_for_quiet(&*engine).await;
+        remove_one(&*engine, &first).await;
+        while let Ok(next) = ended.try_recv() {
+            remove_one(&*engine, &next).await;
+        }
+    }
+}
+
+async fn remove_one(engine: &dyn Holders, id: &EngineId) {
+    loop {
+        match engine.release(id).await {
+            Err(RuntimeError::Unavailable(_)) => tokio::time::sleep(ENGINE_AWAY).await,
+            Err(error) => {
+                tracing::warn!(%error, holder = %id, "a holder that has ended stays until the next start");
+                return;
             }
+            Ok(()) => return,
         }
     }
 }

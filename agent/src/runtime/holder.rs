@@ -1,6 +1,8 @@
 //! Holders: containers of the agent's own that do nothing but hold a network namespace open. They
 //! belong to no task definition, and are never listed among the containers of tasks.
 
+use std::time::Duration;
+
 use berth_core::ids::EngineId;
 use futures_util::future::BoxFuture;
 
@@ -39,6 +41,8 @@ pub trait Holders: Send + Sync + 'static {
     fn pid<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<Option<u32>, RuntimeError>>;
     /// All holders of this agent.
     fn holders(&self) -> BoxFuture<'_, Result<Vec<Holder>, RuntimeError>>;
+    /// Waits until for so long nothing was asked of the engine: a time for what can wait.
+    fn quiet(&self, pause: Duration) -> BoxFuture<'_, ()>;
     /// Ends and removes a holder; one that is not there is removed already.
     fn release<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>>;
 }

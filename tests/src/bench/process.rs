@@ -63,12 +63,13 @@ impl BenchAgent {
         self.folder.path().join("data")
     }
 
-    /// The numbers under that key in its log so far.
+    /// The numbers under that key in the lines of its log so far that say `message`.
     #[must_use]
-    pub fn logged(&self, key: &str) -> Vec<f64> {
+    pub fn logged(&self, message: &str, key: &str) -> Vec<f64> {
         let log = std::fs::read_to_string(log_of(self.folder.path())).unwrap_or_default();
         let key = format!("\"{key}\":");
-        let numbers = log.lines().filter_map(|line| {
+        let message = format!("\"message\":\"{message}\"");
+        let numbers = log.lines().filter(|line| line.contains(&message)).filter_map(|line| {
             let rest = line.split_once(&key)?.1.trim_start_matches('"');
             rest.split(|c: char| !c.is_ascii_digit() && c != '.').next()?.parse().ok()
         });

@@ -1,6 +1,7 @@
 //! Holders in Docker.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use berth_core::ids::EngineId;
 use bollard::models::{ContainerCreateBody, HostConfig};
@@ -152,6 +153,10 @@ impl Holders for Docker {
             Ok(found.into_iter().filter_map(holder).collect())
         }
         .boxed()
+    }
+
+    fn quiet(&self, pause: Duration) -> BoxFuture<'_, ()> {
+        self.pace.quiet(pause).boxed()
     }
 
     fn release<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use berth_core::ids::EngineId;
 use berth_core::task::Exit;
 use berth_core::units::Timestamp;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 /// A launch is some 200 ms of work, and so is the end of a container; what takes longer than this
@@ -29,6 +29,8 @@ pub(super) struct Pace {
     launches: Semaphore,
     stops: Semaphore,
     stopping: Mutex<Endings>,
+    /// How many calls wait or are under way.
+    busy: watch::Sender<u32>,
 }
 
 /// The containers that are being stopped, and what the engine's events told of each meanwhile.
@@ -47,17 +49,20 @@ impl Pace {
             launches: Semaphore::new(launches.max(1)),
             stops: Semaphore::new(stops.max(1)),
             stopping: Mutex::default(),
+            busy: watch::Sender::default(),
         }
     }
 
     /// Runs the making or the starting of a container when it is its turn.
     pub(super) async fn launch<F: Future>(&self, call: F) -> F::Output {
+        let _busy = Busy::note(&self.busy);
         paced(&self.launches, WORK, || false, call).await
     }
 
     /// Runs the stopping of a container when it is its turn; also how it ended, if the engine's
     /// events have told the whole of it by then.
     pub(super) async fn stop<F: Future>(&self, id: &EngineId, call: F) -> (F::Output, Option<Exit>) {
+        let _busy = Busy::note(&self.busy);
         let stopping = Stopping::note(&self.stopping, id);
         let has_died = || lock(&self.stopping).get(id).is_some_and(|ending| ending.died);
         let output = paced(&self.stops, SIGNAL, has_died, call).await;
@@ -66,7 +71,20 @@ impl Pace {
 
     /// Runs the killing or the removal of a container when it is its turn.
     pub(super) async fn end<F: Future>(&self, call: F) -> F::Output {
+        let _busy = Busy::note(&self.busy);
         paced(&self.stops, WORK, || false, call).await
+    }
+
+    /// Waits until for so long nothing was asked of the engine here: a time for what can wait.
+    pub(super) async fn quiet(&self, pause: Duration) {
+        let mut busy = self.busy.subscribe();
+        loop {
+            // Its sender is here, so that neither wait can fail.
+            let _ = busy.wait_for(|calls| *calls == 0).await;
+            if timeout(pause, busy.changed()).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// The engine tells that a container died: if it is being stopped, what is left is work.
@@ -83,6 +101,22 @@ impl Pace {
         if let Some(ending) = lock(&self.stopping).get_mut(id) {
             ending.out_of_memory = true;
         }
+    }
+}
+
+/// A call that waits or is under way.
+struct Busy<'a>(&'a watch::Sender<u32>);
+
+impl<'a> Busy<'a> {
+    fn note(calls: &'a watch::Sender<u32>) -> Self {
+        calls.send_modify(|calls| *calls += 1);
+        Self(calls)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|calls| *calls = calls.saturating_sub(1));
     }
 }
 
@@ -143,6 +177,20 @@ mod tests {
     use tokio::time::{Instant, sleep};
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_quiet_when_nothing_was_asked_for_a_while() {
+        let pace = Pace::new(2, 2);
+        let began = Instant::now();
+        let calls = async {
+            for _ in 0..3 {
+                pace.launch(sleep(Duration::from_millis(70))).await;
+                sleep(Duration::from_millis(60)).await;
+            }
+        };
+        tokio::join!(calls, pace.quiet(Duration::from_millis(100)));
+        assert_eq!(began.elapsed(), Duration::from_millis(3 * 70 + 2 * 60 + 100));
+    }
 
     fn ids(count: usize) -> Vec<EngineId> {
         (0..count).map(|i| EngineId::new(format!("{i:064x}")).unwrap()).collect()
