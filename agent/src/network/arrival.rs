@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::NetworkError;
 use super::netlink::{Link, Netlink};
+use super::netns::Namespace;
 use super::plan::INTERFACE;
 use crate::supervise::Tracker;
 
@@ -27,11 +28,12 @@ pub(super) fn spare_name(mac: MacAddress) -> String {
 /// Waits until the attachment's interface is on the host, or in the task's namespace already.
 pub(super) async fn wait(
     host: &Netlink,
-    inside: &Netlink,
+    namespace: &Namespace,
     attachment: &Attachment,
     tracker: &Tracker,
 ) -> Result<(), NetworkError> {
     let failed = |error: io::Error| NetworkError::Passing(format!("looking for interfaces: {error}"));
+    let inside = Netlink::inside(namespace, tracker).await.map_err(failed)?;
     if inside.link(INTERFACE).await.map_err(failed)?.is_some() {
         return Ok(());
     }

@@ -4,7 +4,9 @@
 //! would carry other work into the wrong network. What is made inside (a socket, a netlink
 //! connection) stays inside for good, wherever it is used from.
 
+use std::cell::Cell;
 use std::fs::{self, File};
+use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -42,6 +44,14 @@ impl Namespace {
         }
     }
 
+    /// The same namespace, open once more.
+    ///
+    /// # Errors
+    /// When the process has too many files open.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
     /// The file, for the kernel's calls that name a namespace.
     #[must_use]
     pub const fn file(&self) -> &File {
@@ -71,11 +81,41 @@ pub async fn set_hostname(pid: u32, name: String) -> io::Result<()> {
     aside(namespace, CloneFlags::CLONE_NEWUTS, move || Ok(nix::unistd::sethostname(name)?)).await
 }
 
+thread_local! {
+    /// Whether this thread is thrown away when its work is done, so that it may go wherever it likes.
+    static THROWN_AWAY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a future on a thread of its own, which may enter namespaces itself. What talks with the kernel
+/// in many small steps is done sooner there: on a busy host every change of thread waits for a
+/// processor.
+///
+/// # Errors
+/// When there is no such thread to be had.
+pub async fn on_own_thread<T, F>(journey: impl FnOnce() -> F + Send + 'static) -> io::Result<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T>,
+{
+    let (answer, result) = oneshot::channel();
+    thread::Builder::new().name("netns".to_owned()).spawn(move || {
+        THROWN_AWAY.set(true);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        // Nobody waits any more: what was made is dropped.
+        let _ = answer.send(runtime.map(|runtime| runtime.block_on(journey())));
+    })?;
+    result.await.unwrap_or_else(|_| Err(io::Error::other("the thread for namespaces panicked")))
+}
+
 async fn aside<T: Send + 'static>(
     namespace: File,
     kind: CloneFlags,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
+    if THROWN_AWAY.get() {
+        setns(&namespace, kind)?;
+        return work();
+    }
     let (answer, result) = oneshot::channel();
     thread::Builder::new().name("netns".to_owned()).stack_size(256 * 1024).spawn(move || {
         let done = setns(&namespace, kind).map_err(io::Error::from).and_then(|()| work());

@@ -156,6 +156,12 @@ pub struct Site {
     pub blocks_instance_metadata: bool,
 }
 
+/// The note on a link: whose it is, so that only what is ours is ever removed.
+#[must_use]
+pub fn note(agent: &str, whose: &str) -> String {
+    format!("berth:{agent}:{whose}")
+}
+
 /// The name of something of a task's in the host's network: short enough for a link's, and found
 /// again from the task's id alone.
 #[must_use]

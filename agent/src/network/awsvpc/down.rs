@@ -10,7 +10,7 @@ use berth_core::spec::TaskSpec;
 use super::{Awsvpc, kernel};
 use crate::network::holder::task_of;
 use crate::network::netlink::Netlink;
-use crate::network::netns::Namespace;
+use crate::network::netns::{Namespace, on_own_thread};
 use crate::network::{NetworkError, arrival, plan};
 
 impl Awsvpc {
@@ -21,27 +21,22 @@ impl Awsvpc {
             return Ok(());
         };
         let (turn, _) = self.know(task)?;
-        let _turn = turn.lock().await;
+        let turn = turn.lock_owned().await;
         let began = Instant::now();
         let Ok(namespace) = Namespace::pinned(&self.pins.path(task.arn.id())) else {
             return Ok(());
         };
-        let inside = Netlink::inside(&namespace, &self.tracker)
-            .await
-            .map_err(kernel("entering the task's namespace"))?;
-        self.give_back(&inside, attachment).await.map_err(kernel("taking the task's interface away"))?;
+        let away = kernel("taking the task's interface away");
+        let (attachment, tracker) = (attachment.clone(), self.tracker.clone());
+        let home = self.home.try_clone().map_err(&away)?;
+        let done = on_own_thread(move || async move {
+            let _turn = turn;
+            let inside = Netlink::inside(&namespace, &tracker).await?;
+            give_back(&inside, &attachment, &home).await
+        });
+        done.await.flatten().map_err(&away)?;
         tracing::debug!(task = %task.arn, took_us = began.elapsed().as_micros(), "interface taken away");
         Ok(())
-    }
-
-    async fn give_back(&self, inside: &Netlink, attachment: &Attachment) -> io::Result<()> {
-        if attachment.provider != Provider::HotPlug {
-            return inside.unassign(plan::INTERFACE).await;
-        }
-        match arrival::find(inside, attachment.mac).await? {
-            Some(link) => inside.give(link.index, &arrival::spare_name(attachment.mac), &self.home).await,
-            None => Ok(()),
-        }
     }
 
     pub(super) async fn let_go(&self, task: &Arc<TaskSpec>) -> Result<(), NetworkError> {
@@ -63,5 +58,15 @@ impl Awsvpc {
         let _ = self.gone.send(Arc::clone(task)).await;
         tracing::debug!(task = %task.arn, took_us = began.elapsed().as_micros(), "namespace let go");
         Ok(())
+    }
+}
+
+async fn give_back(inside: &Netlink, attachment: &Attachment, home: &Namespace) -> io::Result<()> {
+    if attachment.provider != Provider::HotPlug {
+        return inside.unassign(plan::INTERFACE).await;
+    }
+    match arrival::find(inside, attachment.mac).await? {
+        Some(link) => inside.give(link.index, &arrival::spare_name(attachment.mac), home).await,
+        None => Ok(()),
     }
 }

@@ -120,11 +120,6 @@ impl Awsvpc {
         lock(&self.tasks)
     }
 
-    /// The note on links of a task's: whose they are, so that only what is ours is ever removed.
-    fn note(&self, task_id: &str) -> String {
-        format!("berth:{}:{task_id}", self.config.data_dir.display())
-    }
-
     /// Takes note of a task; its turn, and its address on the link to the endpoint.
     fn know(&self, task: &Arc<TaskSpec>) -> Result<(Arc<tokio::sync::Mutex<()>>, Ipv4Addr), NetworkError> {
         let mut tasks = self.tasks();

@@ -70,7 +70,7 @@ impl Awsvpc {
             })
             .collect();
         for link in self.host.links().await? {
-            let ours = link.alias.strip_prefix(&self.note(""));
+            let ours = link.alias.strip_prefix(&plan::note(&agent, ""));
             if ours.is_some_and(|whose| {
                 !ids.contains(whose) && !bridges.contains(&link.name) && !vlans.contains(&link.name)
             }) {
