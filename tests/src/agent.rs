@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::expect::PATIENCE;
@@ -121,6 +122,14 @@ impl Agent {
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.program.pid()
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.program.signal(signal)
     }
 
     /// What it has said so far.

@@ -10,6 +10,7 @@ use berth_tests::cluster::{container, text};
 use berth_tests::expect::PATIENCE;
 use berth_tests::vpc::{self, ENV, Vpc, address, client, detail, reaches, server, traces};
 use berth_tests::{Cluster, demo, eventually};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -160,8 +161,13 @@ impl Plugged {
             std::fs::write(path, mac)?;
             return Ok(Self(String::new()));
         }
+        Self::plug_pair(mac, "h")
+    }
+
+    /// A pair of links whose names begin so.
+    fn plug_pair(mac: &str, names: &str) -> Result<Self> {
         let tail: String = mac.replace(':', "").chars().skip(4).collect();
-        let (inner, outer) = (format!("hp{tail}"), format!("ho{tail}"));
+        let (inner, outer) = (format!("{names}p{tail}"), format!("{names}o{tail}"));
         vpc::ip(&["link", "add", &outer, "type", "veth", "peer", "name", &inner, "address", mac])?;
         Ok(Self(outer))
     }
@@ -209,6 +215,33 @@ async fn a_task_waits_for_the_interface_that_was_announced() -> Result<()> {
     let links = String::from_utf8_lossy(&links.stdout).into_owned();
     ensure!(links.contains(&mac), "{mac} is not among the host's interfaces: {links}");
     drop(plugged);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_interface_that_came_before_its_announcement_is_taken() -> Result<()> {
+    let cluster = Cluster::start_vpc(Vpc::new("hot-plug").file(), &ENV).await?;
+    // The agent hears of the task when the interface has been there for a while.
+    cluster.agent.signal(Signal::SIGSTOP)?;
+    let (arn, mac) = announced(&cluster).await?;
+    let _plugged = Plugged::plug(&mac)?;
+    cluster.agent.signal(Signal::SIGCONT)?;
+    let task = cluster.until(&arn, "RUNNING", PATIENCE).await?;
+    assert_eq!(task["attachments"][0]["status"], "ATTACHED");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_interface_with_the_same_address_is_left_alone() -> Result<()> {
+    let cluster = Cluster::start_vpc(Vpc::new("hot-plug").file(), &ENV).await?;
+    let (arn, mac) = announced(&cluster).await?;
+    let _plugged = Plugged::plug(&mac)?;
+    cluster.until(&arn, "RUNNING", PATIENCE).await?;
+    let second = Plugged::plug_pair(&mac, "i")?;
+    cluster.stop(&arn, None).await?;
+    let task = cluster.until(&arn, "STOPPED", PATIENCE).await?;
+    assert_eq!(task["stopCode"], "UserInitiated");
+    vpc::ip(&["link", "show", &second.0.replacen('o', "p", 1)])?;
     Ok(())
 }
 

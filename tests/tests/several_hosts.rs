@@ -1,6 +1,6 @@
 //! Several hosts on one wire, each with an engine and an agent of its own: they join over TLS, their
 //! tasks talk to each other at the addresses that DescribeTasks shows, and a host that loses its power
-//! comes back without anything of its tasks. tests/scripts/hosts.sh makes the hosts and runs this
+//! or its engine comes back without anything of its tasks. tests/scripts/hosts.sh makes the hosts and runs this
 //! beside them.
 
 use std::collections::BTreeMap;
@@ -173,7 +173,7 @@ fn traces(host: u8) -> Result<String> {
 }
 
 #[tokio::test]
-async fn tasks_on_different_hosts_talk_and_a_host_comes_back_from_power_loss() -> Result<()> {
+async fn tasks_on_different_hosts_talk_and_a_host_comes_back_from_what_it_loses() -> Result<()> {
     let plane = Plane::start().await?;
     let (mut agents, mut arns) = (Vec::new(), Vec::new());
     for host in 1..=HOSTS {
@@ -218,6 +218,18 @@ async fn tasks_on_different_hosts_talk_and_a_host_comes_back_from_power_loss() -
     })
     .await?;
     let again = plane.start_on(&arns[1], server(8080)).await?;
+    plane.until(&again, "RUNNING").await?;
+
+    // An engine that dies takes the containers with it when it comes back.
+    said(hosts_command(&["dockerd", "kill", "3"])?)?;
+    said(hosts_command(&["dockerd", "start", "3"])?)?;
+    let ended = plane.until(&servers[2], "STOPPED").await?;
+    ensure!(ended["stoppedReason"].as_str().is_some_and(|reason| !reason.is_empty()), "{ended}");
+    eventually(PATIENCE, "nothing is left on the host", || async {
+        Ok((traces(3)? == "links 0 pins 0").then_some(()))
+    })
+    .await?;
+    let again = plane.start_on(&arns[2], server(8080)).await?;
     plane.until(&again, "RUNNING").await?;
     Ok(())
 }

@@ -2,9 +2,9 @@
 //! agent's own work, and the way down.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use berth_tests::bench::{Row, Samples, scripted};
 use berth_tests::{Engine, eventually, vpc};
 
@@ -55,6 +55,7 @@ pub(crate) async fn launch(bench: &mut Bench) -> Result<()> {
         ended += CROWD;
     }
     let crowded = configured(&pair, alone);
+    let arrival = arrivals(bench, &pair).await?;
     let data_dir = pair.agent.data_dir();
     let left = remains(&data_dir).await?;
     bench.end(pair).await?;
@@ -108,6 +109,12 @@ pub(crate) async fn launch(bench: &mut Bench) -> Result<()> {
             .samples("raw_host_stop_ms", &series.host_stop),
     );
     bench.report.add(
+        Row::new("a NIC is plugged in: ATTACHED")
+            .goal("<= 50 ms")
+            .value(format!("{:.1} (p95 {:.1}) ms", arrival.median(), arrival.p95()), arrival.p95() <= 50.0)
+            .samples("arrival_ms", &arrival),
+    );
+    bench.report.add(
         Row::new(format!("links, namespaces, mounts left of {ended} tasks"))
             .goal("0")
             .value(left.to_string(), left == 0),
@@ -128,7 +135,37 @@ async fn crowd(bench: &Bench, pair: &Pair) -> Result<()> {
     plane.running(&arns, PATIENCE).await?;
     plane.stop(&arns)?;
     plane.stopped(&arns, PATIENCE).await?;
-    bench.site.clear(plane.cluster()).await
+    bench.site.clear(plane.cluster()).await?;
+    // The kernel takes their namespaces apart.
+    tokio::time::sleep(SETTLE).await;
+    Ok(())
+}
+
+/// From the moment that a link with the announced address is on the host.
+async fn arrivals(bench: &Bench, pair: &Pair) -> Result<Samples> {
+    let plane = &pair.control_plane;
+    let mut samples = Samples::default();
+    for round in 0..bench.rounds(20, 5) {
+        let mut task = scripted::awsvpc_task(plane.cluster(), 1);
+        let attachment = task.spec.as_mut().and_then(|spec| spec.attachment.as_mut());
+        let attachment = attachment.context("the task has no attachment")?;
+        attachment.provider = "hot-plug".to_owned();
+        let mac = attachment.mac.clone();
+        let (arns, _) = plane.run(vec![task])?;
+        // It waits by then.
+        tokio::time::sleep(SETTLE).await;
+        let (near, far) = (format!("bn{round}"), format!("bf{round}"));
+        vpc::ip(&["link", "add", &far, "type", "veth", "peer", "name", &near, "address", &mac])?;
+        let there = Instant::now();
+        let attached = plane.attached(&arns[0], PATIENCE).await?;
+        samples.push(attached.saturating_duration_since(there));
+        plane.running(&arns, PATIENCE).await?;
+        plane.stop(&arns)?;
+        plane.stopped(&arns, PATIENCE).await?;
+        vpc::ip(&["link", "delete", &far])?;
+        bench.site.clear(plane.cluster()).await?;
+    }
+    Ok(samples)
 }
 
 /// How much is left once the kernel has had its time.

@@ -47,6 +47,8 @@ pub struct Noted {
 pub struct Seen {
     /// When it was first told to be RUNNING.
     pub running: Option<Instant>,
+    /// When its interface was first told to be attached.
+    pub attached: Option<Instant>,
     /// When it was first told to be STOPPED.
     pub stopped: Option<Instant>,
     /// Why it stopped.
@@ -241,6 +243,14 @@ impl Scripted {
         }
     }
 
+    /// Waits until the interface of a task is attached; when it became so.
+    ///
+    /// # Errors
+    /// When the time is over.
+    pub async fn attached(&self, arn: &str, within: Duration) -> Result<Instant> {
+        self.noted(within, |noted| noted.tasks.get(arn)?.attached).await
+    }
+
     /// Waits until all of the tasks are STOPPED; when the last became so.
     ///
     /// # Errors
@@ -263,7 +273,14 @@ impl Scripted {
 
 impl Seen {
     const fn new(assignment: v1::Assignment) -> Self {
-        Self { running: None, stopped: None, reason: String::new(), container: String::new(), assignment }
+        Self {
+            running: None,
+            attached: None,
+            stopped: None,
+            reason: String::new(),
+            container: String::new(),
+            assignment,
+        }
     }
 }
 
@@ -376,10 +393,13 @@ impl Noted {
     }
 
     fn change(&mut self, change: v1::TaskStateChange, at: Instant) {
-        let status = change.status();
+        let (status, attachment) = (change.status(), change.attachment());
         let Some(seen) = self.tasks.get_mut(&change.task_arn) else { return };
         if let Some(container) = change.containers.into_iter().next() {
             seen.container = container.runtime_id;
+        }
+        if attachment == v1::AttachmentStatus::Attached {
+            seen.attached = seen.attached.or(Some(at));
         }
         match status {
             v1::TaskStatus::Running => seen.running = seen.running.or(Some(at)),

@@ -83,7 +83,8 @@ impl Remains {
     pub(super) async fn clear_bridge(&self, subnet_id: &str) -> io::Result<()> {
         let _one = self.bridges.lock().await;
         let name = plan::bridge_name(&self.agent, subnet_id);
-        if !self.wanted(|attachment| attachment.subnet_id == subnet_id) {
+        let on_it = |a: &Attachment| a.provider == Provider::Veth && a.subnet_id == subnet_id;
+        if !self.wanted(on_it) {
             return fabric::remove(&name, &self.host, &self.pins).await;
         }
         let Some(fabric) = Fabric::find(&name, &self.pins, &self.tracker).await else {
