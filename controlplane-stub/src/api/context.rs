@@ -5,8 +5,8 @@ use std::sync::Arc;
 use berth_core::units::Timestamp;
 use serde_json::Value;
 
+use super::account::Settings;
 use super::error::{ApiError, ApiResult};
-use super::setting::Settings;
 use crate::arn::{self, Arns};
 use crate::clock;
 use crate::controller::{ChangeError, DEFAULT_CLUSTER};

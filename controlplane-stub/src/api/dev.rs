@@ -8,9 +8,9 @@ use axum::http::request::Parts;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::account::Settings;
 use super::context;
 use super::error::{ApiError, ApiResult};
-use super::setting::Settings;
 use crate::simulated::{Simulated, SimulatedError};
 use crate::state::ApiState;
 

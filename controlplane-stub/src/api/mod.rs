@@ -8,10 +8,12 @@
 //! | `shape` | the request's members and their types |
 //! | `dispatch` | the handler of each operation |
 //! | `context` | what every handler is given; names and ARNs looked up |
+//! | `account` | what is set for the account |
 //! | `cluster`, `task_definition`, `instance`, `attribute`, `task`, `tag`, `setting`, `service` | one ECS resource each |
 //! | `spec` | a definition with its overrides as a task specification |
 //! | `dev` | routes that only a development server has |
 
+mod account;
 mod attribute;
 mod cluster;
 mod context;

@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::setting::Settings;
+use super::account::Settings;
 use super::wire;
 use crate::state::ApiState;
 use crate::supervise::Tracker;

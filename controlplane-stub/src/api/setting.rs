@@ -1,8 +1,4 @@
-//! Account settings. There is one account and nothing that depends on them, so they live as long
-//! as the process.
-
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+//! The calls for account settings.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -26,21 +22,6 @@ const KNOWN: [(&str, &str); 12] = [
     ("fargateEventWindows", "disabled"),
     ("dualStackIPv6", "enabled"),
 ];
-
-/// The settings that somebody set. Cloning yields another handle on the same.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Settings(Arc<Mutex<BTreeMap<String, String>>>);
-
-impl Settings {
-    /// Forgets everything that was set.
-    pub(super) fn clear(&self) {
-        self.lock().clear();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// PutAccountSetting, PutAccountSettingDefault and DeleteAccountSetting.
 #[derive(Debug, Default, Deserialize)]

@@ -13,8 +13,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::error::{ApiError, ApiResult};
+use super::task_definition::defaults::normalise_sizes;
 use super::task_definition::input::{self, Definition, Pair};
-use super::task_definition::normalise_sizes;
 use crate::model::TaskDefinition;
 use crate::scheduler::placement::RequiredAttribute;
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::account::Settings;
 use super::context::Context;
 use super::error::ApiError;
-use super::setting::Settings;
 use super::{dispatch, shape};
 use crate::agents::registry::Registry;
 use crate::arn::{self, Arns};

@@ -13,9 +13,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Body;
 use serde_json::Value;
 
+use super::account::Settings;
 use super::context::Context;
 use super::error::{ApiError, ApiResult};
-use super::setting::Settings;
 use super::{context, dev, dispatch, shape, sigv4};
 use crate::arn::Arns;
 use crate::state::ApiState;

@@ -17,7 +17,8 @@ use crate::agents::registry::Registry;
 use crate::arn::{self, Arns};
 use crate::clock;
 use crate::model::{Instance, InstanceStatus, ObservedContainer, ObservedTask, StopCause, Task, TaskStatus};
-use crate::scheduler::placement::{ClusterView, Failure, PlacementRequest, Target, place};
+use crate::scheduler::candidate::ClusterView;
+use crate::scheduler::placement::{Failure, PlacementRequest, Target, place};
 use crate::store::{CommitError, Key, Record, Store, Txn, View};
 use crate::vpc::allocate::{Chance, InUse, attach};
 use crate::vpc::{CurrentVpc, Vpc};
@@ -185,7 +186,7 @@ impl Owner {
                 },
             };
             let task = self.task(request, &group, &instance, attachment)?;
-            state.take(&instance, &placement);
+            state.take(&instance, &placement.need, &placement.group);
             launched.tasks.push(Arc::new(task));
         }
         Ok(launched)

@@ -14,7 +14,7 @@ use std::cmp::Ordering;
 use berth_core::units::Timestamp;
 use regex::Regex;
 
-use super::placement::Candidate;
+use super::candidate::Candidate;
 
 /// Longest expression that is read.
 pub const MAX_LENGTH: usize = 2000;

@@ -19,7 +19,7 @@ use super::task::query;
 use crate::arn;
 use crate::controller::ChangeError;
 use crate::model::InstanceStatus;
-use crate::scheduler::placement::ClusterView;
+use crate::scheduler::candidate::ClusterView;
 
 /// The most instances that one request may describe.
 const MAX_DESCRIBED: usize = 100;

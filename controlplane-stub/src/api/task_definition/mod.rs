@@ -1,7 +1,7 @@
 //! Task definitions: register, describe, deregister, delete. Their lists are in `list`.
 
 mod attributes;
-mod defaults;
+pub(super) mod defaults;
 pub(super) mod input;
 mod list;
 mod validate;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-pub(super) use self::defaults::normalise_sizes;
+use self::defaults::normalise_sizes;
 use self::input::Definition;
 pub(super) use self::list::{list, list_families};
 use super::context::{Context, epoch, failure, now};

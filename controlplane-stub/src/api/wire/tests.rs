@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{MAX_BODY, TARGET_PREFIX, answer};
 use crate::agents::listener::AgentAddress;
-use crate::api::setting::Settings;
+use crate::api::account::Settings;
 use crate::api::testing;
 use crate::simulated::{Dial, Simulated};
 use crate::state::{AccessKey, ApiState};

@@ -7,11 +7,9 @@ use berth_core::resources::{Ports, Resources};
 use berth_core::units::{CpuUnits, Mebibytes, Timestamp};
 use proptest::prelude::*;
 
-use super::{
-    Candidate, ClusterView, Constraint, PackBy, PlacementRequest, RequiredAttribute, Strategy as Wish,
-    Target, place,
-};
+use super::{Constraint, PackBy, PlacementRequest, RequiredAttribute, Strategy as Wish, Target, place};
 use crate::model::{Instance, InstanceStatus, OutboxCursor};
+use crate::scheduler::candidate::{Candidate, ClusterView};
 use crate::scheduler::query::Query;
 
 fn amount(cpu: u32, memory: u32, ports: &[u16]) -> Resources {
@@ -272,7 +270,7 @@ proptest! {
             let at = after.candidates.iter().find(|c| &c.instance.arn == arn).unwrap();
             prop_assert!(at.connected && at.instance.status == InstanceStatus::Active);
             prop_assert!(at.instance.total.fits(&at.in_use, &need));
-            after.take(arn, &wanted);
+            after.take(arn, &wanted.need, &wanted.group);
         }
         let active: Vec<&Candidate> =
             after.candidates.iter().filter(|c| c.instance.status == InstanceStatus::Active).collect();

@@ -8,7 +8,7 @@ use berth_core::units::Timestamp;
 
 use super::Query;
 use crate::model::{Instance, InstanceStatus};
-use crate::scheduler::placement::Candidate;
+use crate::scheduler::candidate::Candidate;
 
 fn candidate() -> Candidate {
     let instance = Instance {
