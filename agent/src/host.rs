@@ -121,6 +121,23 @@ pub fn default_interface() -> Option<String> {
     })
 }
 
+/// What every ECS agent can do, and ECS therefore has no name for.
+const OFFERED: [&str; 13] = [
+    "volumes",
+    "volumes-from",
+    "system-controls",
+    "disable-networking",
+    "docker-security-options",
+    "log-configuration",
+    "host-namespaces",
+    "linux-parameters.capabilities",
+    "linux-parameters.devices",
+    "linux-parameters.init-process",
+    "linux-parameters.shared-memory",
+    "linux-parameters.swap",
+    "linux-parameters.tmpfs",
+];
+
 /// Attributes and capabilities, under ECS's names. Placement offers the host no task that asks for
 /// one that is missing.
 #[must_use]
@@ -153,6 +170,8 @@ pub fn attributes(
         }
         names.extend(network.providers.iter().map(|provider| format!("berth.eni-provider.{provider}")));
     }
+    names.extend(engine.volume_drivers.iter().map(|driver| format!("{LEGACY}.docker-plugin.{driver}")));
+    names.extend(OFFERED.iter().map(|name| format!("berth.capability.{name}")));
     if !config.disable_health_check {
         names.push("ecs.capability.container-health-check".to_owned());
     }

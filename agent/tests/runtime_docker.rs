@@ -133,6 +133,9 @@ impl Request {
             memory: None,
             containers: vec![self.spec.clone()],
             attachment: None,
+            pid_mode: None,
+            ipc_mode: None,
+            volumes: Vec::new(),
         };
         CreateRequest {
             name: self.name.clone(),
@@ -140,6 +143,8 @@ impl Request {
             container: 0,
             bindings: self.bindings.clone(),
             links: Vec::new(),
+            volumes: BTreeMap::new(),
+            volumes_from: Vec::new(),
             cgroup_parent: None,
             holder: None,
             labels: BTreeMap::from([(labels::SPEC.to_owned(), "{}".to_owned())]),

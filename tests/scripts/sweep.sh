@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Removes what tests that were killed left behind: containers, cgroups, links, namespaces and folders of
-# tests whose process is gone. A test that ends by itself, passed or failed, removes its own.
+# Removes what tests that were killed left behind: containers, volumes, cgroups, links, namespaces and
+# folders of tests whose process is gone. A test that ends by itself, passed or failed, removes its own.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -21,6 +21,13 @@ if "$ROOT/tests/scripts/engine.sh" status; then
         cluster=${task#*:task/}
         if orphan "${cluster%%/*}"; then
             docker rm --force --volumes "$id" >/dev/null && echo "removed container ${id:0:12} of a test that was killed"
+        fi
+    done
+    docker volume ls --filter label=com.amazonaws.ecs.task-arn \
+        --format '{{.Name}} {{.Label "com.amazonaws.ecs.task-arn"}}' | while read -r name task; do
+        cluster=${task#*:task/}
+        if orphan "${cluster%%/*}"; then
+            docker volume rm "$name" >/dev/null && echo "removed volume $name of a test that was killed"
         fi
     done
     containers io.berth.holder | while read -r id folder; do

@@ -323,6 +323,7 @@ impl Drop for Leftovers {
             runtime.block_on(async {
                 let engine = Engine::connect().await?;
                 engine.remove_containers_of(&cluster).await?;
+                engine.remove_volumes_of(&cluster).await?;
                 engine.remove_holders_of(&data_dir).await
             })?;
             vpc::remove_traces(&data_dir)?;

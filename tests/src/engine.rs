@@ -8,8 +8,9 @@ use anyhow::{Context, Result, bail};
 use bollard::Docker;
 use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerSummary, HostConfig};
 use bollard::query_parameters::{
-    InspectContainerOptions, KillContainerOptions, ListContainersOptionsBuilder, LogsOptionsBuilder,
-    RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder,
+    InspectContainerOptions, KillContainerOptions, ListContainersOptionsBuilder, ListVolumesOptionsBuilder,
+    LogsOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions, StartContainerOptions,
+    StopContainerOptionsBuilder,
 };
 use futures_util::TryStreamExt;
 
@@ -144,6 +145,30 @@ impl Engine {
             Err(bollard::errors::Error::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(()),
             Err(why) => Err(why).with_context(|| format!("removing container {id}")),
         }
+    }
+
+    /// Removes a volume.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    pub async fn remove_volume(&self, name: &str) -> Result<()> {
+        Ok(self.docker.remove_volume(name, None::<RemoveVolumeOptions>).await?)
+    }
+
+    /// Removes the volumes that were of tasks of the cluster alone.
+    ///
+    /// # Errors
+    /// The first that failed.
+    pub async fn remove_volumes_of(&self, cluster: &str) -> Result<()> {
+        let within = format!(":task/{cluster}/");
+        let filters = HashMap::from([("label", vec![TASK_ARN])]);
+        let options = ListVolumesOptionsBuilder::new().filters(&filters).build();
+        for volume in self.docker.list_volumes(Some(options)).await?.volumes.unwrap_or_default() {
+            if volume.labels.get(TASK_ARN).is_some_and(|arn| arn.contains(&within)) {
+                self.remove_volume(&volume.name).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes all containers of tasks of the cluster; every one is tried.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use berth_core::ids::{ContainerInstanceArn, ContainerName};
-use berth_core::spec::TaskSpec;
+use berth_core::spec::{TaskSpec, Volume, VolumeSource};
 use berth_core::task::PortBinding;
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,18 @@ pub(super) fn labels_of(
         all.insert(labels::INSTANCE.to_owned(), instance.to_string());
     }
     all
+}
+
+/// The engine's name for a volume of the task: the task's own has its id in it, one that tasks share is
+/// called by its own name. `None` for a folder of the host.
+pub(super) fn volume_name(spec: &TaskSpec, volume: &Volume) -> Option<String> {
+    match &volume.source {
+        VolumeSource::Host { .. } => None,
+        VolumeSource::Task(_) => {
+            Some(format!("ecs-{}-{}-{}-{}", spec.family, spec.revision, volume.name, spec.arn.id()))
+        }
+        VolumeSource::Shared { .. } => Some(volume.name.clone()),
+    }
 }
 
 /// The engine's name for a container: unique for task and container, and the same at every try.

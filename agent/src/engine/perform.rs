@@ -4,13 +4,13 @@ use std::future::Future;
 use std::sync::Arc;
 
 use berth_core::ids::{ContainerName, EngineId};
-use berth_core::spec::TaskSpec;
+use berth_core::spec::{TaskSpec, Volume, VolumeSource};
 use berth_core::task::{
     Acquired, Act, ErrorClass, Fact, Failure, FailureKind, Outcome, PortBinding, ResourceKey,
 };
 use berth_core::units::Millis;
 
-use super::keepsake::{engine_name, labels_of};
+use super::keepsake::{engine_name, labels_of, volume_name};
 use super::{Shared, post_mortem};
 use crate::cgroup::Bounds;
 use crate::image::ImageError;
@@ -197,6 +197,16 @@ async fn create(
             .iter()
             .map(|link| (engine_name(spec, &link.container), link.alias.clone()))
             .collect(),
+        volumes: spec
+            .volumes
+            .iter()
+            .filter_map(|volume| Some((volume.name.clone(), volume_name(spec, volume)?)))
+            .collect(),
+        volumes_from: spec.containers[index]
+            .volumes_from
+            .iter()
+            .map(|from| (engine_name(spec, &from.container), from.read_only))
+            .collect(),
         cgroup_parent,
         holder,
         environment: Vec::new(),
@@ -279,7 +289,21 @@ async fn remove(
     let Some(id) = id.or_else(|| EngineId::new(engine_name(spec, container)).ok()) else {
         return Outcome::Removed;
     };
-    let call =
-        async { shared.runtime.remove(&id).await.map_err(|e| failure(ErrorClass::CannotStopContainer, e)) };
+    let call = async {
+        shared.runtime.remove(&id).await?;
+        // The last container that had one of the task's own volumes takes it along.
+        for volume in own_volumes(spec) {
+            if let Some(name) = volume_name(spec, volume) {
+                shared.runtime.remove_volume(&name).await?;
+            }
+        }
+        Ok(())
+    };
+    let call = async { call.await.map_err(|e| failure(ErrorClass::CannotStopContainer, e)) };
     into_outcome(within(REMOVE, "REMOVED", call).await, |()| Outcome::Removed)
+}
+
+/// The volumes that are the task's alone. Whoever has their mount points from another has them too.
+fn own_volumes(spec: &TaskSpec) -> impl Iterator<Item = &Volume> {
+    spec.volumes.iter().filter(|volume| matches!(volume.source, VolumeSource::Task(_)))
 }

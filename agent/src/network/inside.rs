@@ -10,7 +10,7 @@ use berth_core::attachment::Attachment;
 /// Sets how the network namespace of the thread treats its addresses (kernel documentation,
 /// networking/ip-sysctl): neighbours are told of new ones, and are asked beforehand by the agent, not
 /// by the kernel, which would take a second.
-pub(super) fn set_switches(ipv6: bool) -> io::Result<()> {
+pub(super) fn set_switches(ipv6: bool, controls: &[(String, String)]) -> io::Result<()> {
     let set = |path: &str, value: &str| fs::write(Path::new("/proc/sys/net").join(path), value);
     set("ipv4/conf/all/arp_notify", "1")?;
     if ipv6 {
@@ -22,7 +22,27 @@ pub(super) fn set_switches(ipv6: bool) -> io::Result<()> {
         }
         set("ipv6/conf/all/ndisc_notify", "1")?;
     }
+    for (name, value) in controls {
+        let path = control_path(name).ok_or_else(|| io::Error::other(format!("{name} is no name")))?;
+        set(&path, value)
+            .map_err(|error| io::Error::new(error.kind(), format!("{name} = {value}: {error}")))?;
+    }
     Ok(())
+}
+
+/// The file of a kernel parameter below `/proc/sys/net`: its name has dots for slashes, and slashes for
+/// dots (sysctl(8)).
+fn control_path(name: &str) -> Option<String> {
+    let below = name.strip_prefix("net.")?;
+    let path: String = below
+        .chars()
+        .map(|c| match c {
+            '.' => '/',
+            '/' => '.',
+            other => other,
+        })
+        .collect();
+    path.split('/').all(|part| !part.is_empty() && part != ".." && part != ".").then_some(path)
 }
 
 /// Writes the task's own `/etc/hosts`, `/etc/resolv.conf` and `/etc/hostname`. The engine gives a
@@ -58,4 +78,21 @@ fn resolver(attachment: &Attachment) -> String {
 fn overwrite(path: &Path, text: &str) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).truncate(true).open(path)?;
     file.write_all(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::control_path;
+
+    #[test]
+    fn a_parameter_is_a_file_below_net_and_nowhere_else() {
+        assert_eq!(control_path("net.core.somaxconn").as_deref(), Some("core/somaxconn"));
+        assert_eq!(
+            control_path("net.ipv4.conf.eth0/1.arp_notify").as_deref(),
+            Some("ipv4/conf/eth0.1/arp_notify")
+        );
+        for bad in ["kernel.shmmax", "net.", "net.//.//.kernel", "net..ipv4"] {
+            assert_eq!(control_path(bad), None, "{bad}");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use berth_core::attachment::{Attachment, Cidr, MacAddress, Provider};
+use berth_core::spec::TaskSpec;
 
 /// The name of the task's interface inside.
 pub const INTERFACE: &str = "eth0";
@@ -77,6 +78,8 @@ pub enum Operation {
     Switches {
         /// Whether there is IPv6.
         ipv6: bool,
+        /// What the task's definition sets beyond that: name and value.
+        controls: Vec<(String, String)>,
     },
     /// What a task puts on the wire is its own: looked at where frames leave by its interface, or come
     /// in by the far end of that.
@@ -211,10 +214,17 @@ fn hash(text: &str) -> u64 {
 /// Everything that is to be done for the interface of a task. The neighbours are asked as soon as the
 /// link works, and have until everything else is done to answer.
 #[must_use]
-pub fn operations(task_id: &str, attachment: &Attachment, site: &Site) -> Vec<Operation> {
+pub fn operations(
+    task_id: &str,
+    attachment: &Attachment,
+    controls: Vec<(String, String)>,
+    site: &Site,
+) -> Vec<Operation> {
     let ipv6 = attachment.addresses.iter().any(|address| address.address.is_ipv6());
-    let mut operations =
-        vec![Operation::Up { place: Place::Task, link: "lo".to_owned() }, Operation::Switches { ipv6 }];
+    let mut operations = vec![
+        Operation::Up { place: Place::Task, link: "lo".to_owned() },
+        Operation::Switches { ipv6, controls },
+    ];
     operations.extend(interface(task_id, attachment, site));
     if let Some(bytes) = attachment.mtu {
         operations.push(Operation::Mtu { link: INTERFACE, bytes });
@@ -239,6 +249,14 @@ pub fn operations(task_id: &str, attachment: &Attachment, site: &Site) -> Vec<Op
     }));
     operations.push(Operation::Announce { link: INTERFACE });
     operations
+}
+
+/// What a task's containers set of their common network: the kernel's parameters below `net`. Two that
+/// set the same one agree, or the later wins.
+#[must_use]
+pub fn network_controls(task: &TaskSpec) -> Vec<(String, String)> {
+    let all = task.containers.iter().flat_map(|container| &container.system_controls);
+    all.filter(|(name, _)| name.starts_with("net.")).cloned().collect()
 }
 
 fn interface(task_id: &str, attachment: &Attachment, site: &Site) -> Vec<Operation> {
@@ -338,7 +356,7 @@ mod tests {
 
     #[test]
     fn an_address_is_used_when_the_neighbours_were_asked_and_the_guard_is_up() {
-        let operations = operations(TASK, &attachment(Provider::Macvlan), &site());
+        let operations = operations(TASK, &attachment(Provider::Macvlan), Vec::new(), &site());
         let at = |wanted: &dyn Fn(&Operation) -> bool| operations.iter().position(wanted).unwrap();
         let up = at(&|o| *o == Operation::Up { place: Place::Task, link: INTERFACE.to_owned() });
         let ask = at(&|o| matches!(o, Operation::Ask { .. }));

@@ -71,6 +71,10 @@ pub struct CreateRequest {
     pub bindings: Vec<PortBinding>,
     /// The containers that it reaches by name: (the engine's name for it, the alias).
     pub links: Vec<(String, String)>,
+    /// The engine's names for the volumes of the task that it mounts, by their names in the task.
+    pub volumes: BTreeMap<String, String>,
+    /// The containers whose mount points it has as well: (the engine's name for it, whether read-only).
+    pub volumes_from: Vec<(String, bool)>,
     /// The cgroup that it goes under; the engine's default when absent.
     pub cgroup_parent: Option<String>,
     /// The container whose network it joins, in `awsvpc` alone.
@@ -174,6 +178,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn kill<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>>;
     /// Removes a container with its anonymous volumes; one that is gone is removed already.
     fn remove<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// Removes a volume unless a container still has it; one that is gone is removed already.
+    fn remove_volume<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>>;
     /// What is true of a container now: [`Fact::Missing`] when there is none.
     fn inspect<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<Fact, RuntimeError>>;
     /// All containers that carry our labels, whatever their state.

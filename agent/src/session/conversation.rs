@@ -15,8 +15,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
+use super::admit::{self, Admitted};
 use super::attachment::security_group;
-use super::convert::{self, Admitted};
+use super::convert;
 use super::{Failed, Session, SessionStatus, called};
 use crate::store::Write;
 
@@ -200,7 +201,7 @@ impl Conversation<'_> {
     async fn take_payload(&self, payload: v1::Payload) -> Result<(), Failed> {
         let mut assignments = Vec::with_capacity(payload.tasks.len());
         for message in payload.tasks {
-            match convert::assignment(message) {
+            match admit::assignment(message) {
                 Admitted::Assignment(assignment) => assignments.push(assignment),
                 Admitted::Refused(task, reason) => self.session.engine.refuse(task, reason).await?,
                 Admitted::Unreadable(reason) => {

@@ -3,13 +3,16 @@
 //!
 //! Whatever becomes of the control plane, tasks run on: all that waits is the outbox.
 
+mod admit;
 mod attachment;
 mod backoff;
 mod channel;
 mod conversation;
 mod convert;
 mod endpoint;
+mod linux;
 mod tls;
+mod volume;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -8,7 +8,9 @@ use berth_core::units::{CpuUnits, Mebibytes, Protocol, Timestamp};
 use berth_proto::v1;
 
 use super::attachment::attachment;
+use super::linux::{linux_parameters, log_configuration, sharing};
 use super::registry::Heartbeat;
+use super::volume::{mount_point, volume, volumes_from};
 use crate::model::{StopCause, Task, TaskStatus};
 
 /// A task as its agent is told of it. Without `spec` when nothing but a stop is asked of a task
@@ -50,6 +52,9 @@ pub fn task_spec(spec: &TaskSpec) -> v1::TaskSpec {
         memory_mib: spec.memory.unwrap_or_default().0,
         containers: spec.containers.iter().map(container_spec).collect(),
         attachment: spec.attachment.as_ref().map(attachment),
+        pid_mode: sharing(spec.pid_mode).to_owned(),
+        ipc_mode: sharing(spec.ipc_mode).to_owned(),
+        volumes: spec.volumes.iter().map(volume).collect(),
     }
 }
 
@@ -95,6 +100,13 @@ fn container_spec(container: &ContainerSpec) -> v1::ContainerSpec {
         links: container.links.iter().map(|link| pair(link.container.as_str(), &link.alias)).collect(),
         dns_servers: container.dns_servers.clone(),
         dns_search_domains: container.dns_search_domains.clone(),
+        linux_parameters: Some(linux_parameters(&container.linux)),
+        system_controls: container.system_controls.iter().map(|(name, value)| pair(name, value)).collect(),
+        security_options: container.security_options.clone(),
+        disable_networking: container.disable_networking,
+        log_configuration: container.log.as_ref().map(log_configuration),
+        mount_points: container.mount_points.iter().map(mount_point).collect(),
+        volumes_from: container.volumes_from.iter().map(volumes_from).collect(),
     }
 }
 

@@ -14,11 +14,13 @@
 mod apply;
 mod attachment;
 pub mod convert;
+mod linux;
 pub mod listener;
 mod register;
 pub mod registry;
 mod service;
 mod session;
+mod volume;
 mod wake;
 
 use std::fmt;

@@ -161,6 +161,9 @@ pub(crate) fn spec(site: &Site) -> TaskSpec {
         memory: None,
         containers: vec![container],
         attachment: None,
+        pid_mode: None,
+        ipc_mode: None,
+        volumes: Vec::new(),
     };
     TaskSpec::try_from(fields).unwrap()
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Condition, ContainerSpec, Dependency, MAX_CONTAINERS, NetworkMode, TaskFields, TaskSpec, host_ports,
+    Condition, ContainerSpec, Dependency, MAX_CONTAINERS, NetworkMode, TaskFields, TaskSpec, VolumeSource,
+    host_ports,
 };
 use crate::resources::Ports;
 use crate::units::PortRange;
@@ -31,8 +32,9 @@ impl TryFrom<TaskFields> for TaskSpec {
             return invalid("attachment", "only possible in network mode awsvpc");
         }
         for container in &mut fields.containers {
-            depend_on_links(container);
+            depend_on_others(container);
         }
+        check_volumes(&fields)?;
         for container in &fields.containers {
             check_container(&fields, container)?;
         }
@@ -42,14 +44,46 @@ impl TryFrom<TaskFields> for TaskSpec {
     }
 }
 
-/// What is linked must run first, whether or not the definition says so.
-fn depend_on_links(container: &mut ContainerSpec) {
-    for link in &container.links {
-        if !container.depends_on.iter().any(|d| d.container == link.container) {
-            let dependency = Dependency { container: link.container.clone(), condition: Condition::Start };
-            container.depends_on.push(dependency);
+/// What is linked, and what has the mount points of this one, must be there first, whether or not the
+/// definition says so.
+fn depend_on_others(container: &mut ContainerSpec) {
+    let linked = container.links.iter().map(|link| &link.container);
+    let sources = container.volumes_from.iter().map(|from| &from.container);
+    let others: BTreeSet<_> = linked.chain(sources).cloned().collect();
+    for other in others {
+        if !container.depends_on.iter().any(|d| d.container == other) {
+            container.depends_on.push(Dependency { container: other, condition: Condition::Start });
         }
     }
+}
+
+fn check_volumes(fields: &TaskFields) -> Result<(), InvalidSpec> {
+    let mut names = BTreeSet::new();
+    for volume in &fields.volumes {
+        if volume.name.is_empty() || !names.insert(volume.name.as_str()) {
+            return invalid("volumes", format!("{:?} is no name, or that of two volumes", volume.name));
+        }
+        if let VolumeSource::Host { path } = &volume.source
+            && !path.starts_with('/')
+        {
+            return invalid(format!("volumes[{}].host.sourcePath", volume.name), "is not an absolute path");
+        }
+    }
+    for container in &fields.containers {
+        let at = |field: &str| format!("containers[{}].{field}", container.name);
+        for mount in &container.mount_points {
+            if !names.contains(mount.volume.as_str()) {
+                return invalid(at("mountPoints"), format!("the task has no volume {:?}", mount.volume));
+            }
+            if !mount.path.starts_with('/') {
+                return invalid(at("mountPoints"), format!("{:?} is not an absolute path", mount.path));
+            }
+        }
+        if let Some(from) = container.volumes_from.iter().find(|from| from.container == container.name) {
+            return invalid(at("volumesFrom"), format!("{} is the container itself", from.container));
+        }
+    }
+    Ok(())
 }
 
 fn check_set(fields: &TaskFields) -> Result<(), InvalidSpec> {

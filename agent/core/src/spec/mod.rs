@@ -5,6 +5,8 @@
 //! (developer guide, "Task definition parameters").
 
 mod check;
+mod linux;
+mod volume;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,6 +20,8 @@ use crate::resources::{Ports, Resources};
 use crate::units::{CpuUnits, Mebibytes, Millis, PortRange, Protocol};
 
 pub use self::check::InvalidSpec;
+pub use self::linux::{Device, LinuxParameters, LogConfiguration, Sharing, Tmpfs};
+pub use self::volume::{EngineVolume, MountPoint, Volume, VolumeSource, VolumesFrom};
 
 /// Most containers that a task definition may have.
 pub const MAX_CONTAINERS: usize = 10;
@@ -225,6 +229,27 @@ pub struct ContainerSpec {
     /// DNS search domains.
     #[serde(default)]
     pub dns_search_domains: Vec<String>,
+    /// Capabilities, devices, shared memory, swap.
+    #[serde(default)]
+    pub linux: LinuxParameters,
+    /// Kernel parameters: (name, value).
+    #[serde(default)]
+    pub system_controls: Vec<(String, String)>,
+    /// Security options of the engine.
+    #[serde(default)]
+    pub security_options: Vec<String>,
+    /// Whether it has no network at all, whatever the task's mode.
+    #[serde(default)]
+    pub disable_networking: bool,
+    /// Where its output goes; the engine's own driver where absent.
+    #[serde(default)]
+    pub log: Option<LogConfiguration>,
+    /// Volumes of the task in this container.
+    #[serde(default)]
+    pub mount_points: Vec<MountPoint>,
+    /// Mount points of other containers, taken over. One counts as a [`Condition::Start`] dependency.
+    #[serde(default)]
+    pub volumes_from: Vec<VolumesFrom>,
 }
 
 impl ContainerSpec {
@@ -259,6 +284,13 @@ impl ContainerSpec {
             links: Vec::new(),
             dns_servers: Vec::new(),
             dns_search_domains: Vec::new(),
+            linux: LinuxParameters::default(),
+            system_controls: Vec::new(),
+            security_options: Vec::new(),
+            disable_networking: false,
+            log: None,
+            mount_points: Vec::new(),
+            volumes_from: Vec::new(),
         }
     }
 }
@@ -285,6 +317,15 @@ pub struct TaskFields {
     /// The task's own network interface, in `awsvpc` alone. A task that was not placed yet has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attachment: Option<Attachment>,
+    /// Whose processes the containers see; their own where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid_mode: Option<Sharing>,
+    /// With whom they share IPC; the engine's default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipc_mode: Option<Sharing>,
+    /// Volumes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
 }
 
 /// A task specification that passed every check.

@@ -159,8 +159,12 @@ impl Task {
         let runs = |name: &ContainerName| {
             self.state.containers.iter().any(|c| &c.name == name && c.status == ContainerStatus::Running)
         };
+        let exists =
+            |name: &ContainerName| self.state.containers.iter().any(|c| &c.name == name && c.id.is_some());
+        let spec = &self.spec.containers[index];
         // The engine makes a link to a running container alone.
-        self.spec.containers[index].links.iter().all(|link| runs(&link.container))
+        spec.links.iter().all(|link| runs(&link.container))
+            && spec.volumes_from.iter().all(|from| exists(&from.container))
             && self.state.resources.iter().all(|resource| match &resource.key {
                 ResourceKey::Cgroup => resource.is_ready(),
                 ResourceKey::Ports(of) => of != name || resource.is_ready(),

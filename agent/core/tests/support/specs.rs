@@ -49,6 +49,9 @@ pub(crate) fn fields(containers: Vec<ContainerSpec>) -> TaskFields {
         memory: None,
         containers,
         attachment: None,
+        pid_mode: None,
+        ipc_mode: None,
+        volumes: Vec::new(),
     }
 }
 

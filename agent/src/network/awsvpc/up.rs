@@ -95,7 +95,12 @@ impl Way {
         let began = Instant::now();
         let links = self.links().await?;
         let (mut question, mut waited) = (None, Duration::ZERO);
-        for operation in plan::operations(self.task.arn.id(), &self.attachment, &self.site) {
+        for operation in plan::operations(
+            self.task.arn.id(),
+            &self.attachment,
+            plan::network_controls(&self.task),
+            &self.site,
+        ) {
             let (step, what) = (Instant::now(), format!("{operation:?}"));
             match operation {
                 Operation::Ask { link, addresses } => {
@@ -160,7 +165,9 @@ impl Way {
         let (inside, namespace) = (&links.inside, &self.namespace);
         let id = self.task.arn.id();
         match operation {
-            Operation::Switches { ipv6 } => namespace.enter(move || set_switches(ipv6)).await,
+            Operation::Switches { ipv6, controls } => {
+                namespace.enter(move || set_switches(ipv6, &controls)).await
+            }
             Operation::Pair { outside, outer, bridge, inner, mac } => {
                 let outside = links.at(outside)?;
                 if inside.link(inner).await?.is_none() {

@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use berth_core::spec::{EnvVar, HealthCheck, NetworkMode};
+use berth_core::spec::{ContainerSpec, EnvVar, HealthCheck, LogConfiguration, NetworkMode, Sharing, Tmpfs};
 use berth_core::task::PortBinding;
 use berth_core::units::{CpuUnits, Mebibytes, Millis};
 use bollard::models::{
-    ContainerCreateBody, HealthConfig, HostConfig, PortBinding as HostPort, PortMap, ResourcesUlimits,
+    ContainerCreateBody, DeviceMapping, HealthConfig, HostConfig, HostConfigLogConfig,
+    PortBinding as HostPort, PortMap, ResourcesUlimits,
 };
 
 use super::convert::{Inspected, owner};
+use super::volumes;
 use crate::runtime::{CreateRequest, RuntimeError, labels};
 
 /// The kernel's smallest and largest CPU weight in the scale of shares.
@@ -49,6 +51,7 @@ pub(super) fn body(
 
 fn host_config(request: &CreateRequest, ports: Option<PortMap>) -> Result<HostConfig, RuntimeError> {
     let spec = request.spec();
+    let linux = &spec.linux;
     Ok(HostConfig {
         network_mode: Some(network_mode(request)?),
         port_bindings: ports,
@@ -67,11 +70,39 @@ fn host_config(request: &CreateRequest, ports: Option<PortMap>) -> Result<HostCo
         links: some(request.links.iter().map(|(container, alias)| format!("{container}:{alias}"))),
         dns: some(spec.dns_servers.iter().cloned()),
         dns_search: some(spec.dns_search_domains.iter().cloned()),
+        pid_mode: request.task.pid_mode.map(sharing),
+        ipc_mode: request.task.ipc_mode.map(sharing),
+        cap_add: some(linux.add_capabilities.iter().cloned()),
+        cap_drop: some(linux.drop_capabilities.iter().cloned()),
+        devices: some(linux.devices.iter().map(|device| DeviceMapping {
+            path_on_host: Some(device.host_path.clone()),
+            path_in_container: Some(device.container_path.clone()),
+            cgroup_permissions: Some(device.permissions.clone()),
+        })),
+        init: linux.init_process.then_some(true),
+        shm_size: linux.shared_memory.map(exact_bytes),
+        // Beside a bound of memory alone: the engine's figure is of both together.
+        memory_swap: spec.memory.zip(linux.max_swap).map(|(memory, swap)| bytes(memory) + exact_bytes(swap)),
+        memory_swappiness: linux.max_swap.and(linux.swappiness).map(i64::from),
+        tmpfs: map(linux.tmpfs.iter().map(|tmpfs| (tmpfs.path.clone(), tmpfs_options(tmpfs)))),
+        sysctls: map(system_controls(spec, request.task.network_mode)),
+        security_opt: some(spec.security_options.iter().cloned()),
+        log_config: spec.log.as_ref().map(log_config),
+        binds: some(volumes::binds(request)),
+        mounts: some(volumes::mounts(request)),
+        volumes_from: some(
+            request.volumes_from.iter().map(|(container, read_only)| {
+                format!("{container}:{}", if *read_only { "ro" } else { "rw" })
+            }),
+        ),
         ..HostConfig::default()
     })
 }
 
 fn network_mode(request: &CreateRequest) -> Result<String, RuntimeError> {
+    if request.spec().disable_networking {
+        return Ok(NetworkMode::None.as_str().to_owned());
+    }
     match (request.task.network_mode, &request.holder) {
         (NetworkMode::Awsvpc, Some(holder)) => Ok(format!("container:{holder}")),
         (NetworkMode::Awsvpc, None) => Err(RuntimeError::Refused(format!(
@@ -80,6 +111,37 @@ fn network_mode(request: &CreateRequest) -> Result<String, RuntimeError> {
         ))),
         (mode, _) => Ok(mode.as_str().to_owned()),
     }
+}
+
+fn sharing(sharing: Sharing) -> String {
+    match sharing {
+        Sharing::Host => "host",
+        Sharing::None => "none",
+    }
+    .to_owned()
+}
+
+fn tmpfs_options(tmpfs: &Tmpfs) -> String {
+    let size = format!("size={}", tmpfs.size.bytes());
+    tmpfs.options.iter().chain([&size]).cloned().collect::<Vec<_>>().join(",")
+}
+
+/// In `awsvpc` the controls of the network are the task's, which shares one: the agent sets them.
+fn system_controls(
+    spec: &ContainerSpec,
+    network: NetworkMode,
+) -> impl Iterator<Item = (String, String)> + '_ {
+    let ours = move |name: &str| network == NetworkMode::Awsvpc && name.starts_with("net.");
+    spec.system_controls.iter().filter(move |(name, _)| !ours(name)).cloned()
+}
+
+fn log_config(log: &LogConfiguration) -> HostConfigLogConfig {
+    HostConfigLogConfig { typ: Some(log.driver.clone()), config: map(log.options.clone()) }
+}
+
+pub(super) fn map(pairs: impl IntoIterator<Item = (String, String)>) -> Option<HashMap<String, String>> {
+    let pairs: HashMap<String, String> = pairs.into_iter().collect();
+    (!pairs.is_empty()).then_some(pairs)
 }
 
 fn some<T>(items: impl Iterator<Item = T>) -> Option<Vec<T>> {
@@ -98,6 +160,10 @@ fn shares(cpu: CpuUnits) -> i64 {
 
 fn bytes(memory: Mebibytes) -> i64 {
     i64::try_from(memory.max(LEAST_MEMORY).bytes()).unwrap_or(i64::MAX)
+}
+
+fn exact_bytes(amount: Mebibytes) -> i64 {
+    i64::try_from(amount.bytes()).unwrap_or(i64::MAX)
 }
 
 fn nanoseconds(span: Millis) -> i64 {
@@ -145,7 +211,7 @@ fn merged_labels(request: &CreateRequest, namespace: Option<&str>) -> HashMap<St
 
 /// The port bindings, where the network mode has any: ranges pair by pair.
 fn ports(request: &CreateRequest) -> Option<PortMap> {
-    if request.task.network_mode != NetworkMode::Bridge {
+    if request.task.network_mode != NetworkMode::Bridge || request.spec().disable_networking {
         return None;
     }
     let mut map: BTreeMap<String, Vec<HostPort>> = BTreeMap::new();
@@ -213,6 +279,9 @@ mod tests {
             memory: None,
             containers: vec![spec],
             attachment: None,
+            pid_mode: None,
+            ipc_mode: None,
+            volumes: Vec::new(),
         })
         .unwrap();
         CreateRequest {
@@ -221,6 +290,8 @@ mod tests {
             container: 0,
             bindings: Vec::new(),
             links: Vec::new(),
+            volumes: BTreeMap::new(),
+            volumes_from: Vec::new(),
             cgroup_parent: Some("/ecs/x".to_owned()),
             holder: None,
             labels: BTreeMap::from([("both".to_owned(), "agent".to_owned())]),

@@ -8,6 +8,7 @@ mod holder;
 mod image;
 mod pace;
 mod transport;
+mod volumes;
 
 use std::sync::Arc;
 
@@ -102,6 +103,7 @@ impl Docker {
 
     async fn make(&self, request: CreateRequest) -> Result<EngineId, RuntimeError> {
         let body = create::body(&request, self.namespace.as_deref())?;
+        volumes::must_be_there(&self.connector, &request).await?;
         let link = self.connector.link().await?;
         // Twice at most: the container that has the name may be on its way out.
         for last in [false, true] {
@@ -292,6 +294,10 @@ impl Runtime for Docker {
 
     fn remove<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>> {
         self.pace.end(self.discard(id)).boxed()
+    }
+
+    fn remove_volume<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        self.pace.end(volumes::remove(&self.connector, name)).boxed()
     }
 
     fn inspect<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<Fact, RuntimeError>> {

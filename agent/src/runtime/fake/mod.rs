@@ -325,6 +325,11 @@ impl Runtime for FakeRuntime {
         .boxed()
     }
 
+    fn remove_volume<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        // There are none here.
+        self.call(Call::Remove, |_, _| Ok(())).boxed()
+    }
+
     fn inspect<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<Fact, RuntimeError>> {
         self.call(Call::Inspect, |state, _| {
             Ok(state.containers.get(id).map_or(Fact::Missing, |container| container.fact(id)))

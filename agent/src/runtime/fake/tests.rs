@@ -32,6 +32,9 @@ fn request(number: u8, image: &str) -> CreateRequest {
         memory: None,
         containers: vec![spec],
         attachment: None,
+        pid_mode: None,
+        ipc_mode: None,
+        volumes: Vec::new(),
     };
     CreateRequest {
         name: format!("web-{number}"),
@@ -44,6 +47,8 @@ fn request(number: u8, image: &str) -> CreateRequest {
             protocol: Protocol::Tcp,
         }],
         links: Vec::new(),
+        volumes: BTreeMap::new(),
+        volumes_from: Vec::new(),
         cgroup_parent: None,
         holder: None,
         labels: BTreeMap::new(),

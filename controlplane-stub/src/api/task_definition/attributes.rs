@@ -67,7 +67,9 @@ fn of_task(definition: &Definition, names: &mut BTreeSet<String>) {
     need(ECS, "task-cpu-mem-limit", definition.cpu.is_some() || definition.memory.is_some());
     need(LEGACY, "task-iam-role", has_role && !on_host);
     need(LEGACY, "task-iam-role-network-host", has_role && on_host);
-    need(ECS, "pid-ipc-namespace-sharing", definition.pid_mode.is_some() || definition.ipc_mode.is_some());
+    let modes = || [&definition.pid_mode, &definition.ipc_mode].into_iter().flatten();
+    need(ECS, "pid-ipc-namespace-sharing", modes().any(|mode| mode == "task"));
+    need(BERTH, "host-namespaces", modes().any(|mode| mode != "task"));
     need(ECS, "aws-appmesh", definition.proxy_configuration.is_some());
     need(ECS, "task-eia", !definition.inference_accelerators.is_empty());
     need(ECS, "fault-injection", definition.fault_injection);
@@ -195,6 +197,7 @@ mod tests {
                 "com.amazonaws.ecs.capability.task-iam-role-network-host",
             ),
             (json!({"pidMode": "task"}), "ecs.capability.pid-ipc-namespace-sharing"),
+            (json!({"ipcMode": "host"}), "berth.capability.host-namespaces"),
             (json!({"volumes": [{"name": "v"}]}), "berth.capability.volumes"),
             (
                 json!({"volumes": [{"name": "v", "dockerVolumeConfiguration": {"driver": "rexray"}}]}),

@@ -163,12 +163,14 @@ pub(in crate::api) struct Host {
 pub(in crate::api) struct MountPoint {
     pub(in crate::api) source_volume: String,
     pub(in crate::api) container_path: String,
+    pub(in crate::api) read_only: bool,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(in crate::api) struct VolumeFrom {
     pub(in crate::api) source_container: String,
+    pub(in crate::api) read_only: bool,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -194,6 +196,7 @@ pub(in crate::api) struct Capabilities {
 #[serde(rename_all = "camelCase", default)]
 pub(in crate::api) struct Device {
     pub(in crate::api) host_path: String,
+    pub(in crate::api) container_path: Option<String>,
     pub(in crate::api) permissions: Vec<String>,
 }
 
@@ -202,6 +205,7 @@ pub(in crate::api) struct Device {
 pub(in crate::api) struct Tmpfs {
     pub(in crate::api) container_path: String,
     pub(in crate::api) size: i64,
+    pub(in crate::api) mount_options: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -252,17 +256,26 @@ pub(in crate::api) struct RestartPolicy {
 #[serde(rename_all = "camelCase", default)]
 pub(in crate::api) struct Volume {
     pub(in crate::api) name: String,
+    pub(in crate::api) host: Option<HostVolume>,
     pub(in crate::api) docker_volume_configuration: Option<DockerVolume>,
     pub(in crate::api) efs_volume_configuration: Option<Value>,
     pub(in crate::api) fsx_windows_file_server_volume_configuration: Option<Value>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
+pub(in crate::api) struct HostVolume {
+    pub(in crate::api) source_path: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub(in crate::api) struct DockerVolume {
     pub(in crate::api) driver: Option<String>,
     pub(in crate::api) scope: Option<String>,
     pub(in crate::api) autoprovision: bool,
+    pub(in crate::api) driver_opts: BTreeMap<String, String>,
+    pub(in crate::api) labels: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -3,6 +3,9 @@
 //! What the specification has no field for is left out here: the definition requires an attribute
 //! for it, so that no instance gets the task which does not know how to do it.
 
+mod linux;
+mod volume;
+
 use berth_core::ids::{ContainerName, Family, InvalidId, TaskArn};
 use berth_core::spec::{
     Condition, ContainerSpec, Dependency, EnvVar, HealthCheck, Link, NetworkMode, PortMapping, TaskFields,
@@ -91,6 +94,9 @@ pub(super) fn specify(definition: &TaskDefinition, overrides: &Value, arn: TaskA
         memory: size(overrides.memory.as_deref(), view.memory(), "memory")?.map(Mebibytes),
         containers: containers?,
         attachment: None,
+        pid_mode: linux::sharing(view.pid_mode.as_deref(), "pidMode")?,
+        ipc_mode: linux::sharing(view.ipc_mode.as_deref(), "ipcMode")?,
+        volumes: view.volumes.iter().map(volume::volume).collect(),
     };
     let spec = TaskSpec::try_from(fields).map_err(|error| ApiError::invalid_parameter(error.to_string()))?;
     Ok(Specified { spec, required: required(definition, &overrides) })
@@ -192,6 +198,17 @@ fn container_spec(
         links: container.links.iter().map(|text| link(text)).collect::<Result<_, _>>()?,
         dns_servers: container.dns_servers.clone(),
         dns_search_domains: container.dns_search_domains.clone(),
+        linux: container.linux_parameters.as_ref().map(linux::parameters).unwrap_or_default(),
+        system_controls: container
+            .system_controls
+            .iter()
+            .map(|control| (control.namespace.clone(), control.value.clone()))
+            .collect(),
+        security_options: container.docker_security_options.clone(),
+        disable_networking: container.disable_networking,
+        log: container.log_configuration.as_ref().map(linux::log_configuration),
+        mount_points: container.mount_points.iter().map(volume::mount_point).collect(),
+        volumes_from: container.volumes_from.iter().map(volume::volumes_from).collect::<Result<_, _>>()?,
     })
 }
 

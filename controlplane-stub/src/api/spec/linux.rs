@@ -1,0 +1,91 @@
+//! The kernel's side of a container, and its log.
+
+use berth_core::spec::{Device, LinuxParameters, LogConfiguration, Sharing, Tmpfs};
+use berth_core::units::Mebibytes;
+
+use crate::api::error::{ApiError, ApiResult};
+use crate::api::task_definition::input;
+
+/// `linuxParameters`, checked at registration.
+pub(super) fn parameters(linux: &input::LinuxParameters) -> LinuxParameters {
+    let capabilities = linux.capabilities.clone().unwrap_or_default();
+    LinuxParameters {
+        add_capabilities: capabilities.add,
+        drop_capabilities: capabilities.drop,
+        devices: linux.devices.iter().map(device).collect(),
+        init_process: linux.init_process_enabled,
+        shared_memory: mebibytes(linux.shared_memory_size).filter(|size| size.0 > 0),
+        max_swap: mebibytes(linux.max_swap),
+        swappiness: linux.swappiness.and_then(|swappiness| u8::try_from(swappiness).ok()),
+        tmpfs: linux.tmpfs.iter().map(tmpfs).collect(),
+    }
+}
+
+fn mebibytes(amount: Option<i64>) -> Option<Mebibytes> {
+    amount.and_then(|amount| u32::try_from(amount).ok()).map(Mebibytes)
+}
+
+fn device(device: &input::Device) -> Device {
+    let words = [("read", 'r'), ("write", 'w'), ("mknod", 'm')];
+    // Without any it has them all.
+    let given = |word: &str| device.permissions.is_empty() || device.permissions.iter().any(|p| p == word);
+    let inside = device.container_path.clone().filter(|path| !path.is_empty());
+    Device {
+        host_path: device.host_path.clone(),
+        container_path: inside.unwrap_or_else(|| device.host_path.clone()),
+        permissions: words.iter().filter(|(word, _)| given(word)).map(|(_, letter)| letter).collect(),
+    }
+}
+
+fn tmpfs(tmpfs: &input::Tmpfs) -> Tmpfs {
+    Tmpfs {
+        path: tmpfs.container_path.clone(),
+        size: mebibytes(Some(tmpfs.size)).unwrap_or_default(),
+        options: tmpfs.mount_options.clone(),
+    }
+}
+
+/// `logConfiguration`; what its options mean is the engine's affair.
+pub(super) fn log_configuration(log: &input::LogConfiguration) -> LogConfiguration {
+    LogConfiguration { driver: log.log_driver.clone(), options: log.options.clone() }
+}
+
+/// `pidMode` or `ipcMode`.
+///
+/// # Errors
+/// `InvalidParameterException` for a mode that no instance offers.
+pub(super) fn sharing(mode: Option<&str>, member: &str) -> ApiResult<Option<Sharing>> {
+    match mode.unwrap_or_default() {
+        "" => Ok(None),
+        "host" => Ok(Some(Sharing::Host)),
+        "none" => Ok(Some(Sharing::None)),
+        other => {
+            Err(ApiError::invalid_parameter(format!("{member} {other} is not supported here. Use host.")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_has_the_permissions_that_are_given_or_all() {
+        let with = |permissions: &[&str]| {
+            device(&input::Device {
+                host_path: "/dev/fuse".to_owned(),
+                container_path: Some(String::new()),
+                permissions: permissions.iter().map(|p| (*p).to_owned()).collect(),
+            })
+        };
+        assert_eq!((with(&[]).permissions.as_str(), with(&[]).container_path.as_str()), ("rwm", "/dev/fuse"));
+        assert_eq!(with(&["mknod", "read"]).permissions, "rm");
+    }
+
+    #[test]
+    fn nothing_that_was_not_asked_for_is_given() {
+        assert_eq!(parameters(&input::LinuxParameters::default()), LinuxParameters::default());
+        assert_eq!(sharing(None, "pidMode").unwrap(), None);
+        assert!(sharing(Some("task"), "pidMode").is_err());
+    }
+}
