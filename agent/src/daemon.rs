@@ -19,6 +19,7 @@ use crate::cgroup::{Cgroups, mounted};
 use crate::config::{Config, TaskLimits};
 use crate::endpoint::introspection::{self, Introspection};
 use crate::engine::{self, Engine, Parts, Timeouts, World};
+use crate::environment::Environments;
 use crate::host;
 use crate::image::{Images, PullSettings};
 use crate::network::awsvpc::{Awsvpc, AwsvpcConfig};
@@ -27,6 +28,7 @@ use crate::network::ports::PortChooser;
 use crate::network::{Offers, TaskNetwork, probe};
 use crate::runtime::docker::{Docker, DockerConfig};
 use crate::runtime::{EngineInfo, Runtime, RuntimeError};
+use crate::secret::Secrets;
 use crate::session::{Backend, Endpoint, Registration, Session};
 use crate::store::memory::MemoryStore;
 use crate::store::redb::RedbStore;
@@ -83,8 +85,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     let (saved, identity) = identify(&config, &*store, saved, &world).await?;
     let registration = registration(&config, &info, &*cgroups, &total, &offers);
 
+    let secrets = Arc::new(Secrets::new(config.secrets.clone()));
     let parts = Parts {
         images: Images::new(Arc::clone(&runtime), pull_settings(&config)),
+        environments: Environments::new(secrets, config.object_store.clone()),
         runtime,
         cgroups,
         ports: PortChooser::new(config.dynamic_ports),

@@ -138,6 +138,14 @@ const OFFERED: [&str; 13] = [
     "linux-parameters.tmpfs",
 ];
 
+/// What a host that has secrets for tasks can do.
+const SECRETS: [&str; 4] = [
+    "secrets.asm.environment-variables",
+    "secrets.ssm.environment-variables",
+    "secrets.asm.bootstrap.log-driver",
+    "secrets.ssm.bootstrap.log-driver",
+];
+
 /// Attributes and capabilities, under ECS's names. Placement offers the host no task that asks for
 /// one that is missing.
 #[must_use]
@@ -148,12 +156,21 @@ pub fn attributes(
     network: &Offers,
 ) -> BTreeMap<String, String> {
     const LEGACY: &str = "com.amazonaws.ecs.capability";
-    let mut names: Vec<String> = ["container-ordering", "full-sync", "network.container-port-range"]
-        .map(|name| format!("ecs.capability.{name}"))
-        .to_vec();
+    let mut names: Vec<String> = [
+        "container-ordering",
+        "container-restart-policy",
+        "env-files.s3",
+        "full-sync",
+        "network.container-port-range",
+    ]
+    .map(|name| format!("ecs.capability.{name}"))
+    .to_vec();
     let (major, minor) = engine.api;
     if major == 1 {
         names.extend((17..=minor).map(|n| format!("{LEGACY}.docker-remote-api.1.{n}")));
+    }
+    if config.secrets.is_some() {
+        names.extend(SECRETS.iter().map(|name| format!("ecs.capability.{name}")));
     }
     if !config.disable_privileged {
         names.push(format!("{LEGACY}.privileged-container"));

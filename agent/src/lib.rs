@@ -8,8 +8,8 @@
 //! | 6 | [`daemon`] | build, start order, stop order; names ports and adapters |
 //! | 5 | [`session`], [`endpoint`] | the conversation with the control plane; what operators ask |
 //! | 4 | [`engine`] | the shell round the core: persists, then acts, feeds back what it observes |
-//! | 3 | [`runtime`], [`cgroup`], [`network`], [`image`] | one external system each |
-//! | 2 | [`store`], [`supervise`], [`telemetry`], [`config`] | state, owned futures, logs, configuration |
+//! | 3 | [`runtime`], [`cgroup`], [`network`], [`image`], [`secret`], [`environment`] | one external system each |
+//! | 2 | [`store`], [`supervise`], [`telemetry`], [`web`], [`config`] | state, owned futures, logs, HTTP, configuration |
 
 pub mod cgroup;
 pub mod clock;
@@ -17,11 +17,14 @@ pub mod config;
 pub mod daemon;
 pub mod endpoint;
 pub mod engine;
+pub mod environment;
 pub mod host;
 pub mod image;
 pub mod network;
 pub mod runtime;
+pub mod secret;
 pub mod session;
 pub mod store;
 pub mod supervise;
 pub mod telemetry;
+pub mod web;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use berth_agent::runtime::docker::{Docker, DockerConfig};
 use berth_agent::runtime::{
-    CreateRequest, EngineEvent, EngineEventKind, Runtime, RuntimeError, inspect_all, labels,
+    CreateRequest, EngineEvent, EngineEventKind, Fetched, Runtime, RuntimeError, inspect_all, labels,
 };
 use berth_core::ids::{ContainerName, EngineId, Family, TaskArn};
 use berth_core::spec::{ContainerSpec, EnvVar, HealthCheck, NetworkMode, TaskFields, TaskSpec};
@@ -148,7 +148,10 @@ impl Request {
             cgroup_parent: None,
             holder: None,
             labels: BTreeMap::from([(labels::SPEC.to_owned(), "{}".to_owned())]),
-            environment: vec![("AGENT".to_owned(), "1".to_owned())],
+            fetched: Fetched {
+                below: vec![EnvVar { name: "AGENT".to_owned(), value: "1".to_owned() }],
+                ..Fetched::default()
+            },
         }
     }
 }

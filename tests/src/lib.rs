@@ -11,6 +11,7 @@
 //! | [`aws`] | the AWS command line |
 //! | [`demo`] | the demo image and definitions that use it |
 //! | [`http`] | HTTP requests of a test |
+//! | [`server`] | a web server of a test |
 //! | [`mod@bench`] | what the benchmark stands on |
 //! | [`expect`] | asking again until an answer is there, where no event tells |
 //! | [`vpc`] | subnets and security groups of a test, and what a host has of networks |
@@ -30,6 +31,7 @@ pub mod engine;
 pub mod expect;
 pub mod http;
 pub mod program;
+pub mod server;
 pub mod sim;
 pub mod vpc;
 
@@ -40,3 +42,4 @@ pub use control_plane::ControlPlane;
 pub use ecs::{Ecs, EcsError};
 pub use engine::Engine;
 pub use expect::eventually;
+pub use server::Server;

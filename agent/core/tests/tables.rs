@@ -47,12 +47,20 @@ fn table<S: Copy + std::fmt::Debug, I: Copy + std::fmt::Debug>(
 #[test]
 fn the_machine_of_a_container() {
     use ContainerInput as I;
-    let inputs = [I::SeenCreated, I::SeenRunning, I::SeenExited, I::SeenMissing, I::Discarded, I::GaveUp];
+    let inputs = [
+        I::SeenCreated,
+        I::SeenRunning,
+        I::SeenExited,
+        I::SeenMissing,
+        I::ToRestart,
+        I::Discarded,
+        I::GaveUp,
+    ];
     // A new input has to be named here: this does not compile without it.
     for input in inputs {
         match input {
             I::SeenCreated | I::SeenRunning | I::SeenExited => {}
-            I::SeenMissing | I::Discarded | I::GaveUp => {}
+            I::SeenMissing | I::ToRestart | I::Discarded | I::GaveUp => {}
         }
     }
     let table = table(&ContainerStatus::ALL, &inputs, ContainerStatus::on);
@@ -76,7 +84,9 @@ fn the_machine_of_a_resource() {
 #[test]
 fn no_way_leads_back_from_the_end() {
     use ContainerInput as C;
-    for input in [C::SeenCreated, C::SeenRunning, C::SeenExited, C::SeenMissing, C::Discarded, C::GaveUp] {
+    for input in
+        [C::SeenCreated, C::SeenRunning, C::SeenExited, C::SeenMissing, C::ToRestart, C::Discarded, C::GaveUp]
+    {
         assert_eq!(ContainerStatus::Stopped.on(input), None, "{input:?}");
     }
     use ResourceInput as R;

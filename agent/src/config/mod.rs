@@ -2,6 +2,7 @@
 //! know, ours beyond them under `BERTH_`. Read once, checked whole, before anything is bound.
 
 mod read;
+mod secrets;
 mod variables;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use berth_core::ids::ClusterName;
 use berth_core::resources::Ports;
 use berth_core::units::{Mebibytes, Millis, PortRange};
 
+pub use self::secrets::{Secret, SecretSource, VaultSource, VaultToken};
 pub use self::variables::{Strings, VARIABLES, Variables};
 
 /// When images are pulled.
@@ -103,6 +105,8 @@ pub struct Config {
     pub join_token: Option<Secret>,
     pub ca_fingerprint: Option<String>,
     pub server_name: Option<String>,
+    pub secrets: Option<SecretSource>,
+    pub object_store: Option<String>,
 }
 
 /// Whether tasks have cgroups.
@@ -114,24 +118,6 @@ pub enum TaskLimits {
     WherePossible,
     /// They do not.
     Off,
-}
-
-/// A text that shows itself to nobody.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub(super) String);
-
-impl Secret {
-    /// The text itself, for the one place that needs it.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("***")
-    }
 }
 
 /// A value that does not do.

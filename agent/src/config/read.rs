@@ -10,17 +10,17 @@ use berth_core::units::{Mebibytes, Millis, PortRange};
 
 use super::{
     Config, InvalidConfig, InvalidValue, LogFile, LogFormat, PullBehavior, Rollover, Secret, Strings,
-    TaskLimits, VARIABLES,
+    TaskLimits, VARIABLES, secrets,
 };
 
 /// Collects what is wrong while values are read, so that all of it is told at once.
-struct Reader<'a> {
-    strings: &'a dyn Strings,
+pub(super) struct Reader<'a> {
+    pub(super) strings: &'a dyn Strings,
     invalid: Vec<InvalidValue>,
 }
 
 impl Reader<'_> {
-    fn read<T>(
+    pub(super) fn read<T>(
         &mut self,
         variable: &'static str,
         expected: &str,
@@ -214,13 +214,25 @@ impl Config {
                     if v == "off" { Some(None) } else { v.parse().ok().map(Some) }
                 },
             ),
-            join_token: strings.get("BERTH_JOIN_TOKEN").map(Secret),
+            join_token: strings.get("BERTH_JOIN_TOKEN").map(Secret::new),
             ca_fingerprint: r.read("BERTH_CA_FINGERPRINT", "sha256:<64 hex digits>", None, |v| {
                 let digits = v.strip_prefix("sha256:")?;
                 (digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
                     .then(|| Some(v.to_ascii_lowercase()))
             }),
             server_name: strings.get("BERTH_SERVER_NAME"),
+            secrets: secrets::source(&mut r),
+            object_store: r.read(
+                "BERTH_OBJECT_STORE",
+                "file:///PATH, http://… or https://…",
+                None,
+                |v| {
+                    ["file:///", "http://", "https://"]
+                        .iter()
+                        .any(|s| v.starts_with(s))
+                        .then(|| Some(v.to_owned()))
+                },
+            ),
         };
         if r.invalid.is_empty() { Ok(config) } else { Err(InvalidConfig(r.invalid)) }
     }

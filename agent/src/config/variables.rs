@@ -146,5 +146,18 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
         "(host of ECS_BACKEND_HOST)",
         "name that the control plane's certificate must carry",
     ),
+    (
+        "BERTH_SECRETS",
+        "(none)",
+        "where secrets of tasks are kept: directory:/PATH, command:/PROGRAM ARGUMENTS or vault:https://HOST:PORT/MOUNT",
+    ),
+    ("BERTH_VAULT_TOKEN", "(none)", "token for the vault"),
+    ("BERTH_VAULT_TOKEN_FILE", "(none)", "file with the token for the vault, read each time"),
+    ("BERTH_VAULT_NAMESPACE", "(none)", "namespace of the vault"),
+    (
+        "BERTH_OBJECT_STORE",
+        "(none)",
+        "where environment files with an S3 ARN are: what BUCKET/KEY is appended to, file:///PATH or https://…",
+    ),
     ("BERTH_CONFIG_FILE", "(none)", "KEY=value file to read before the environment has its say"),
 ];

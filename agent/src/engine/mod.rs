@@ -38,6 +38,7 @@ use self::admission::Admission;
 use self::registry::{Handle, Registry};
 use crate::cgroup::Cgroups;
 use crate::clock;
+use crate::environment::Environments;
 use crate::image::Images;
 use crate::network::TaskNetwork;
 use crate::network::ports::PortChooser;
@@ -59,6 +60,8 @@ pub struct Parts {
     pub cgroups: Arc<dyn Cgroups>,
     /// Images.
     pub images: Images,
+    /// What is kept elsewhere for containers.
+    pub environments: Environments,
     /// Host ports.
     pub ports: PortChooser,
     /// Networks of `awsvpc` tasks.
@@ -82,6 +85,7 @@ struct Shared {
     runtime: Arc<dyn Runtime>,
     cgroups: Arc<dyn Cgroups>,
     images: Images,
+    environments: Environments,
     ports: PortChooser,
     network: Arc<dyn TaskNetwork>,
     store: Arc<dyn Store>,
@@ -124,6 +128,7 @@ impl Engine {
             runtime: parts.runtime,
             cgroups: parts.cgroups,
             images: parts.images,
+            environments: parts.environments,
             ports: parts.ports,
             network: parts.network,
             store: parts.store,

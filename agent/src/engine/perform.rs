@@ -13,12 +13,15 @@ use berth_core::units::Millis;
 use super::keepsake::{engine_name, labels_of, volume_name};
 use super::{Shared, post_mortem};
 use crate::cgroup::Bounds;
+use crate::environment::EnvironmentError;
 use crate::image::ImageError;
 use crate::network::NetworkError;
 use crate::runtime::{CreateRequest, RuntimeError};
 
 /// Longest time for calls that do not wait for anything of the user's.
 const QUICK: Millis = Millis::from_secs(30);
+/// Longest time to fetch what is kept elsewhere for a task.
+const ENVIRONMENT: Millis = Millis::from_secs(120);
 /// What the engine may need beyond a container's grace to stop it.
 const STOP_SLACK: Millis = Millis::from_secs(30);
 /// Longest time to remove a container.
@@ -114,6 +117,10 @@ async fn acquire(shared: &Shared, spec: &Arc<TaskSpec>, resource: ResourceKey) -
                 }),
             }
         }
+        ResourceKey::Environment => {
+            let fetch = async { shared.environments.fetch(spec).await.map_err(environment_failure) };
+            into_outcome(within(ENVIRONMENT, "CREATED", fetch).await, |()| Outcome::Acquired(Acquired::Plain))
+        }
         ResourceKey::Namespace => {
             let make = async { shared.network.prepare(spec).await.map_err(network_failure) };
             into_outcome(within(shared.timeouts.create, "CREATED", make).await, |holder| {
@@ -127,6 +134,15 @@ async fn acquire(shared: &Shared, spec: &Arc<TaskSpec>, resource: ResourceKey) -
             into_outcome(within(limit, "ATTACHED", attach).await, |()| Outcome::Acquired(Acquired::Plain))
         }
     }
+}
+
+fn environment_failure(error: EnvironmentError) -> Failure {
+    let kind = match &error {
+        EnvironmentError::Away(_) => FailureKind::TimedOut,
+        EnvironmentError::Refused(_) => FailureKind::Refused,
+    };
+    let detail = format!("unable to pull secrets or environment files: {error}");
+    Failure { kind, class: ErrorClass::ResourceInitialization, detail }
 }
 
 fn network_failure(error: NetworkError) -> Failure {
@@ -162,6 +178,10 @@ async fn release(shared: &Shared, spec: &Arc<TaskSpec>, resource: &ResourceKey) 
             shared.ports.give_back(&spec.arn, container);
             Outcome::Released
         }
+        ResourceKey::Environment => {
+            shared.environments.forget(&spec.arn);
+            Outcome::Released
+        }
         ResourceKey::Namespace => {
             let dismiss = async { shared.network.dismiss(spec).await.map_err(network_failure) };
             into_outcome(within(QUICK, "DETACHED", dismiss).await, |()| Outcome::Released)
@@ -184,6 +204,10 @@ async fn create(
 ) -> Outcome {
     let Some(index) = spec.containers.iter().position(|c| &c.name == container) else {
         return Outcome::Fact(Fact::Missing);
+    };
+    let Some(fetched) = shared.environments.held_for(spec, &spec.containers[index]) else {
+        let detail = "the values of its secrets are not here";
+        return Outcome::Failed(Failure::refused(ErrorClass::ResourceInitialization, detail));
     };
     let instance = shared.instance();
     let request = CreateRequest {
@@ -209,7 +233,7 @@ async fn create(
             .collect(),
         cgroup_parent,
         holder,
-        environment: Vec::new(),
+        fetched,
     };
     let call = async {
         shared.runtime.create(request).await.map_err(|e| failure(ErrorClass::CannotCreateContainer, e))

@@ -11,7 +11,7 @@ pub mod holder;
 use std::collections::BTreeMap;
 
 use berth_core::ids::{ContainerInstanceArn, ContainerName, EngineId, TaskArn};
-use berth_core::spec::{ContainerSpec, TaskSpec};
+use berth_core::spec::{ContainerSpec, EnvVar, TaskSpec};
 use berth_core::task::{Exit, Fact, PortBinding};
 use berth_core::units::{Millis, Timestamp};
 use futures_util::future::BoxFuture;
@@ -81,8 +81,20 @@ pub struct CreateRequest {
     pub holder: Option<EngineId>,
     /// Labels of the agent, over those of the user.
     pub labels: BTreeMap<String, String>,
-    /// Environment of the agent, under that of the user.
-    pub environment: Vec<(String, String)>,
+    /// What was fetched for it.
+    pub fetched: Fetched,
+}
+
+/// What was fetched for a container from where it is kept; it lives in memory alone. `Debug` shows
+/// names, no values.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fetched {
+    /// Environment under that of the definition: environment files. A later entry wins.
+    pub below: Vec<EnvVar>,
+    /// Environment over that of the definition: secrets.
+    pub above: Vec<EnvVar>,
+    /// Options of the log driver.
+    pub log_options: Vec<EnvVar>,
 }
 
 impl CreateRequest {

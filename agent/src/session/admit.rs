@@ -13,6 +13,7 @@ use berth_core::units::{CpuUnits, Mebibytes, Millis, PortRange, Protocol};
 use berth_proto::v1;
 
 use super::attachment::attachment;
+use super::environment::{restart_policy, secret};
 use super::linux::{linux_parameters, log_configuration, sharing};
 use super::volume::{mount_point, volume, volumes_from};
 use crate::engine::Assignment;
@@ -142,6 +143,8 @@ fn container_spec(message: v1::ContainerSpec) -> Result<ContainerSpec, InvalidSp
             .into_iter()
             .map(|pair| EnvVar { name: pair.key, value: pair.value })
             .collect(),
+        environment_files: message.environment_files,
+        secrets: message.secrets.into_iter().map(secret).collect(),
         ports,
         depends_on,
         start_timeout: (message.start_timeout_ms > 0).then_some(Millis(message.start_timeout_ms)),
@@ -182,6 +185,8 @@ fn container_spec(message: v1::ContainerSpec) -> Result<ContainerSpec, InvalidSp
             .iter()
             .map(|from| volumes_from(from).map_err(|problem| wrong(at("volumesFrom"), problem)))
             .collect::<Result<_, _>>()?,
+        restart_policy: message.restart_policy.map(restart_policy),
+        repository_credentials: text(message.repository_credentials),
     })
 }
 

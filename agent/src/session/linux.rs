@@ -4,6 +4,8 @@ use berth_core::spec::{Device, LinuxParameters, LogConfiguration, Sharing, Tmpfs
 use berth_core::units::Mebibytes;
 use berth_proto::v1;
 
+use super::environment::secret;
+
 /// Checks `linuxParameters`; what is wrong with them, if anything.
 pub(super) fn linux_parameters(message: v1::LinuxParameters) -> Result<LinuxParameters, String> {
     let swappiness = match message.swappiness.map(u8::try_from).transpose() {
@@ -71,7 +73,11 @@ pub(super) fn log_configuration(message: v1::LogConfiguration) -> Result<LogConf
     if message.driver.is_empty() {
         return Err("names no log driver".to_owned());
     }
-    Ok(LogConfiguration { driver: message.driver, options: message.options.into_iter().collect() })
+    Ok(LogConfiguration {
+        driver: message.driver,
+        options: message.options.into_iter().collect(),
+        secret_options: message.secret_options.into_iter().map(secret).collect(),
+    })
 }
 
 #[cfg(test)]

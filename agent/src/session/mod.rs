@@ -10,6 +10,7 @@ mod channel;
 mod conversation;
 mod convert;
 mod endpoint;
+mod environment;
 mod linux;
 mod tls;
 mod volume;

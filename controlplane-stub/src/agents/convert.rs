@@ -8,7 +8,7 @@ use berth_core::units::{CpuUnits, Mebibytes, Protocol, Timestamp};
 use berth_proto::v1;
 
 use super::attachment::attachment;
-use super::linux::{linux_parameters, log_configuration, sharing};
+use super::linux::{linux_parameters, log_configuration, secret, sharing};
 use super::registry::Heartbeat;
 use super::volume::{mount_point, volume, volumes_from};
 use crate::model::{StopCause, Task, TaskStatus};
@@ -107,6 +107,13 @@ fn container_spec(container: &ContainerSpec) -> v1::ContainerSpec {
         log_configuration: container.log.as_ref().map(log_configuration),
         mount_points: container.mount_points.iter().map(mount_point).collect(),
         volumes_from: container.volumes_from.iter().map(volumes_from).collect(),
+        environment_files: container.environment_files.clone(),
+        secrets: container.secrets.iter().map(secret).collect(),
+        restart_policy: container.restart_policy.as_ref().map(|policy| v1::RestartPolicy {
+            ignored_exit_codes: policy.ignored_exit_codes.clone(),
+            attempt_period_ms: policy.attempt_period.0,
+        }),
+        repository_credentials: container.repository_credentials.clone().unwrap_or_default(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The kernel's side of a container in the protocol's words.
 
-use berth_core::spec::{Device, LinuxParameters, LogConfiguration, Sharing, Tmpfs};
+use berth_core::spec::{Device, LinuxParameters, LogConfiguration, SecretRef, Sharing, Tmpfs};
 use berth_core::units::Mebibytes;
 use berth_proto::v1;
 
@@ -48,5 +48,14 @@ pub(super) const fn sharing(sharing: Option<Sharing>) -> &'static str {
 
 /// `logConfiguration` for the wire.
 pub(super) fn log_configuration(log: &LogConfiguration) -> v1::LogConfiguration {
-    v1::LogConfiguration { driver: log.driver.clone(), options: log.options.clone().into_iter().collect() }
+    v1::LogConfiguration {
+        driver: log.driver.clone(),
+        options: log.options.clone().into_iter().collect(),
+        secret_options: log.secret_options.iter().map(secret).collect(),
+    }
+}
+
+/// An entry of `secrets` or `secretOptions` for the wire.
+pub(super) fn secret(secret: &SecretRef) -> v1::SecretRef {
+    v1::SecretRef { name: secret.name.clone(), value_from: secret.value_from.clone() }
 }

@@ -8,12 +8,14 @@ use anyhow::{Context, Result, ensure};
 use berth_agent::cgroup::fake::FakeCgroups;
 use berth_agent::config::{Config, PullBehavior, Variables};
 use berth_agent::engine::{self, Engine, Parts, Timeouts, World};
+use berth_agent::environment::Environments;
 use berth_agent::host;
 use berth_agent::image::{Images, PullSettings};
 use berth_agent::network::Offers;
 use berth_agent::network::ports::PortChooser;
 use berth_agent::runtime::fake::FakeRuntime;
 use berth_agent::runtime::{EngineInfo, Runtime};
+use berth_agent::secret::Secrets;
 use berth_agent::session::{Backend, Endpoint, Registration, Session, SessionStatus};
 use berth_agent::store::memory::MemoryStore;
 use berth_agent::store::{Identity, Store, Write};
@@ -222,6 +224,7 @@ impl Agent {
         };
         let tracker = Tracker::new();
         let parts = Parts {
+            environments: Environments::new(Arc::new(Secrets::new(None)), None),
             images: Images::new(Arc::clone(&runtime), settings),
             runtime,
             cgroups: Arc::new(cgroups.clone()),

@@ -6,6 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::environment::SecretRef;
 use crate::units::Mebibytes;
 
 /// ECS's `linuxParameters`.
@@ -70,6 +71,9 @@ pub struct LogConfiguration {
     pub driver: String,
     /// Its options.
     pub options: BTreeMap<String, String>,
+    /// Options whose values are fetched when the container is made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secret_options: Vec<SecretRef>,
 }
 
 impl fmt::Debug for LogConfiguration {

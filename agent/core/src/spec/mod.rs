@@ -5,11 +5,12 @@
 //! (developer guide, "Task definition parameters").
 
 mod check;
+mod environment;
 mod linux;
+mod restart;
 mod volume;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,9 @@ use crate::resources::{Ports, Resources};
 use crate::units::{CpuUnits, Mebibytes, Millis, PortRange, Protocol};
 
 pub use self::check::InvalidSpec;
+pub use self::environment::{EnvVar, SecretRef};
 pub use self::linux::{Device, LinuxParameters, LogConfiguration, Sharing, Tmpfs};
+pub use self::restart::RestartPolicy;
 pub use self::volume::{EngineVolume, MountPoint, Volume, VolumeSource, VolumesFrom};
 
 /// Most containers that a task definition may have.
@@ -121,21 +124,6 @@ pub struct HealthCheck {
     pub start_period: Millis,
 }
 
-/// An environment variable. `Debug` shows the name alone: values are the user's business.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EnvVar {
-    /// The name.
-    pub name: String,
-    /// The value.
-    pub value: String,
-}
-
-impl fmt::Debug for EnvVar {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}=…", self.name)
-    }
-}
-
 /// A resource limit of the container's processes (`setrlimit`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ulimit {
@@ -174,6 +162,12 @@ pub struct ContainerSpec {
     /// Environment, later entries win.
     #[serde(default)]
     pub environment: Vec<EnvVar>,
+    /// Files of more environment, under `environment`; of a name in two, the earlier file wins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub environment_files: Vec<String>,
+    /// Variables whose values are fetched when the container is made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretRef>,
     /// Ports.
     #[serde(default)]
     pub ports: Vec<PortMapping>,
@@ -250,6 +244,12 @@ pub struct ContainerSpec {
     /// Mount points of other containers, taken over. One counts as a [`Condition::Start`] dependency.
     #[serde(default)]
     pub volumes_from: Vec<VolumesFrom>,
+    /// Whether it is started again after it ended; never where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_policy: Option<RestartPolicy>,
+    /// Where the login of its image's registry is kept, in the manner of a secret's `valueFrom`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository_credentials: Option<String>,
 }
 
 impl ContainerSpec {
@@ -266,6 +266,8 @@ impl ContainerSpec {
             entry_point: None,
             command: None,
             environment: Vec::new(),
+            environment_files: Vec::new(),
+            secrets: Vec::new(),
             ports: Vec::new(),
             depends_on: Vec::new(),
             start_timeout: None,
@@ -291,7 +293,16 @@ impl ContainerSpec {
             log: None,
             mount_points: Vec::new(),
             volumes_from: Vec::new(),
+            restart_policy: None,
+            repository_credentials: None,
         }
+    }
+
+    /// Whether something of it is kept elsewhere and has to be fetched before it can be made.
+    #[must_use]
+    pub fn has_values_elsewhere(&self) -> bool {
+        let in_log = self.log.as_ref().is_some_and(|log| !log.secret_options.is_empty());
+        in_log || !self.secrets.is_empty() || !self.environment_files.is_empty()
     }
 }
 

@@ -32,6 +32,8 @@ pub enum ContainerInput {
     SeenExited,
     /// The engine does not know it.
     SeenMissing,
+    /// Its main process is gone, and its restart policy has it started again.
+    ToRestart,
     /// It was removed so that it can be made anew.
     Discarded,
     /// It does not run and is not wanted any more, or cannot be had.
@@ -47,7 +49,8 @@ impl ContainerStatus {
     pub const fn on(self, input: ContainerInput) -> Option<Self> {
         use ContainerInput as I;
         match (self, input) {
-            (Self::Pending, I::SeenCreated) => Some(Self::Created),
+            (Self::Pending, I::SeenCreated)
+            | (Self::Pending | Self::Created | Self::Running, I::ToRestart) => Some(Self::Created),
             (Self::Pending | Self::Created, I::SeenRunning) => Some(Self::Running),
             (Self::Pending | Self::Created | Self::Running, I::SeenExited)
             | (Self::Created | Self::Running, I::SeenMissing)
@@ -137,6 +140,15 @@ pub struct Container {
     /// Whether it was removed from the engine for good.
     #[serde(default)]
     pub removed: bool,
+    /// How often its restart policy had it started again.
+    #[serde(default)]
+    pub restarts: u32,
+    /// How many of these came one soon after the other: a crash loop.
+    #[serde(default)]
+    pub restarts_in_a_row: u32,
+    /// Why its restart policy did not have it started again.
+    #[serde(default)]
+    pub not_restarted: Option<String>,
 }
 
 impl Container {
@@ -163,7 +175,25 @@ impl Container {
             started_at: None,
             finished_at: None,
             removed: false,
+            restarts: 0,
+            restarts_in_a_row: 0,
+            not_restarted: None,
         }
+    }
+
+    /// What ECS's users see of it, and how often it was started again.
+    #[must_use]
+    pub fn as_seen(&self) -> (ContainerStatus, Option<Health>, u32) {
+        (self.seen_status(), self.health, self.restarts)
+    }
+
+    /// Its status as ECS's users see it: one that is about to be started again counts as running.
+    #[must_use]
+    pub fn seen_status(&self) -> ContainerStatus {
+        if self.status == ContainerStatus::Created && self.restarts > 0 {
+            return ContainerStatus::Running;
+        }
+        self.status.as_seen()
     }
 
     /// Moves along the table; tells whether anything changed.

@@ -24,6 +24,9 @@ pub(super) enum Gate {
 /// Whether the container at `index` may start.
 pub(super) fn start_gate(spec: &TaskSpec, containers: &[Container], index: usize, now: Timestamp) -> Gate {
     let mut gate = Gate::Open;
+    if containers[index].restarts > 0 {
+        return gate; // What it depends on was there when it first started.
+    }
     for dependency in &spec.containers[index].depends_on {
         let Some(at) = spec.containers.iter().position(|c| c.name == dependency.container) else {
             continue; // The specification was checked: every dependency names a container.
@@ -50,6 +53,8 @@ fn one_gate(spec: &ContainerSpec, container: &Container, dependency: &Dependency
     let exit_code = container.exit.as_ref().map(|exit| exit.code);
     let fulfilled = match (dependency.condition, container.status) {
         (Condition::Start, S::Running) => true,
+        // It ended, and is about to be started again.
+        (Condition::Start, S::Created) => container.restarts > 0,
         // One that could not be had was never started, and did not run to its end.
         (Condition::Start, S::Stopped) => container.started_at.is_some(),
         (Condition::Complete, S::Stopped) => exit_code.is_some(),

@@ -14,7 +14,8 @@
 //!
 //! A task is told events by [`Task::handle`] and answers with a [`Step`]. `observe` and `failures`
 //! take an event into the state, `plan` and `wind_down` decide what is to be done now, `timers` when
-//! to ask again; `container` and `resource` have tables of their own, `graph` the dependencies.
+//! to ask again; `container` and `resource` have tables of their own, `graph` the dependencies, `restart`
+//! the policy of starting a container again.
 //!
 //! Invariants, held by `tests/properties.rs`: at most one attempt is in flight for each node;
 //! nothing starts before its dependencies hold; a stopped container is never started; STOPPED is
@@ -30,6 +31,7 @@ mod observe;
 mod plan;
 mod reason;
 mod resource;
+mod restart;
 mod step;
 mod timers;
 mod wind_down;
@@ -48,7 +50,7 @@ pub use step::{Act, AttachmentStatus, ContainerReport, Report, Step};
 use crate::attachment::Provider;
 use crate::ids::{AttemptId, ContainerName};
 use crate::resources::{Shortfall, describe};
-use crate::spec::{NetworkMode, TaskSpec};
+use crate::spec::{ContainerSpec, NetworkMode, TaskSpec};
 use crate::units::{Millis, Timestamp};
 
 /// The status of a task, as the agent reports it.
@@ -326,6 +328,9 @@ impl Task {
                 {
                     return Some((c.name.clone(), on));
                 }
+                if let Some(wait) = restart::wait(c, now) {
+                    return Some((c.name.clone(), wait));
+                }
                 let image = &self.spec.containers[i].image;
                 let pulling = self.state.resources.iter().any(|r| {
                     r.status == ResourceStatus::Acquiring
@@ -358,7 +363,7 @@ impl Task {
                             .containers
                             .iter()
                             .zip(&before.containers)
-                            .any(|(a, b)| (a.status.as_seen(), a.health) != (b.status.as_seen(), b.health)))
+                            .any(|(a, b)| a.as_seen() != b.as_seen()))
             }
             TaskStatus::Stopped => false,
         }
@@ -372,6 +377,9 @@ fn needed_resources(spec: &TaskSpec) -> Vec<Resource> {
     }
     if spec.network_mode == NetworkMode::Awsvpc {
         keys.extend([ResourceKey::Namespace, ResourceKey::Interface]);
+    }
+    if spec.containers.iter().any(ContainerSpec::has_values_elsewhere) {
+        keys.push(ResourceKey::Environment);
     }
     for container in &spec.containers {
         let image = ResourceKey::Image(container.image.clone());

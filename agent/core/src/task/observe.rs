@@ -5,6 +5,7 @@ use super::container::{Container, ContainerInput, ContainerStatus};
 use super::event::{Acquired, Event, Fact, Outcome};
 use super::reason::{ErrorClass, Failure, FailureKind, StopCause, StopCode};
 use super::resource::{Resource, ResourceInput, ResourceKey};
+use super::restart::{self, Verdict};
 use super::{Admission, Task, TaskStatus};
 use crate::ids::{AttemptId, ContainerName, EngineId};
 use crate::resources::describe;
@@ -144,6 +145,22 @@ impl Task {
             }
             Fact::Exited { id, exit } => {
                 container.revived = false;
+                if container.is_known_end(&exit) {
+                    return; // The end after which it is to be started again.
+                }
+                let policy = self.spec.containers[index].restart_policy.as_ref();
+                let verdict = policy
+                    .filter(|_| self.state.stop.is_none())
+                    .map(|policy| restart::judge(policy, container, &exit, now));
+                if let Some(Verdict::Again { after, in_a_row }) = verdict
+                    && container.apply(ContainerInput::ToRestart, now)
+                {
+                    container.restart(id, exit, now.after(after), in_a_row);
+                    return;
+                }
+                if let Some(Verdict::Over(why)) = verdict {
+                    container.not_restarted = why;
+                }
                 if container.apply(ContainerInput::SeenExited, now) {
                     container.id = Some(id);
                     container.started_at = exit.started_at.or(container.started_at);
@@ -253,6 +270,9 @@ impl Task {
         for resource in &mut self.state.resources {
             if resource.attempt.take().is_some() {
                 resource.apply(ResourceInput::Restart);
+            }
+            if resource.key == ResourceKey::Environment {
+                resource.apply(ResourceInput::Lost);
             }
             resource.retry_at = None;
         }

@@ -101,6 +101,12 @@ impl Task {
                 };
                 self.spec.containers.iter().zip(&self.state.containers).any(made_from_it)
             }
+            ResourceKey::Environment => {
+                let waits_for_it = |(spec, c): (&crate::spec::ContainerSpec, &Container)| {
+                    spec.has_values_elsewhere() && c.status == ContainerStatus::Pending && c.attempt.is_none()
+                };
+                self.spec.containers.iter().zip(&self.state.containers).any(waits_for_it)
+            }
             ResourceKey::Cgroup | ResourceKey::Namespace | ResourceKey::Interface => {
                 resource.key.rests_on().is_none_or(|key| self.is_there(&key))
             }
@@ -169,6 +175,7 @@ impl Task {
                 ResourceKey::Cgroup => resource.is_ready(),
                 ResourceKey::Ports(of) => of != name || resource.is_ready(),
                 ResourceKey::Image(of) => of != image || resource.is_ready(),
+                ResourceKey::Environment => !spec.has_values_elsewhere() || resource.is_ready(),
                 ResourceKey::Namespace => resource.is_ready(),
                 // The interface may come while containers are made.
                 ResourceKey::CpuBound | ResourceKey::Interface => true,

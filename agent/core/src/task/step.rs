@@ -201,9 +201,9 @@ impl Report {
             .zip(&state.containers)
             .map(|(spec, container)| ContainerReport {
                 name: container.name.clone(),
-                status: container.status.as_seen(),
+                status: container.seen_status(),
                 id: container.id.clone(),
-                exit_code: container.exit.as_ref().map(|exit| exit.code),
+                exit_code: container.exit.as_ref().filter(|_| container.is_stopped()).map(|exit| exit.code),
                 reason: reason_of(spec, container).map(|reason| cut_reason(&reason)),
                 bindings: if container.started_at.is_some() {
                     task.bindings(&container.name)
@@ -235,6 +235,9 @@ fn reason_of(spec: &ContainerSpec, container: &Container) -> Option<String> {
         // An engine that is away is waited for, as the task says: nothing has failed.
         let waits = failure.kind == FailureKind::EngineAway && !container.is_stopped();
         return (!waits).then(|| failure.to_string());
+    }
+    if let Some(told) = super::restart::tell(container) {
+        return Some(told);
     }
     let exit = container.exit.as_ref()?;
     if exit.oom_killed {

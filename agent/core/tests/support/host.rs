@@ -49,6 +49,8 @@ pub(crate) struct Host {
     /// The holder ended by itself, and the engine refuses what needs it.
     pub(crate) namespace_lost: bool,
     pub(crate) bounded: bool,
+    /// Values that are kept elsewhere were fetched, and the agent has not been restarted since.
+    pub(crate) environment: bool,
     pub(crate) ports: BTreeMap<ContainerName, Vec<PortBinding>>,
     pub(crate) images: BTreeSet<String>,
     pub(crate) violations: Vec<String>,
@@ -66,6 +68,7 @@ impl Host {
             interface: false,
             namespace_lost: false,
             bounded: false,
+            environment: false,
             ports: BTreeMap::new(),
             images: BTreeSet::new(),
             violations: Vec::new(),
@@ -111,6 +114,10 @@ impl Host {
             }
             ResourceKey::CpuBound => {
                 self.bounded = true;
+                Acquired::Plain
+            }
+            ResourceKey::Environment => {
+                self.environment = true;
                 Acquired::Plain
             }
             ResourceKey::Namespace => {
@@ -174,6 +181,7 @@ impl Host {
                 self.holder = None;
             }
             ResourceKey::Interface => self.interface = false,
+            ResourceKey::Environment => self.environment = false,
             ResourceKey::CpuBound | ResourceKey::Image(_) => {
                 self.violated(format!("{key:?} needs no releasing"));
             }
@@ -193,7 +201,7 @@ impl Host {
             }
             return Some(self.lives[at].id.clone());
         }
-        let spec = self.spec.container(name).expect("a container of the task");
+        let spec = self.spec.container(name).expect("a container of the task").clone();
         let mode = self.spec.network_mode;
         let wanted = match mode {
             NetworkMode::Bridge | NetworkMode::Host => spec.ports.len(),
@@ -209,6 +217,9 @@ impl Host {
         }
         if !self.cgroup {
             self.violated(format!("{name} was made outside its cgroup"));
+        }
+        if spec.has_values_elsewhere() && !self.environment {
+            self.violated(format!("{name} was made without its secrets"));
         }
         if (mode == NetworkMode::Awsvpc) != holder.is_some()
             || holder != self.holder.as_ref() && !self.namespace_lost
@@ -250,13 +261,22 @@ impl Host {
                 self.run(at);
             }
             Life::Exited | Life::Removed => {
-                if !self.lives[at].meddled {
+                if !self.lives[at].meddled && !self.may_restart(at) {
                     self.violated(format!("{name} was started again after it ran"));
                 }
                 self.run(at);
             }
         }
         Some(fact(&self.lives[at]))
+    }
+
+    /// Whether a policy allows that a container which ended is started again.
+    fn may_restart(&self, at: usize) -> bool {
+        let real = &self.lives[at];
+        let policy = self.spec.container(&real.name).and_then(|spec| spec.restart_policy.as_ref());
+        let (Some(policy), Some(exit)) = (policy, &real.exit) else { return false };
+        let (from, to) = (exit.started_at.unwrap_or_default().0, exit.finished_at.unwrap_or_default().0);
+        to - from >= policy.attempt_period.0 && !policy.ignored_exit_codes.contains(&exit.code)
     }
 
     fn run(&mut self, at: usize) {

@@ -244,6 +244,7 @@ impl World {
             }
         }
         self.hints.clear();
+        self.host.environment = false;
     }
 
     fn come_up(&mut self) {
@@ -329,7 +330,8 @@ impl World {
         }
         let spec = &self.spec;
         if report.status == TaskStatus::Running {
-            let bounded = spec.cpu.is_none() || self.host.bounded;
+            // One that is to stop may have let go of it when somebody else starts its container again.
+            let bounded = spec.cpu.is_none() || self.host.bounded || report.stop.is_some();
             self.check(bounded, || "RUNNING without its CPU bound".to_owned());
         }
         if report.status == TaskStatus::Stopped {

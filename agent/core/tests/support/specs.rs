@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use berth_core::ids::{ContainerName, Family, TaskArn};
 use berth_core::spec::{
-    Condition, ContainerSpec, Dependency, HealthCheck, NetworkMode, PortMapping, TaskFields, TaskSpec,
+    Condition, ContainerSpec, Dependency, HealthCheck, NetworkMode, PortMapping, RestartPolicy, SecretRef,
+    TaskFields, TaskSpec,
 };
 use berth_core::units::{CpuUnits, Mebibytes, Millis, PortRange, Protocol};
 use proptest::collection::vec;
@@ -81,6 +82,8 @@ struct Draft {
     start_timeout: Option<u64>,
     stop_timeout: Option<u64>,
     ports: u8,
+    secret: bool,
+    restarts: Option<u64>,
     depends_on: Vec<Option<Condition>>,
 }
 
@@ -101,17 +104,33 @@ fn draft() -> impl Strategy<Value = Draft> {
         proptest::option::of(500..5_000u64),
         proptest::option::of(1_000..60_000u64),
         0..4u8,
+        any::<bool>(),
+        proptest::option::weighted(0.2, 0..3u64),
         vec(proptest::option::of(condition()), 3),
     )
-        .prop_map(|(essential, image, checked, start_timeout, stop_timeout, ports, depends_on)| Draft {
-            essential,
-            image,
-            checked,
-            start_timeout,
-            stop_timeout,
-            ports,
-            depends_on,
-        })
+        .prop_map(
+            |(
+                essential,
+                image,
+                checked,
+                start_timeout,
+                stop_timeout,
+                ports,
+                secret,
+                restarts,
+                depends_on,
+            )| Draft {
+                essential,
+                image,
+                checked,
+                start_timeout,
+                stop_timeout,
+                ports,
+                secret,
+                restarts,
+                depends_on,
+            },
+        )
 }
 
 /// A task that shows in a few lines what matters of it.
@@ -125,11 +144,12 @@ impl fmt::Debug for Short {
             let needs: Vec<_> = c.depends_on.iter().map(short).collect();
             write!(
                 f,
-                "\n  {} {} essential {} checked {} startTimeout {:?} ports {:?} after {needs:?}",
+                "\n  {} {} essential {} checked {} restarts {:?} startTimeout {:?} ports {:?} after {needs:?}",
                 c.name,
                 c.image,
                 c.essential,
                 c.health_check.is_some(),
+                c.restart_policy.as_ref().map(|policy| policy.attempt_period),
                 c.start_timeout,
                 c.ports.iter().map(|p| p.host).collect::<Vec<_>>(),
             )?;
@@ -167,6 +187,12 @@ fn build(drafts: &[Draft], mode: NetworkMode, cpu: Option<CpuUnits>, backwards: 
         spec.start_timeout = draft.start_timeout.map(Millis);
         spec.stop_timeout = draft.stop_timeout.map(Millis);
         spec.ports = ports(draft.ports, at, mode);
+        if draft.secret {
+            spec.secrets = vec![SecretRef { name: "PASSWORD".to_owned(), value_from: "db".to_owned() }];
+        }
+        spec.restart_policy = draft
+            .restarts
+            .map(|period| RestartPolicy { ignored_exit_codes: vec![0], attempt_period: Millis(period) });
         let wanted = containers.iter().zip(&draft.depends_on);
         spec.depends_on = wanted
             .filter_map(|(other, condition)| {
@@ -197,9 +223,9 @@ fn ports(kind: u8, at: usize, mode: NetworkMode) -> Vec<PortMapping> {
     }
 }
 
-/// The same task, where nobody is to be both healthy and at its end.
+/// The same task, where nobody is to be both healthy and at its end, or ends again and again.
 pub(crate) fn steady(spec: &TaskSpec) -> Arc<TaskSpec> {
-    changed(spec, |_| {})
+    changed(spec, |container| container.restart_policy = None)
 }
 
 /// The same, and without limits on how long a dependency may take.

@@ -12,7 +12,7 @@ use bollard::models::{
 
 use super::convert::{Inspected, owner};
 use super::volumes;
-use crate::runtime::{CreateRequest, RuntimeError, labels};
+use crate::runtime::{CreateRequest, Fetched, RuntimeError, labels};
 
 /// The kernel's smallest and largest CPU weight in the scale of shares.
 const SHARES: (i64, i64) = (2, 262_144);
@@ -35,7 +35,7 @@ pub(super) fn body(
         // a command alone keeps the image's entry point. An empty list says nothing.
         entrypoint: words(spec.entry_point.as_ref()),
         cmd: words(spec.command.as_ref()),
-        env: Some(environment(&request.environment, &spec.environment)),
+        env: Some(environment(&request.fetched, &spec.environment)),
         user: spec.user.clone(),
         working_dir: spec.working_directory.clone(),
         hostname: spec.hostname.clone(),
@@ -87,7 +87,7 @@ fn host_config(request: &CreateRequest, ports: Option<PortMap>) -> Result<HostCo
         tmpfs: map(linux.tmpfs.iter().map(|tmpfs| (tmpfs.path.clone(), tmpfs_options(tmpfs)))),
         sysctls: map(system_controls(spec, request.task.network_mode)),
         security_opt: some(spec.security_options.iter().cloned()),
-        log_config: spec.log.as_ref().map(log_config),
+        log_config: spec.log.as_ref().map(|log| log_config(log, &request.fetched)),
         binds: some(volumes::binds(request)),
         mounts: some(volumes::mounts(request)),
         volumes_from: some(
@@ -135,8 +135,12 @@ fn system_controls(
     spec.system_controls.iter().filter(move |(name, _)| !ours(name)).cloned()
 }
 
-fn log_config(log: &LogConfiguration) -> HostConfigLogConfig {
-    HostConfigLogConfig { typ: Some(log.driver.clone()), config: map(log.options.clone()) }
+fn log_config(log: &LogConfiguration, fetched: &Fetched) -> HostConfigLogConfig {
+    let secret = fetched.log_options.iter().map(|option| (option.name.clone(), option.value.clone()));
+    HostConfigLogConfig {
+        typ: Some(log.driver.clone()),
+        config: map(log.options.clone().into_iter().chain(secret)),
+    }
 }
 
 pub(super) fn map(pairs: impl IntoIterator<Item = (String, String)>) -> Option<HashMap<String, String>> {
@@ -181,12 +185,11 @@ fn health_check(check: &HealthCheck) -> HealthConfig {
     }
 }
 
-/// Each name once: the user's value over the agent's, a later one over an earlier one.
-fn environment(agent: &[(String, String)], user: &[EnvVar]) -> Vec<String> {
-    let agent = agent.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let user = user.iter().map(|var| (var.name.as_str(), var.value.as_str()));
+/// Each name once: secrets over the definition's own values, these over those of environment files.
+fn environment(fetched: &Fetched, own: &[EnvVar]) -> Vec<String> {
     let mut merged: Vec<(&str, &str)> = Vec::new();
-    for (name, value) in agent.chain(user) {
+    let all = fetched.below.iter().chain(own).chain(&fetched.above);
+    for (name, value) in all.map(|var| (var.name.as_str(), var.value.as_str())) {
         match merged.iter_mut().find(|(known, _)| *known == name) {
             Some(entry) => entry.1 = value,
             None => merged.push((name, value)),
@@ -295,7 +298,11 @@ mod tests {
             cgroup_parent: Some("/ecs/x".to_owned()),
             holder: None,
             labels: BTreeMap::from([("both".to_owned(), "agent".to_owned())]),
-            environment: vec![("A".to_owned(), "agent".to_owned()), ("B".to_owned(), "agent".to_owned())],
+            fetched: Fetched {
+                below: vec![var("A", "file"), var("B", "file")],
+                above: vec![var("D", "secret")],
+                log_options: Vec::new(),
+            },
         }
     }
 
@@ -304,13 +311,13 @@ mod tests {
     }
 
     #[test]
-    fn the_users_environment_and_the_agents_labels_win() {
+    fn secrets_win_over_the_definition_and_that_over_files_and_the_agents_labels_over_all() {
         let request = request(NetworkMode::Bridge, |spec| {
-            spec.environment = vec![var("B", "user"), var("C", "1"), var("C", "2")];
+            spec.environment = vec![var("B", "user"), var("C", "1"), var("C", "2"), var("D", "user")];
             spec.docker_labels = BTreeMap::from([("both".to_owned(), "user".to_owned())]);
         });
         let body = body(&request, Some("ns")).unwrap();
-        assert_eq!(body.env.unwrap(), ["A=agent", "B=user", "C=2"]);
+        assert_eq!(body.env.unwrap(), ["A=file", "B=user", "C=2", "D=secret"]);
         let made = body.labels.unwrap();
         assert_eq!(made["both"], "agent");
         assert_eq!(made[labels::AGENT], "ns");

@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use tokio::time::{Duration, Instant, timeout};
 
 use super::{Behaviour, Call, FakeRuntime};
-use crate::runtime::{CreateRequest, EngineEventKind, Runtime, RuntimeError};
+use crate::runtime::{CreateRequest, EngineEventKind, Fetched, Runtime, RuntimeError};
 
 fn request(number: u8, image: &str) -> CreateRequest {
     let container = ContainerName::new("web").unwrap();
@@ -52,7 +52,7 @@ fn request(number: u8, image: &str) -> CreateRequest {
         cgroup_parent: None,
         holder: None,
         labels: BTreeMap::new(),
-        environment: Vec::new(),
+        fetched: Fetched::default(),
     }
 }
 

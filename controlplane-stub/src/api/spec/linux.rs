@@ -3,6 +3,7 @@
 use berth_core::spec::{Device, LinuxParameters, LogConfiguration, Sharing, Tmpfs};
 use berth_core::units::Mebibytes;
 
+use super::environment::secret;
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::task_definition::input;
 
@@ -47,7 +48,11 @@ fn tmpfs(tmpfs: &input::Tmpfs) -> Tmpfs {
 
 /// `logConfiguration`; what its options mean is the engine's affair.
 pub(super) fn log_configuration(log: &input::LogConfiguration) -> LogConfiguration {
-    LogConfiguration { driver: log.log_driver.clone(), options: log.options.clone() }
+    LogConfiguration {
+        driver: log.log_driver.clone(),
+        options: log.options.clone(),
+        secret_options: log.secret_options.iter().map(secret).collect(),
+    }
 }
 
 /// `pidMode` or `ipcMode`.

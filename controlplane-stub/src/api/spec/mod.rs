@@ -3,13 +3,14 @@
 //! What the specification has no field for is left out here: the definition requires an attribute
 //! for it, so that no instance gets the task which does not know how to do it.
 
+mod environment;
 mod linux;
 mod volume;
 
 use berth_core::ids::{ContainerName, Family, InvalidId, TaskArn};
 use berth_core::spec::{
-    Condition, ContainerSpec, Dependency, EnvVar, HealthCheck, Link, NetworkMode, PortMapping, TaskFields,
-    TaskSpec, Ulimit,
+    Condition, ContainerSpec, Dependency, HealthCheck, Link, NetworkMode, PortMapping, TaskFields, TaskSpec,
+    Ulimit,
 };
 use berth_core::units::{CpuUnits, Mebibytes, Millis, PortRange, Protocol};
 use serde::Deserialize;
@@ -44,7 +45,7 @@ struct ContainerOverride {
     name: Option<String>,
     command: Option<Vec<String>>,
     environment: Vec<Pair>,
-    environment_files: Vec<Value>,
+    environment_files: Vec<input::EnvironmentFile>,
     cpu: Option<i64>,
     memory: Option<i64>,
     memory_reservation: Option<i64>,
@@ -171,7 +172,9 @@ fn container_spec(
         )?,
         entry_point: given(container.entry_point.as_ref()),
         command: given(changed.command.as_ref()).or_else(|| given(container.command.as_ref())),
-        environment: environment(&container.environment, &changed.environment),
+        environment: environment::environment(&container.environment, &changed.environment),
+        environment_files: environment::files(&container.environment_files, &changed.environment_files),
+        secrets: container.secrets.iter().map(environment::secret).collect(),
         ports: ports.ok_or_else(|| invalid("portMappings"))?,
         depends_on: depends_on?,
         start_timeout: container.start_timeout.and_then(seconds),
@@ -209,6 +212,11 @@ fn container_spec(
         log: container.log_configuration.as_ref().map(linux::log_configuration),
         mount_points: container.mount_points.iter().map(volume::mount_point).collect(),
         volumes_from: container.volumes_from.iter().map(volume::volumes_from).collect::<Result<_, _>>()?,
+        restart_policy: container.restart_policy.as_ref().and_then(environment::restart_policy),
+        repository_credentials: container
+            .repository_credentials
+            .as_ref()
+            .map(|credentials| credentials.credentials_parameter.clone()),
     })
 }
 
@@ -230,18 +238,6 @@ fn text(text: Option<&String>) -> Option<String> {
 
 fn seconds(seconds: i64) -> Option<Millis> {
     u64::try_from(seconds).ok().map(Millis::from_secs)
-}
-
-/// The definition's variables; an override of the same name takes the place of its value.
-fn environment(own: &[Pair], changed: &[Pair]) -> Vec<EnvVar> {
-    let mut merged: Vec<EnvVar> = Vec::with_capacity(own.len() + changed.len());
-    for pair in own.iter().chain(changed) {
-        match merged.iter_mut().find(|variable| variable.name == pair.name) {
-            Some(variable) => variable.value.clone_from(&pair.value),
-            None => merged.push(EnvVar { name: pair.name.clone(), value: pair.value.clone() }),
-        }
-    }
-    merged
 }
 
 fn port_mapping(port: &input::PortMapping, network: NetworkMode) -> Option<PortMapping> {

@@ -118,7 +118,7 @@ fn check_environment(container: &Container) -> ApiResult<()> {
         ));
     }
     for file in &container.environment_files {
-        one_of(&format!("EnvironmentFile.type of container '{name}'"), &file.kind, &["s3"])?;
+        one_of(&format!("EnvironmentFile.type of container '{name}'"), &file.kind, &["s3", "http", "file"])?;
         if !file.value.ends_with(".env") {
             return refuse(format!(
                 "Invalid environment file '{}' for container '{name}'. Its name must end in .env.",

@@ -1,0 +1,117 @@
+//! A container that ended is started again, or left as it is, by its restart policy.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+#[allow(dead_code, reason = "each test file uses its part of the world")]
+mod support;
+
+use berth_core::spec::{RestartPolicy, TaskFields};
+use berth_core::task::{Act, ContainerStatus, Exit, Fact, StopCode, TaskStatus};
+use berth_core::units::{Millis, Timestamp};
+
+use support::direct::{Direct, id, words};
+use support::specs::{container, fields};
+
+const MINUTE: Millis = Millis::from_secs(60);
+
+fn policy() -> TaskFields {
+    let mut app = container("app");
+    app.restart_policy = Some(RestartPolicy { ignored_exit_codes: vec![0], attempt_period: MINUTE });
+    fields(vec![app])
+}
+
+/// The container ends after it ran for so long.
+fn ends(run: &mut Direct, code: i32, after: Millis) -> Vec<Act> {
+    let started_at = run.task.state().containers[0].started_at;
+    run.now = started_at.unwrap().after(after);
+    let exit = Exit { code, oom_killed: false, error: None, started_at, finished_at: Some(run.now) };
+    run.see("app", Fact::Exited { id: id("app-1"), exit })
+}
+
+#[test]
+fn one_that_ran_long_enough_is_started_again_and_counts_as_running() {
+    let mut run = Direct::up(policy());
+    let acts = ends(&mut run, 1, MINUTE);
+    assert_eq!(words(&acts), ["start app"]);
+    let told = run.told().clone();
+    assert_eq!((told.status, told.stop), (TaskStatus::Running, None));
+    assert_eq!(told.containers[0].status, ContainerStatus::Running);
+    assert_eq!(told.containers[0].exit_code, None);
+    assert_eq!(told.containers[0].reason.as_deref(), Some("restarted once, last after exit code 1"));
+    run.works(&acts[0]);
+    assert_eq!(run.task.state().containers[0].status, ContainerStatus::Running);
+    assert_eq!(run.task.state().containers[0].restarts, 1);
+}
+
+#[test]
+fn one_that_ended_early_stays_ended_and_says_why() {
+    let mut run = Direct::up(policy());
+    ends(&mut run, 3, Millis::from_secs(12));
+    let told = run.told().clone();
+    assert_eq!(told.stop.unwrap().code, StopCode::EssentialContainerExited);
+    let reason = told.containers[0].reason.clone().unwrap();
+    assert!(reason.starts_with("exit code 3 after 12 s") && reason.contains("1 m"), "{reason}");
+}
+
+#[test]
+fn an_ignored_exit_code_ends_it() {
+    let mut run = Direct::up(policy());
+    ends(&mut run, 0, MINUTE);
+    assert!(run.task.is_stopping());
+}
+
+#[test]
+fn a_task_that_stops_starts_nothing_again() {
+    let mut run = Direct::up(policy());
+    run.later(MINUTE);
+    let stop = run.stop();
+    let Act::Stop { attempt, .. } = &stop[0] else { panic!("{stop:?}") };
+    let started_at = run.task.state().containers[0].started_at;
+    let exit = Exit { code: 143, oom_killed: false, error: None, started_at, finished_at: Some(run.now) };
+    let next = run.done(*attempt, berth_core::task::Outcome::Fact(Fact::Exited { id: id("app-1"), exit }));
+    assert_eq!(words(&next), ["release cgroup"]);
+}
+
+#[test]
+fn pauses_grow_while_it_keeps_ending_and_end_with_a_steady_run() {
+    let mut run = Direct::up(policy());
+    let mut pauses = Vec::new();
+    for ran in [MINUTE, MINUTE, MINUTE, MINUTE, Millis::from_secs(600)] {
+        let mut acts = ends(&mut run, 1, ran);
+        let ended = run.now;
+        if acts.is_empty() {
+            acts = run.deadline();
+        }
+        assert_eq!(words(&acts), ["start app"]);
+        pauses.push((run.now.0 - ended.0) / 1000);
+        run.works(&acts[0]);
+    }
+    assert_eq!(pauses, [0, 1, 2, 4, 0]);
+}
+
+#[test]
+fn an_end_that_is_told_twice_counts_once() {
+    let mut run = Direct::up(policy());
+    let acts = ends(&mut run, 1, MINUTE);
+    let exit = run.task.state().containers[0].exit.clone().unwrap();
+    assert!(run.see("app", Fact::Exited { id: id("app-1"), exit }).is_empty());
+    assert_eq!(run.task.state().containers[0].restarts, 1);
+    run.works(&acts[0]);
+    assert_eq!(run.task.state().containers[0].status, ContainerStatus::Running);
+}
+
+#[test]
+fn a_restart_of_the_agent_goes_on_where_it_was() {
+    let mut run = Direct::up(policy());
+    ends(&mut run, 1, MINUTE);
+    let exit = run.task.state().containers[0].exit.clone().unwrap();
+    let gone = Fact::Exited { id: id("app-1"), exit };
+    let acts = run.say(berth_core::task::Event::Restored(vec![(support::specs::name("app"), gone)]));
+    assert_eq!(words(&acts), ["start app"]);
+    // It was started before the crash, and ran since.
+    let now = Timestamp(run.now.0 + 1);
+    let runs = Fact::Running { id: id("app-1"), started_at: now, health: None };
+    let acts = run.say(berth_core::task::Event::Restored(vec![(support::specs::name("app"), runs)]));
+    assert_eq!(words(&acts), Vec::<String>::new());
+    assert_eq!(run.task.state().containers[0].started_at, Some(now));
+}
