@@ -11,6 +11,8 @@ const READ: Duration = Duration::from_secs(20);
 /// A client that goes by the host's proxies and certificates, and gives up on a server that is silent.
 #[must_use]
 pub fn client() -> reqwest::Client {
+    // Whoever comes first installs it; it is the same for all.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = reqwest::Client::builder().connect_timeout(CONNECT).read_timeout(READ);
     builder.user_agent(concat!("berth-agent/", env!("CARGO_PKG_VERSION"))).build().unwrap_or_default()
 }

@@ -46,7 +46,8 @@ fn one_that_ran_long_enough_is_started_again_and_counts_as_running() {
 #[test]
 fn one_that_ended_early_stays_ended_and_says_why() {
     let mut run = Direct::up(policy());
-    ends(&mut run, 3, Millis::from_secs(12));
+    let acts = ends(&mut run, 3, Millis::from_secs(12));
+    run.all_work(acts);
     let told = run.told().clone();
     assert_eq!(told.stop.unwrap().code, StopCode::EssentialContainerExited);
     let reason = told.containers[0].reason.clone().unwrap();
