@@ -51,7 +51,10 @@ fn one_that_ended_early_stays_ended_and_says_why() {
     let told = run.told().clone();
     assert_eq!(told.stop.unwrap().code, StopCode::EssentialContainerExited);
     let reason = told.containers[0].reason.clone().unwrap();
-    assert!(reason.starts_with("exit code 3 after 12 s") && reason.contains("1 m"), "{reason}");
+    assert!(
+        reason.starts_with("exit code 3 after 12 s") && reason.contains("60 s (restartAttemptPeriod)"),
+        "{reason}"
+    );
 }
 
 #[test]
