@@ -2,6 +2,7 @@
 //! the place where start order and stop order are written down.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +18,9 @@ use crate::cgroup::off::Off as NoCgroups;
 use crate::cgroup::systemd::{Systemd, SystemdConfig};
 use crate::cgroup::{Cgroups, mounted};
 use crate::config::{Config, TaskLimits};
+use crate::endpoint::address;
 use crate::endpoint::introspection::{self, Introspection};
+use crate::endpoint::task::{self, Rate, TaskEndpoint};
 use crate::engine::{self, Engine, Parts, Timeouts, World};
 use crate::environment::Environments;
 use crate::host;
@@ -85,6 +88,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     let (saved, identity) = identify(&config, &*store, saved, &world).await?;
     let registration = registration(&config, &info, &*cgroups, &total, &offers);
 
+    let endpoint = open_endpoint(&config, &tracker).await;
+    let endpoint_at = config.endpoint.filter(|_| endpoint.is_some());
     let secrets = Arc::new(Secrets::new(config.secrets.clone()));
     let parts = Parts {
         images: Images::new(Arc::clone(&runtime), pull_settings(&config)),
@@ -98,11 +103,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         timeouts: Timeouts { create: config.create_timeout, start: config.start_timeout },
         pids_limit: config.pids_limit,
         agent,
+        endpoint: endpoint_at.map(endpoint_base),
         total,
     };
     let engine = Engine::start(parts, saved, world, tracker.child()).await.map_err(failed)?;
     let session = Arc::new(Session::new(backend, registration, engine.clone(), store, identity));
-    serve_introspection(&config, &tracker, engine, &session).await;
+    serve_introspection(&config, &tracker, engine.clone(), &session).await;
+    serve_endpoint(&config, &tracker, engine, endpoint);
 
     let result = tokio::select! {
         // Whatever was on its way is in the outbox, and goes out after the next start.
@@ -110,6 +117,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         ended = session.run() => ended.map_err(|e| DaemonError::Terminal(e.to_string())),
     };
     tracing::info!("stopping; containers run on");
+    if let Some(at) = endpoint_at {
+        address::withdraw(at, &tracker).await;
+    }
     if !tracker.shutdown(STOP).await {
         tracing::warn!("some work did not end within {} s and was left", STOP.as_secs());
     }
@@ -259,13 +269,19 @@ async fn identify(
                 config.data_dir.display()
             )));
         }
-        Some(identity) => identity,
+        Some(identity) if !identity.endpoint_key.is_empty() => identity,
+        Some(identity) => {
+            let identity = Identity { endpoint_key: random(), ..identity };
+            store.commit(vec![Write::Identity(identity.clone())]).await.map_err(failed)?;
+            identity
+        }
         None => {
             let identity = Identity {
-                host_key: uuid::Uuid::new_v4().to_string(),
+                endpoint_key: random(),
+                host_key: random(),
                 cluster: config.cluster.to_string(),
                 instance: world.instance.clone(),
-                outbox_epoch: uuid::Uuid::new_v4().to_string(),
+                outbox_epoch: random(),
                 manifest_sequence: 0,
             };
             store.commit(vec![Write::Identity(identity.clone())]).await.map_err(failed)?;
@@ -274,6 +290,11 @@ async fn identify(
     };
     saved.identity = Some(identity.clone());
     Ok((saved, identity))
+}
+
+/// A text that nobody guesses.
+fn random() -> String {
+    uuid::Uuid::new_v4().to_string()
 }
 
 fn registration(
@@ -292,6 +313,41 @@ fn registration(
         engine_version: format!("DockerVersion: {}", info.version),
         hostname: host::hostname(),
     }
+}
+
+/// Where tasks ask about themselves. Tasks run without it, too, and are told of none.
+async fn open_endpoint(config: &Config, tracker: &Tracker) -> Option<TcpListener> {
+    match address::listen(config.endpoint?, tracker).await {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            tracing::error!(
+                %error,
+                "tasks cannot ask about themselves: no metadata; the agent needs CAP_NET_ADMIN, or \
+                 BERTH_ENDPOINT_ADDRESS another address"
+            );
+            None
+        }
+    }
+}
+
+/// What the addresses of the endpoint begin with.
+fn endpoint_base(at: SocketAddr) -> String {
+    if at.port() == 80 { format!("http://{}", at.ip()) } else { format!("http://{at}") }
+}
+
+fn serve_endpoint(config: &Config, tracker: &Tracker, engine: Engine, listener: Option<TcpListener>) {
+    let (Some(listener), Some(at)) = (listener, config.endpoint) else { return };
+    tracing::info!(address = %at, "the task's endpoint");
+    let zone = config.attributes.get("ecs.availability-zone").cloned();
+    let (per_second, burst) = config.endpoint_rate;
+    let rate = Rate { per_second, burst };
+    let state = TaskEndpoint::new(engine, at.ip(), zone, config.cgroup_path.clone(), rate);
+    let stop = tracker.token().clone();
+    tracker.spawn("task endpoint", async move {
+        if let Err(error) = task::serve(listener, Arc::new(state), stop).await {
+            tracing::error!(%error, "the task's endpoint ended");
+        }
+    });
 }
 
 /// The introspection API is a convenience: tasks do not suffer when its port is taken.

@@ -27,4 +27,5 @@ pub mod session;
 pub mod store;
 pub mod supervise;
 pub mod telemetry;
+pub mod usage;
 pub mod web;

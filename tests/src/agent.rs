@@ -40,6 +40,8 @@ impl Agent {
             // Several agents share this host: each has its own port and its own place for cgroups.
             ("BERTH_INTROSPECTION_ADDRESS", "127.0.0.1:0"),
             ("BERTH_CGROUP_ROOT", cluster),
+            // Tests of it say where: see [`Endpoint`](crate::Endpoint).
+            ("BERTH_ENDPOINT_ADDRESS", "off"),
         ];
         let env: BTreeMap<String, String> =
             own.iter().chain(env).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();

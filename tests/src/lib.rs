@@ -7,6 +7,7 @@
 //! | [`agent`] | the real agent as a child process |
 //! | [`program`] | any child process: its output, its end, its death when the test ends |
 //! | [`engine`] | the container engine itself, beside Berth: what is there, and its raw floor |
+//! | [`endpoint`] | where an agent under test serves its tasks |
 //! | [`ecs`] | a small client for the JSON API |
 //! | [`aws`] | the AWS command line |
 //! | [`demo`] | the demo image and definitions that use it |
@@ -27,6 +28,7 @@ pub mod cluster;
 pub mod control_plane;
 pub mod demo;
 pub mod ecs;
+pub mod endpoint;
 pub mod engine;
 pub mod expect;
 pub mod http;
@@ -40,6 +42,7 @@ pub use aws::Aws;
 pub use cluster::Cluster;
 pub use control_plane::ControlPlane;
 pub use ecs::{Ecs, EcsError};
+pub use endpoint::Endpoint;
 pub use engine::Engine;
 pub use expect::eventually;
 pub use server::Server;

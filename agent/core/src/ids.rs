@@ -162,7 +162,13 @@ impl TaskArn {
         after_last_slash(&self.0)
     }
 
-    /// The name of the cluster that the task belongs to.
+    /// The region that its ARN names.
+    #[must_use]
+    pub fn region(&self) -> &str {
+        self.0.split(':').nth(3).unwrap_or_default()
+    }
+
+    /// The name of its cluster.
     #[must_use]
     pub fn cluster(&self) -> &str {
         self.0.split('/').nth(1).unwrap_or_default()

@@ -102,6 +102,8 @@ pub struct Config {
     pub dynamic_ports: PortRange,
     pub disable_health_check: bool,
     pub introspection: Option<SocketAddr>,
+    pub endpoint: Option<SocketAddr>,
+    pub endpoint_rate: (u32, u32),
     pub join_token: Option<Secret>,
     pub ca_fingerprint: Option<String>,
     pub server_name: Option<String>,

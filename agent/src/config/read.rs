@@ -214,6 +214,24 @@ impl Config {
                     if v == "off" { Some(None) } else { v.parse().ok().map(Some) }
                 },
             ),
+            endpoint: r.read(
+                "BERTH_ENDPOINT_ADDRESS",
+                "address:port or off",
+                Some(SocketAddr::from(([169, 254, 170, 2], 80))),
+                |v| {
+                    if v == "off" { Some(None) } else { v.parse().ok().map(Some) }
+                },
+            ),
+            endpoint_rate: r.read(
+                "ECS_TASK_METADATA_RPS_LIMIT",
+                "requests in a second and at once, such as 40,60",
+                (40, 60),
+                |v| {
+                    let (steady, burst) = v.split_once(',')?;
+                    let number = |text: &str| text.trim().parse::<u32>().ok().filter(|n| *n > 0);
+                    Some((number(steady)?, number(burst)?))
+                },
+            ),
             join_token: strings.get("BERTH_JOIN_TOKEN").map(Secret::new),
             ca_fingerprint: r.read("BERTH_CA_FINGERPRINT", "sha256:<64 hex digits>", None, |v| {
                 let digits = v.strip_prefix("sha256:")?;

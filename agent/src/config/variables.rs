@@ -139,6 +139,12 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     ("ECS_DISABLE_DOCKER_HEALTH_CHECK", "false", "do not offer container health checks"),
     ("BERTH_CGROUP_ROOT", "ecs", "name of the cgroup above those of the tasks"),
     ("BERTH_INTROSPECTION_ADDRESS", "127.0.0.1:51678", "where operators ask, or off"),
+    ("BERTH_ENDPOINT_ADDRESS", "169.254.170.2:80", "where tasks ask about themselves, or off"),
+    (
+        "ECS_TASK_METADATA_RPS_LIMIT",
+        "40,60",
+        "how often a task may ask there: requests in a second, requests at once",
+    ),
     ("BERTH_JOIN_TOKEN", "(none)", "token that lets this host join over TLS"),
     ("BERTH_CA_FINGERPRINT", "(none)", "sha256 fingerprint of the control plane's CA"),
     (

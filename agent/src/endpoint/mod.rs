@@ -1,3 +1,5 @@
-//! What operators and tasks ask the agent. Reads immutable snapshots; never asks an actor.
+//! What operators and tasks ask of the agent.
 
+pub mod address;
 pub mod introspection;
+pub mod task;

@@ -188,6 +188,7 @@ impl Actor {
                 Act::Forget => {
                     let task = self.task.spec().arn.clone();
                     self.shared.registry.remove(&task);
+                    self.shared.path_ids.forget(&task);
                     self.persist(vec![Write::Forget(task)]).await;
                     return false;
                 }

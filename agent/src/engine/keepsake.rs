@@ -17,6 +17,9 @@ pub(super) struct Keepsake {
     /// The host ports that were chosen for this container.
     #[serde(default)]
     pub(super) bindings: Vec<PortBinding>,
+    /// The name by which this container asks about itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) path_id: Option<String>,
 }
 
 /// All labels of the agent for a container.
@@ -24,10 +27,11 @@ pub(super) fn labels_of(
     spec: &TaskSpec,
     container: &ContainerName,
     bindings: &[PortBinding],
+    path_id: Option<String>,
     agent: &str,
     instance: Option<&ContainerInstanceArn>,
 ) -> BTreeMap<String, String> {
-    let keepsake = Keepsake { spec: spec.clone(), bindings: bindings.to_vec() };
+    let keepsake = Keepsake { spec: spec.clone(), bindings: bindings.to_vec(), path_id };
     let mut all = BTreeMap::from([
         (labels::CLUSTER.to_owned(), spec.arn.cluster().to_owned()),
         (labels::TASK_ARN.to_owned(), spec.arn.to_string()),

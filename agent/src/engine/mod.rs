@@ -10,6 +10,7 @@
 //! | `intake` | what the control plane wants: new tasks, stops, refusals |
 //! | `registry`, `hints` | who is there, and what each has to look at |
 //! | `reconcile` | the engine's events |
+//! | `path_ids` | the names by which containers ask about themselves |
 //! | `restore`, `keepsake` | after a start; what containers carry for it |
 
 mod actor;
@@ -17,6 +18,7 @@ mod admission;
 mod hints;
 mod intake;
 mod keepsake;
+mod path_ids;
 mod perform;
 mod post_mortem;
 mod reconcile;
@@ -24,10 +26,12 @@ mod registry;
 mod restore;
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use berth_core::attachment::SecurityGroup;
-use berth_core::ids::{ContainerInstanceArn, TaskArn};
+use berth_core::ids::{ContainerInstanceArn, ContainerName, EngineId, TaskArn};
 use berth_core::ledger::Verdict;
 use berth_core::resources::Resources;
 use berth_core::task::{Act, Event, Settings, StopCause, Task};
@@ -35,6 +39,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::actor::{Actor, MAILBOX, Message};
 use self::admission::Admission;
+use self::path_ids::PathIds;
 use self::registry::{Handle, Registry};
 use crate::cgroup::Cgroups;
 use crate::clock;
@@ -42,7 +47,7 @@ use crate::environment::Environments;
 use crate::image::Images;
 use crate::network::TaskNetwork;
 use crate::network::ports::PortChooser;
-use crate::runtime::Runtime;
+use crate::runtime::{Details, Runtime, RuntimeError};
 use crate::store::{Saved, Store, StoreError, Write};
 use crate::supervise::Tracker;
 
@@ -51,6 +56,9 @@ pub use self::intake::Assignment;
 pub use self::keepsake::engine_name;
 pub use self::perform::Timeouts;
 pub use self::restore::{World, look};
+
+/// Longest that an answer about a container may take.
+const DETAILS: Duration = Duration::from_secs(2);
 
 /// What the engine works with.
 pub struct Parts {
@@ -76,6 +84,8 @@ pub struct Parts {
     pub pids_limit: Option<u32>,
     /// Names this agent among those that share an engine.
     pub agent: String,
+    /// Where containers ask about themselves, `http://169.254.170.2`; `None` where they cannot.
+    pub endpoint: Option<String>,
     /// What the host can hold.
     pub total: Resources,
 }
@@ -93,6 +103,8 @@ struct Shared {
     timeouts: Timeouts,
     pids_limit: Option<u32>,
     agent: String,
+    endpoint: Option<String>,
+    path_ids: PathIds,
     instance: Mutex<Option<ContainerInstanceArn>>,
     admission: Admission,
     registry: Registry,
@@ -136,6 +148,8 @@ impl Engine {
             timeouts: parts.timeouts,
             pids_limit: parts.pids_limit,
             agent: parts.agent,
+            endpoint: parts.endpoint,
+            path_ids: PathIds::new(saved.identity.as_ref().map_or("", |identity| &identity.endpoint_key)),
             instance: Mutex::new(saved.identity.as_ref().and_then(|i| i.instance.clone())),
             admission: Admission::new(parts.total),
             registry: Registry::default(),
@@ -248,6 +262,35 @@ impl Engine {
         self.shared.registry.views()
     }
 
+    /// The container that asks under that name, and its task as it stands.
+    #[must_use]
+    pub fn asked_by(&self, path_id: &str) -> Option<(Arc<Task>, ContainerName)> {
+        let (task, container) = self.shared.path_ids.find(path_id)?;
+        Some((self.task(&task)?, container))
+    }
+
+    /// One task as it stands.
+    #[must_use]
+    pub fn task(&self, task: &TaskArn) -> Option<Arc<Task>> {
+        self.shared.registry.get(task).map(|handle| Arc::clone(&handle.view.borrow()))
+    }
+
+    /// A container in detail, as the engine has it; `None` when it has none.
+    ///
+    /// # Errors
+    /// The engine's, also when it takes too long.
+    pub async fn details(&self, id: &EngineId) -> Result<Option<Details>, RuntimeError> {
+        tokio::time::timeout(DETAILS, self.shared.runtime.details(id))
+            .await
+            .unwrap_or_else(|_| Err(RuntimeError::Unavailable("no answer in time".to_owned())))
+    }
+
+    /// The address by which a task in `awsvpc` mode asks about itself.
+    #[must_use]
+    pub fn endpoint_address(&self, task: &TaskArn) -> Option<Ipv4Addr> {
+        self.shared.network.endpoint_address(task)
+    }
+
     /// What is granted, left and waited for.
     #[must_use]
     pub fn usage(&self) -> watch::Receiver<Usage> {
@@ -261,6 +304,7 @@ impl Engine {
     }
 
     fn spawn(&self, task: Task, verdict: watch::Receiver<Verdict>, acts: Vec<Act>) {
+        self.shared.path_ids.enter(task.spec());
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         let hints = Arc::<hints::Hints>::default();
         let (view, seen) = watch::channel(Arc::new(task.clone()));

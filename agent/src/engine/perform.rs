@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use berth_core::ids::{ContainerName, EngineId};
-use berth_core::spec::{TaskSpec, Volume, VolumeSource};
+use berth_core::spec::{ContainerSpec, EnvVar, NetworkMode, TaskSpec, Volume, VolumeSource};
 use berth_core::task::{
     Acquired, Act, ErrorClass, Fact, Failure, FailureKind, Outcome, PortBinding, ResourceKey,
 };
@@ -16,7 +16,7 @@ use crate::cgroup::Bounds;
 use crate::environment::EnvironmentError;
 use crate::image::ImageError;
 use crate::network::NetworkError;
-use crate::runtime::{CreateRequest, RuntimeError};
+use crate::runtime::{CreateRequest, Fetched, RuntimeError};
 
 /// Longest time for calls that do not wait for anything of the user's.
 const QUICK: Millis = Millis::from_secs(30);
@@ -209,12 +209,14 @@ async fn create(
         let detail = "the values of its secrets are not here";
         return Outcome::Failed(Failure::refused(ErrorClass::ResourceInitialization, detail));
     };
+    let fetched = with_endpoint(fetched, shared, spec, &spec.containers[index]);
+    let path_id = shared.path_ids.of(&spec.arn, container);
     let instance = shared.instance();
     let request = CreateRequest {
         name: engine_name(spec, container),
         task: Arc::clone(spec),
         container: index,
-        labels: labels_of(spec, container, &bindings, &shared.agent, instance.as_ref()),
+        labels: labels_of(spec, container, &bindings, path_id, &shared.agent, instance.as_ref()),
         bindings,
         links: spec.containers[index]
             .links
@@ -241,6 +243,32 @@ async fn create(
     into_outcome(within(shared.timeouts.create, "CREATED", call).await, |id| {
         Outcome::Fact(Fact::Created { id })
     })
+}
+
+/// Tells a container where to ask about itself; one without a network cannot ask.
+fn with_endpoint(
+    mut fetched: Fetched,
+    shared: &Shared,
+    spec: &TaskSpec,
+    container: &ContainerSpec,
+) -> Fetched {
+    let var = |name: &str, value: String| EnvVar { name: name.to_owned(), value };
+    let region = spec.arn.region().to_owned();
+    for (name, value) in [
+        ("AWS_EXECUTION_ENV", "AWS_ECS_EC2".to_owned()),
+        ("AWS_REGION", region.clone()),
+        ("AWS_DEFAULT_REGION", region),
+    ] {
+        fetched.below.insert(0, var(name, value));
+    }
+    let reaches = spec.network_mode != NetworkMode::None && !container.disable_networking;
+    if let (true, Some(base), Some(id)) =
+        (reaches, &shared.endpoint, shared.path_ids.of(&spec.arn, &container.name))
+    {
+        fetched.above.push(var("ECS_CONTAINER_METADATA_URI", format!("{base}/v3/{id}")));
+        fetched.above.push(var("ECS_CONTAINER_METADATA_URI_V4", format!("{base}/v4/{id}")));
+    }
+    fetched
 }
 
 async fn start(shared: &Shared, spec: &Arc<TaskSpec>, container: &ContainerName, id: &EngineId) -> Outcome {

@@ -22,7 +22,7 @@ const LOOKS: usize = 8;
 #[derive(Debug, Default)]
 struct Found {
     facts: Vec<(ContainerName, Fact)>,
-    keepsakes: Vec<String>,
+    keepsakes: Vec<(ContainerName, String)>,
 }
 
 /// What the engine has of all our tasks.
@@ -55,8 +55,8 @@ pub async fn look(runtime: &dyn crate::runtime::Runtime) -> Result<World, Runtim
         let Listed { task, container, instance, spec, .. } = listed;
         world.instance = world.instance.or(instance);
         let found = world.tasks.entry(task).or_default();
+        found.keepsakes.extend(spec.map(|spec| (container.clone(), spec)));
         found.facts.push((container, fact?));
-        found.keepsakes.extend(spec);
     }
     Ok(world)
 }
@@ -70,14 +70,21 @@ pub(super) fn reunite(shared: &Shared, saved: Saved, mut world: World) -> Vec<(T
         tasks.push((Task::restored(spec, shared.settings, state), vec![Event::Restored(found.facts)]));
     }
     for (arn, found) in world.tasks {
-        let keepsakes: Vec<Keepsake> =
-            found.keepsakes.iter().filter_map(|json| serde_json::from_str(json).ok()).collect();
-        let Some(spec) = keepsakes.first().map(|k| k.spec.clone()).filter(|spec| spec.arn == arn) else {
+        let read = |(name, json): &(ContainerName, String)| {
+            serde_json::from_str::<Keepsake>(json).ok().map(|keepsake| (name.clone(), keepsake))
+        };
+        let keepsakes: Vec<(ContainerName, Keepsake)> = found.keepsakes.iter().filter_map(read).collect();
+        let Some(spec) = keepsakes.first().map(|(_, k)| k.spec.clone()).filter(|spec| spec.arn == arn) else {
             tracing::warn!(task = %arn, "containers of an unknown task carry no readable specification; they are left alone");
             continue;
         };
         tracing::info!(task = %arn, "rebuilt from the labels of its containers");
-        let bindings: Vec<_> = keepsakes.into_iter().flat_map(|k| k.bindings).collect();
+        for (container, keepsake) in &keepsakes {
+            if let Some(id) = &keepsake.path_id {
+                shared.path_ids.adopt(&arn, container, id.clone());
+            }
+        }
+        let bindings: Vec<_> = keepsakes.into_iter().flat_map(|(_, k)| k.bindings).collect();
         let task = Task::adopted(Arc::new(spec), shared.settings, &bindings, now);
         tasks.push((task, vec![Event::Restored(found.facts)]));
     }

@@ -18,6 +18,7 @@ pub mod ports;
 pub mod probe;
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use berth_core::attachment::SecurityGroup;
@@ -94,6 +95,8 @@ pub trait TaskNetwork: Send + Sync + 'static {
     fn restore<'a>(&'a self, alive: &'a [Survivor]) -> BoxFuture<'a, Result<Vec<TaskArn>, NetworkError>>;
     /// Waits for the end of a holder that was not asked for, and tells whose namespace it was.
     fn lost(&self) -> BoxFuture<'_, (TaskArn, EngineId)>;
+    /// The address by which a task asks about itself; `None` for one that is not connected.
+    fn endpoint_address(&self, task: &TaskArn) -> Option<Ipv4Addr>;
     /// What the host offers.
     fn offers(&self) -> Offers;
 }

@@ -1,5 +1,6 @@
 //! A host that offers no task an interface of its own.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use berth_core::attachment::SecurityGroup;
@@ -48,6 +49,10 @@ impl TaskNetwork for Off {
 
     fn lost(&self) -> BoxFuture<'_, (TaskArn, EngineId)> {
         std::future::pending().boxed()
+    }
+
+    fn endpoint_address(&self, _: &TaskArn) -> Option<Ipv4Addr> {
+        None
     }
 
     fn offers(&self) -> Offers {

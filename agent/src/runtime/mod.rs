@@ -4,6 +4,7 @@
 //! caller's. Events are a hint that something happened; [`Runtime::list`] and
 //! [`Runtime::inspect`] are the fact.
 
+mod details;
 pub mod docker;
 pub mod fake;
 pub mod holder;
@@ -17,6 +18,8 @@ use berth_core::units::{Millis, Timestamp};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use std::sync::Arc;
+
+pub use self::details::{Checked, Details, Interface, Mounted};
 
 /// What went wrong with a call to the engine.
 #[derive(Debug, thiserror::Error)]
@@ -194,6 +197,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn remove_volume<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>>;
     /// What is true of a container now: [`Fact::Missing`] when there is none.
     fn inspect<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<Fact, RuntimeError>>;
+    /// A container in detail; `None` when there is none.
+    fn details<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<Option<Details>, RuntimeError>>;
     /// All containers that carry our labels, whatever their state.
     fn list(&self) -> BoxFuture<'_, Result<Vec<Listed>, RuntimeError>>;
     /// Events of containers that carry our labels, from `since_ns` (exclusive) on. The stream ends

@@ -95,6 +95,9 @@ pub struct Identity {
     pub instance: Option<berth_core::ids::ContainerInstanceArn>,
     /// This life of the outbox.
     pub outbox_epoch: String,
+    /// What the names follow from by which containers ask about themselves.
+    #[serde(default)]
+    pub endpoint_key: String,
     /// The newest manifest seen.
     #[serde(default)]
     pub manifest_sequence: u64,

@@ -32,7 +32,14 @@ pub(super) fn assignment(task: &Task, with_spec: bool) -> v1::Assignment {
             })
             .flatten(),
         last_heard: last_heard.into(),
-        spec: with_spec.then(|| task_spec(&task.spec)),
+        spec: with_spec.then(|| {
+            let mut spec = task_spec(&task.spec);
+            for container in &mut spec.containers {
+                let known = task.observed.containers.iter().find(|c| c.name == container.name);
+                container.arn = known.map(|known| known.arn.clone()).unwrap_or_default();
+            }
+            spec
+        }),
     }
 }
 
@@ -114,6 +121,7 @@ fn container_spec(container: &ContainerSpec) -> v1::ContainerSpec {
             attempt_period_ms: policy.attempt_period.0,
         }),
         repository_credentials: container.repository_credentials.clone().unwrap_or_default(),
+        arn: container.arn.clone(),
     }
 }
 

@@ -200,6 +200,7 @@ impl Agent {
                     cluster: config.cluster.to_string(),
                     instance: world.instance.clone(),
                     outbox_epoch: uuid::Uuid::new_v4().to_string(),
+                    endpoint_key: uuid::Uuid::new_v4().to_string(),
                     manifest_sequence: 0,
                 };
                 store.commit(vec![Write::Identity(identity.clone())]).await?;
@@ -235,6 +236,7 @@ impl Agent {
             timeouts: Timeouts { create: config.create_timeout, start: config.start_timeout },
             pids_limit: None,
             agent: name.to_owned(),
+            endpoint: None,
             total: total.clone(),
         };
         let engine = Engine::start(parts, saved, world, tracker.child()).await?;

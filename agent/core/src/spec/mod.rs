@@ -250,6 +250,9 @@ pub struct ContainerSpec {
     /// Where the login of its image's registry is kept, in the manner of a secret's `valueFrom`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository_credentials: Option<String>,
+    /// Its ARN; empty where the control plane gave none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub arn: String,
 }
 
 impl ContainerSpec {
@@ -295,6 +298,7 @@ impl ContainerSpec {
             volumes_from: Vec::new(),
             restart_policy: None,
             repository_credentials: None,
+            arn: String::new(),
         }
     }
 

@@ -127,7 +127,10 @@ impl Awsvpc {
             return Ok((Arc::clone(&known.turn), known.endpoint));
         }
         let taken: BTreeSet<Ipv4Addr> = tasks.values().map(|known| known.endpoint).collect();
-        let mut free = (2..ENDPOINT_ADDRESSES - 1).map(|n| Ipv4Addr::from(ENDPOINT_NETWORK + n));
+        // Agents that share a host begin at different places.
+        let first = plan::spread(&self.config.data_dir.display().to_string());
+        let usable = ENDPOINT_ADDRESSES - 3;
+        let mut free = (0..usable).map(|n| Ipv4Addr::from(ENDPOINT_NETWORK + 2 + (first + n) % usable));
         let endpoint = free.find(|address| !taken.contains(address)).ok_or_else(|| {
             NetworkError::Passing("every address of 169.254.172.0/22 is in use by a task".to_owned())
         })?;
@@ -263,6 +266,10 @@ impl TaskNetwork for Awsvpc {
             }
         }
         .boxed()
+    }
+
+    fn endpoint_address(&self, task: &TaskArn) -> Option<Ipv4Addr> {
+        self.tasks().get(task).map(|known| known.endpoint)
     }
 
     fn offers(&self) -> Offers {

@@ -261,6 +261,22 @@ impl Netlink {
         unless(request.execute().await, &[Errno::EEXIST])
     }
 
+    /// Takes one address away from a link; one that it has not is away already.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub async fn withdraw(&self, name: &str, address: Cidr) -> io::Result<()> {
+        let Some(link) = self.link(name).await? else {
+            return Ok(());
+        };
+        let request = self.handle.address().get().set_link_index_filter(link.index).execute();
+        let all: Vec<AddressMessage> = request.try_collect().await.map_err(cause)?;
+        for message in all.into_iter().filter(|message| cidr(message) == Some(address)) {
+            unless(self.handle.address().del(message).execute().await, &[Errno::EADDRNOTAVAIL])?;
+        }
+        Ok(())
+    }
+
     /// Takes all addresses away from a link; one that is not there has none.
     ///
     /// # Errors
@@ -287,14 +303,7 @@ impl Netlink {
         };
         let request = self.handle.address().get().set_link_index_filter(link.index).execute();
         let all: Vec<AddressMessage> = request.try_collect().await.map_err(cause)?;
-        let cidr = |message: AddressMessage| {
-            let prefix = message.header.prefix_len;
-            message.attributes.into_iter().find_map(|attribute| match attribute {
-                AddressAttribute::Address(address) => Cidr::new(address, prefix),
-                _ => None,
-            })
-        };
-        Ok(all.into_iter().filter_map(cidr).collect())
+        Ok(all.iter().filter_map(cidr).collect())
     }
 
     /// Removes a link; one that is not there is removed already.
@@ -349,4 +358,13 @@ fn link(message: LinkMessage) -> Link {
         }
     }
     link
+}
+
+/// The address that the kernel tells of.
+fn cidr(message: &AddressMessage) -> Option<Cidr> {
+    let prefix = message.header.prefix_len;
+    message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(address) => Cidr::new(*address, prefix),
+        _ => None,
+    })
 }

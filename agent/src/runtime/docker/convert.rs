@@ -95,7 +95,7 @@ pub(super) struct Plugins {
 }
 
 /// `null` means the same as an absent field.
-fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+pub(super) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,
     T: Deserialize<'de> + Default,

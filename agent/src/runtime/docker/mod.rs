@@ -3,6 +3,7 @@
 mod client;
 mod convert;
 mod create;
+mod details;
 mod events;
 mod holder;
 mod image;
@@ -29,8 +30,8 @@ use self::pace::Pace;
 pub use self::transport::InvalidAddress;
 use self::transport::{Address, escape};
 use super::{
-    CreateRequest, EngineEvent, EngineEventKind, EngineInfo, ImageFacts, Listed, RegistryAuth, Runtime,
-    RuntimeError, labels,
+    CreateRequest, Details, EngineEvent, EngineEventKind, EngineInfo, ImageFacts, Listed, RegistryAuth,
+    Runtime, RuntimeError, labels,
 };
 
 /// How to reach the engine, and how hard to drive it.
@@ -311,6 +312,10 @@ impl Runtime for Docker {
             }
         }
         .boxed()
+    }
+
+    fn details<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<Option<Details>, RuntimeError>> {
+        details::of(&self.connector, id).boxed()
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<Listed>, RuntimeError>> {

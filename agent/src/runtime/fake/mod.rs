@@ -16,7 +16,8 @@ use tokio::time::sleep;
 
 use self::state::State;
 use super::{
-    CreateRequest, EngineEvent, EngineInfo, ImageFacts, Listed, RegistryAuth, Runtime, RuntimeError, labels,
+    CreateRequest, Details, EngineEvent, EngineInfo, ImageFacts, Listed, RegistryAuth, Runtime, RuntimeError,
+    labels,
 };
 
 /// A call that can be made to fail or to take its time.
@@ -333,6 +334,16 @@ impl Runtime for FakeRuntime {
     fn inspect<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<Fact, RuntimeError>> {
         self.call(Call::Inspect, |state, _| {
             Ok(state.containers.get(id).map_or(Fact::Missing, |container| container.fact(id)))
+        })
+        .boxed()
+    }
+
+    fn details<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<Option<Details>, RuntimeError>> {
+        self.call(Call::Inspect, |state, _| {
+            Ok(state
+                .containers
+                .get(id)
+                .map(|container| Details { name: container.request.name.clone(), ..Details::default() }))
         })
         .boxed()
     }

@@ -217,6 +217,7 @@ fn container_spec(
             .repository_credentials
             .as_ref()
             .map(|credentials| credentials.credentials_parameter.clone()),
+        arn: String::new(),
     })
 }
 

@@ -1,0 +1,138 @@
+//! Who asks: the secret name in the path is a container's, and the address that the request comes from
+//! is that container's task's. Either alone is not enough.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use berth_core::ids::{ContainerName, EngineId, TaskArn};
+use berth_core::spec::NetworkMode;
+use berth_core::task::{Container, ContainerStatus, Task};
+use berth_core::units::Timestamp;
+
+use crate::engine::Engine;
+use crate::runtime::Details;
+
+use super::limit::{Limits, Rate};
+
+/// Details by container, with the life that they are of: an address may change with a restart.
+type Remembered = HashMap<EngineId, (Option<Timestamp>, Arc<Details>)>;
+
+/// Most containers whose details are remembered.
+const MOST: usize = 2048;
+
+/// Why a request is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The name is nobody's, or somebody else's.
+    Unknown,
+    /// It asks too often.
+    TooMany,
+    /// The engine, which knows the address, does not answer.
+    Away,
+}
+
+/// The container that asks.
+#[derive(Debug)]
+pub(super) struct Caller {
+    pub(super) task: Arc<Task>,
+    pub(super) container: ContainerName,
+}
+
+/// Who pays for a request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Payer {
+    /// Whoever has the address: it is one task's.
+    Address(IpAddr),
+    /// A task that shares the host's address.
+    Task(TaskArn),
+}
+
+/// Knows callers.
+pub(super) struct Callers {
+    engine: Engine,
+    /// The endpoint's own address: the one that the host's own requests come from, too.
+    own: IpAddr,
+    limits: Limits<Payer>,
+    details: Mutex<Remembered>,
+}
+
+impl Callers {
+    pub(super) fn new(engine: Engine, own: IpAddr, rate: Rate) -> Self {
+        Self { engine, own, limits: Limits::new(rate), details: Mutex::default() }
+    }
+
+    /// The container of that name, if the request comes from its task.
+    pub(super) async fn named(&self, id: &str, from: IpAddr) -> Result<Caller, Refusal> {
+        let of_host = self.is_host(from);
+        if !of_host && !self.limits.take(Payer::Address(from), Instant::now()) {
+            return Err(Refusal::TooMany);
+        }
+        let (task, container) = self.engine.asked_by(id).ok_or(Refusal::Unknown)?;
+        if of_host && !self.limits.take(Payer::Task(task.spec().arn.clone()), Instant::now()) {
+            return Err(Refusal::TooMany);
+        }
+        let known = match task.spec().network_mode {
+            NetworkMode::Host => of_host,
+            NetworkMode::Awsvpc => {
+                self.engine.endpoint_address(&task.spec().arn).is_some_and(|own| own == from)
+            }
+            NetworkMode::Bridge => self.has_address(&task, from).await?,
+            NetworkMode::None => false,
+        };
+        if known { Ok(Caller { task, container }) } else { Err(Refusal::Unknown) }
+    }
+
+    /// The task in `awsvpc` mode with that address.
+    pub(super) fn by_address(&self, from: IpAddr) -> Result<Arc<Task>, Refusal> {
+        if !self.limits.take(Payer::Address(from), Instant::now()) {
+            return Err(Refusal::TooMany);
+        }
+        let is_it =
+            |task: &Arc<Task>| self.engine.endpoint_address(&task.spec().arn).is_some_and(|own| own == from);
+        self.engine.tasks().into_iter().find(is_it).ok_or(Refusal::Unknown)
+    }
+
+    /// A container in detail, asked of the engine once in each of its lives.
+    pub(super) async fn details(&self, container: &Container) -> Result<Option<Arc<Details>>, Refusal> {
+        let Some(id) = &container.id else { return Ok(None) };
+        let life = container.started_at;
+        if let Some((known, details)) = self.remembered().get(id)
+            && *known == life
+        {
+            return Ok(Some(Arc::clone(details)));
+        }
+        let Some(details) = self.engine.details(id).await.map_err(|_| Refusal::Away)? else {
+            return Ok(None);
+        };
+        let details = Arc::new(details);
+        let mut remembered = self.remembered();
+        if remembered.len() >= MOST {
+            remembered.clear();
+        }
+        remembered.insert(id.clone(), (life, Arc::clone(&details)));
+        Ok(Some(details))
+    }
+
+    fn remembered(&self) -> MutexGuard<'_, Remembered> {
+        self.details.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the request is the host's own: it comes from an address that no container has.
+    fn is_host(&self, from: IpAddr) -> bool {
+        from == self.own || from.is_loopback()
+    }
+
+    async fn has_address(&self, task: &Task, from: IpAddr) -> Result<bool, Refusal> {
+        for container in task.state().containers.iter().filter(|c| c.status == ContainerStatus::Running) {
+            let details = self.details(container).await?;
+            let has =
+                |details: &Details| details.networks.iter().any(|network| network.addresses.contains(&from));
+            if details.is_some_and(|details| has(&details)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}

@@ -1,0 +1,302 @@
+//! Promise: a container finds out about itself and its task, in every network mode that has a network,
+//! under a name and from an address that are its own; nobody else finds out anything.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use berth_tests::cluster::container;
+use berth_tests::expect::PATIENCE;
+use berth_tests::{Cluster, Endpoint, demo, vpc};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+/// A cluster whose agent serves its tasks, with a subnet.
+async fn cluster() -> Result<(Cluster, Endpoint)> {
+    let endpoint = Endpoint::new()?;
+    let address = endpoint.address();
+    let env = [("BERTH_ENDPOINT_ADDRESS", address.as_str()), vpc::ENV[0]];
+    Ok((Cluster::start_vpc(vpc::Vpc::new("veth").file(), &env).await?, endpoint))
+}
+
+/// A process of a container of this host.
+struct Inside {
+    pid: i64,
+    environment: BTreeMap<String, String>,
+}
+
+impl Inside {
+    async fn of(cluster: &Cluster, task: &str, name: &str) -> Result<Self> {
+        cluster.until(task, "RUNNING", PATIENCE).await?;
+        let made = cluster.engine.inspect(&cluster.engine.id_of(task, name).await?).await?;
+        let pid = made.state.and_then(|state| state.pid).context("it does not run")?;
+        let read = fs::read(format!("/proc/{pid}/environ"))?;
+        let pairs = read.split(|byte| *byte == 0).filter_map(|pair| {
+            let (name, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;
+            Some((name.to_owned(), value.to_owned()))
+        });
+        Ok(Self { pid, environment: pairs.collect() })
+    }
+
+    fn uri(&self) -> Result<&str> {
+        let uri = self.environment.get("ECS_CONTAINER_METADATA_URI_V4");
+        Ok(uri.with_context(|| format!("{:?}", self.environment.keys()))?)
+    }
+
+    /// What a GET from its network yields: the status and the body.
+    async fn get(&self, url: &str) -> Result<(u16, String)> {
+        let asked = Command::new("nsenter")
+            .args(["--target", &self.pid.to_string(), "--net", "--"])
+            .args(["curl", "--silent", "--max-time", "10", "--write-out", "\n%{http_code}", url])
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await?;
+        let said = String::from_utf8(asked.stdout)?;
+        let (body, status) = said.rsplit_once('\n').with_context(|| format!("{url}: {said}"))?;
+        Ok((status.parse()?, body.to_owned()))
+    }
+
+    async fn json(&self, path: &str) -> Result<Value> {
+        let url = format!("{}{path}", self.uri()?);
+        let (status, body) = self.get(&url).await?;
+        ensure!(status == 200, "{url}: {status} {body}");
+        Ok(serde_json::from_str(&body)?)
+    }
+}
+
+fn stays(name: &str, members: Value) -> Value {
+    demo::container_with(name, &["sleep", "3600"], members)
+}
+
+#[tokio::test]
+async fn a_container_finds_out_about_itself_and_its_task() -> Result<()> {
+    let (cluster, _endpoint) = cluster().await?;
+    let mut definition = demo::task(
+        "about",
+        "bridge",
+        json!([
+            stays(
+                "web",
+                json!({
+                    "cpu": 64, "portMappings": [{ "containerPort": 8080 }], "dockerLabels": { "team": "blue" },
+                    "environment": [{ "name": "PRIVATE", "value": "of-web" }],
+                    "logConfiguration": { "logDriver": "json-file", "options": { "max-size": "1m" } },
+                })
+            ),
+            stays(
+                "side",
+                json!({ "memory": 32, "environment": [{ "name": "PRIVATE", "value": "of-side" }] })
+            ),
+        ]),
+    );
+    definition["cpu"] = json!("256");
+    definition["memory"] = json!("256");
+    let arn = cluster.run(definition).await?;
+    let web = Inside::of(&cluster, &arn, "web").await?;
+    assert_eq!(web.environment["AWS_EXECUTION_ENV"], "AWS_ECS_EC2");
+    assert_eq!(web.environment["AWS_REGION"], "us-east-1");
+
+    let described = cluster.task(&arn).await?;
+    let told = web.json("").await?;
+    let (seen, own) = (container(&described, "web")?, cluster.engine.id_of(&arn, "web").await?);
+    assert_eq!((&told["DockerId"], &told["ContainerARN"]), (&json!(own), &seen["containerArn"]));
+    assert_eq!((&told["Name"], &told["Image"]), (&json!("web"), &json!(demo::IMAGE)));
+    assert_eq!((&told["DesiredStatus"], &told["KnownStatus"]), (&json!("RUNNING"), &json!("RUNNING")));
+    assert_eq!(told["Limits"], json!({ "CPU": 64, "Memory": 64 }));
+    assert_eq!((&told["Type"], &told["LogDriver"]), (&json!("NORMAL"), &json!("json-file")));
+    assert_eq!(told["LogOptions"], json!({ "max-size": "1m" }));
+    assert_eq!(
+        (&told["Labels"]["team"], &told["Labels"]["com.amazonaws.ecs.task-arn"]),
+        (&json!("blue"), &json!(arn))
+    );
+    let bound = &seen["networkBindings"][0]["hostPort"];
+    assert_eq!(told["Ports"], json!([{ "ContainerPort": 8080, "Protocol": "tcp", "HostPort": bound }]));
+    assert_eq!(told["Networks"][0]["NetworkMode"], "bridge");
+    ensure!(told["Networks"][0]["IPv4Addresses"][0].is_string(), "{told}");
+    ensure!(told["ImageID"].as_str().is_some_and(|id| id.starts_with("sha256:")), "{told}");
+    for at in ["CreatedAt", "StartedAt"] {
+        ensure!(told[at].as_str().is_some_and(|at| at.ends_with('Z')), "{at} in {told}");
+    }
+    ensure!(!told.to_string().contains("of-side"), "another container's environment");
+
+    let task = web.json("/task").await?;
+    assert_eq!(
+        (&task["TaskARN"], &task["Family"], &task["Revision"]),
+        (&json!(arn), &json!("about"), &json!("1"))
+    );
+    assert_eq!((&task["Cluster"], &task["LaunchType"]), (&json!(cluster.name), &json!("EC2")));
+    assert_eq!(
+        (&task["KnownStatus"], &task["Limits"]),
+        (&json!("RUNNING"), &json!({ "CPU": 0.25, "Memory": 256 }))
+    );
+    assert_eq!(task["Containers"].as_array().map(Vec::len), Some(2), "{task}");
+    assert_eq!(web.json("/taskWithTags").await?["TaskARN"], task["TaskARN"]);
+
+    // Version 3 is the same with less.
+    let three = web.environment["ECS_CONTAINER_METADATA_URI"].clone();
+    let (status, body) = web.get(&three).await?;
+    ensure!(
+        status == 200 && body.contains("\"DockerId\"") && !body.contains("ContainerARN"),
+        "{status} {body}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_containers_use_comes_from_the_kernel() -> Result<()> {
+    let (cluster, _endpoint) = cluster().await?;
+    let busy = demo::container("busy", &[]);
+    let (arn, _) = cluster.running(demo::task("stats", "bridge", json!([busy]))).await?;
+    let inside = Inside::of(&cluster, &arn, "busy").await?;
+    let first = inside.json("/stats").await?;
+    let number = |stats: &Value, pointer: &str| {
+        stats.pointer(pointer).and_then(Value::as_u64).with_context(|| format!("{pointer} in {stats}"))
+    };
+    ensure!(number(&first, "/memory_stats/limit")? == 64 << 20, "{first}");
+    for pointer in [
+        "/cpu_stats/cpu_usage/total_usage",
+        "/cpu_stats/system_cpu_usage",
+        "/cpu_stats/online_cpus",
+        "/memory_stats/usage",
+        "/pids_stats/current",
+        "/networks/eth0/rx_bytes",
+    ] {
+        ensure!(number(&first, pointer)? > 0, "{pointer} is 0 in {first}");
+    }
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let second = inside.json("/stats").await?;
+    assert_eq!(
+        second["precpu_stats"]["cpu_usage"]["total_usage"],
+        first["cpu_stats"]["cpu_usage"]["total_usage"]
+    );
+    ensure!(
+        second["network_rate_stats"]["tx_bytes_per_sec"].as_f64().is_some_and(|rate| rate > 0.0),
+        "{second}"
+    );
+    let whole = inside.json("/task/stats").await?;
+    let id = cluster.engine.id_of(&arn, "busy").await?;
+    ensure!(whole[&id]["memory_stats"]["usage"].is_u64(), "{whole}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_mode_with_a_network_has_it_and_none_says_so_by_silence() -> Result<()> {
+    let (cluster, _endpoint) = cluster().await?;
+    let host = cluster.run(demo::task("on-host", "host", json!([stays("app", json!({}))]))).await?;
+    let host = Inside::of(&cluster, &host, "app").await?;
+    assert_eq!(host.json("/task").await?["Family"], "on-host");
+
+    let own = vpc::run(&cluster, vpc::task("own", json!([stays("app", json!({}))])), &["sg-open"]).await?;
+    let inside = Inside::of(&cluster, &own, "app").await?;
+    let task = inside.json("/task").await?;
+    let network = &task["Containers"][0]["Networks"][0];
+    let described = cluster.task(&own).await?;
+    assert_eq!(network["IPv4Addresses"][0], vpc::address(&described)?);
+    assert_eq!(network["MACAddress"], vpc::detail(&described, "macAddress")?);
+    ensure!(network["SubnetGatewayIpv4Address"].as_str().is_some_and(|g| g.ends_with("/24")), "{network}");
+    assert_eq!(task["Containers"][1]["Type"], "CNI_PAUSE");
+    // Version 2 knows it by its address.
+    let base = inside.uri()?.split("/v4/").next().unwrap_or_default().to_owned();
+    let (status, body) = inside.get(&format!("{base}/v2/metadata")).await?;
+    ensure!(status == 200 && body.contains(&own), "{status} {body}");
+    let (status, body) = inside.get(&format!("{base}/v2/stats")).await?;
+    ensure!(status == 200 && body.contains("memory_stats"), "{status} {body}");
+    // From here, version 2 knows nobody.
+    assert_eq!(host.get(&format!("{base}/v2/metadata")).await?.0, 404);
+
+    let none = cluster.run(demo::task("alone", "none", json!([stays("app", json!({}))]))).await?;
+    let none = Inside::of(&cluster, &none, "app").await?;
+    ensure!(!none.environment.contains_key("ECS_CONTAINER_METADATA_URI_V4"), "{:?}", none.environment);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_name_works_from_its_own_task_alone() -> Result<()> {
+    let (cluster, _endpoint) = cluster().await?;
+    let run = async |family: &str, mode: &str| {
+        let arn = cluster.run(demo::task(family, mode, json!([stays("app", json!({}))]))).await?;
+        Inside::of(&cluster, &arn, "app").await
+    };
+    let (mine, other, on_host) =
+        (run("mine", "bridge").await?, run("other", "bridge").await?, run("host", "host").await?);
+    let own = vpc::run(&cluster, vpc::task("own", json!([stays("app", json!({}))])), &["sg-open"]).await?;
+    let own = Inside::of(&cluster, &own, "app").await?;
+    let all = [&mine, &other, &on_host, &own];
+    for (at, victim) in all.iter().enumerate() {
+        for (from, caller) in all.iter().enumerate() {
+            let (status, body) = caller.get(&format!("{}/task", victim.uri()?)).await?;
+            let expected = if at == from { 200 } else { 404 };
+            ensure!(status == expected, "{from} asks about {at}: {status} {body}");
+        }
+    }
+    let base = mine.uri()?.split("/v4/").next().unwrap_or_default().to_owned();
+    assert_eq!(mine.get(&format!("{base}/v4/0123456789abcdef0123456789abcdef")).await?.0, 404);
+    assert_eq!(mine.get(&format!("{base}/")).await?.0, 404);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_same_name_works_after_a_restart_and_when_the_state_is_lost() -> Result<()> {
+    let (mut cluster, _endpoint) = cluster().await?;
+    let arn = cluster.run(demo::task("again", "bridge", json!([stays("app", json!({}))]))).await?;
+    let inside = Inside::of(&cluster, &arn, "app").await?;
+    for lost in [false, true] {
+        cluster.agent.kill().await?;
+        if lost {
+            cluster.agent.lose_state()?;
+        }
+        cluster.agent.start_again()?;
+        cluster.registered().await?;
+        assert_eq!(inside.json("/task").await?["TaskARN"], json!(arn), "state lost: {lost}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_that_asks_too_often_is_told_so_and_holds_up_nobody() -> Result<()> {
+    const FLOOD: Duration = Duration::from_secs(3);
+    let (cluster, _endpoint) = cluster().await?;
+    let run = async |family: &str| {
+        let arn = cluster.run(demo::task(family, "bridge", json!([stays("app", json!({}))]))).await?;
+        Inside::of(&cluster, &arn, "app").await
+    };
+    let (greedy, modest) = (run("greedy").await?, run("modest").await?);
+    let url = format!("{}/task", greedy.uri()?);
+    let numbered = format!("{url}?[1-100000]");
+    let mut flood = Command::new("nsenter")
+        .args(["--target", &greedy.pid.to_string(), "--net", "--", "curl", "--silent", "--parallel"])
+        .args([
+            "--max-time",
+            &FLOOD.as_secs().to_string(),
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_code}\n",
+        ])
+        .arg(&numbered)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let began = Instant::now();
+    let mut answered = 0;
+    while began.elapsed() < FLOOD {
+        assert_eq!(modest.json("").await?["Name"], "app");
+        answered += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    ensure!(answered > 10, "{answered} answers");
+    flood.start_kill()?;
+    let said = String::from_utf8(flood.wait_with_output().await?.stdout)?;
+    let count = |status: &str| said.lines().filter(|line| *line == status).count();
+    ensure!(
+        count("429") > count("200") && count("200") > 40,
+        "{} × 200, {} × 429",
+        count("200"),
+        count("429")
+    );
+    Ok(())
+}
