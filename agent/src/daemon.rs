@@ -18,6 +18,7 @@ use crate::cgroup::off::Off as NoCgroups;
 use crate::cgroup::systemd::{Systemd, SystemdConfig};
 use crate::cgroup::{Cgroups, mounted};
 use crate::config::{Config, TaskLimits};
+use crate::credentials::{Credentials, Sealed};
 use crate::endpoint::address;
 use crate::endpoint::introspection::{self, Introspection};
 use crate::endpoint::task::{self, Rate, TaskEndpoint};
@@ -94,6 +95,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     let parts = Parts {
         images: Images::new(Arc::clone(&runtime), pull_settings(&config)),
         environments: Environments::new(secrets, config.object_store.clone()),
+        credentials: Credentials::new(seal(&config, &data_dir), &tracker),
         runtime,
         cgroups,
         ports: PortChooser::new(config.dynamic_ports),
@@ -313,6 +315,23 @@ fn registration(
         engine_version: format!("DockerVersion: {}", info.version),
         hostname: host::hostname(),
     }
+}
+
+/// What seals credentials; without it they are in memory alone.
+fn seal(config: &Config, data_dir: &Path) -> Option<Sealed> {
+    if !config.checkpoint {
+        return None;
+    }
+    let sealed = Sealed::new(data_dir, &config.run_dir);
+    sealed
+        .map_err(|error| {
+            tracing::warn!(
+                %error,
+                "BERTH_RUN_DIR={}: credentials of tasks are not kept across restarts of the agent",
+                config.run_dir.display()
+            );
+        })
+        .ok()
 }
 
 /// Where tasks ask about themselves. Tasks run without it, too, and are told of none.

@@ -172,6 +172,12 @@ pub fn attributes(
     if config.secrets.is_some() {
         names.extend(SECRETS.iter().map(|name| format!("ecs.capability.{name}")));
     }
+    if config.task_role && config.endpoint.is_some() {
+        names.push(format!("{LEGACY}.task-iam-role"));
+        if config.task_role_on_host {
+            names.push(format!("{LEGACY}.task-iam-role-network-host"));
+        }
+    }
     if !config.disable_privileged {
         names.push(format!("{LEGACY}.privileged-container"));
     }

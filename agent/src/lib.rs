@@ -8,12 +8,13 @@
 //! | 6 | [`daemon`] | build, start order, stop order; names ports and adapters |
 //! | 5 | [`session`], [`endpoint`] | the conversation with the control plane; what operators ask |
 //! | 4 | [`engine`] | the shell round the core: persists, then acts, feeds back what it observes |
-//! | 3 | [`runtime`], [`cgroup`], [`network`], [`image`], [`secret`], [`environment`] | one external system each |
+//! | 3 | [`runtime`], [`cgroup`], [`network`], [`image`], [`secret`], [`environment`], [`credentials`] | one external system each |
 //! | 2 | [`store`], [`supervise`], [`telemetry`], [`web`], [`config`] | state, owned futures, logs, HTTP, configuration |
 
 pub mod cgroup;
 pub mod clock;
 pub mod config;
+pub mod credentials;
 pub mod daemon;
 pub mod endpoint;
 pub mod engine;

@@ -136,6 +136,7 @@ impl Request {
             pid_mode: None,
             ipc_mode: None,
             volumes: Vec::new(),
+            task_role: None,
         };
         CreateRequest {
             name: self.name.clone(),

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::agents::HEARTBEAT_INTERVAL;
 use crate::agents::listener::AgentAddress;
+use crate::credentials::Source;
 use crate::daemon::{AgentTls, Config};
 use crate::state::AccessKey;
 
@@ -79,6 +80,10 @@ pub struct Options {
     /// File with the subnets and security groups of awsvpc tasks; SIGHUP has it read again.
     #[arg(long, global = true, env = "BERTH_CP_VPC")]
     pub vpc: Option<PathBuf>,
+    /// Where credentials for the roles of tasks come from: file:/PATH, command:/PROGRAM ARGUMENTS or
+    /// sts:https://HOST (signed with the key of `AWS_ACCESS_KEY_ID`).
+    #[arg(long, global = true, env = "BERTH_CP_CREDENTIALS")]
+    pub credentials: Option<Source>,
     /// How long a host's certificate holds.
     #[arg(long, global = true, env = "BERTH_CP_CERTIFICATE_LIFETIME", default_value = "30d", value_parser = span)]
     pub certificate_lifetime: Millis,
@@ -121,6 +126,7 @@ impl From<Options> for Config {
             access_keys: options.access_key,
             dev: options.dev,
             vpc: options.vpc,
+            credentials: options.credentials,
             certificate_lifetime: options.certificate_lifetime,
             task_retention: options.task_retention.as_duration(),
             heartbeat_interval: HEARTBEAT_INTERVAL,

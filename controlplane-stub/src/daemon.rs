@@ -13,10 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agents::listener::{AgentAddress, Listener};
 use crate::agents::registry::Registry;
-use crate::agents::{Agents, HEARTBEAT_INTERVAL};
+use crate::agents::{self, Agents, HEARTBEAT_INTERVAL};
 use crate::api;
 use crate::arn::Arns;
 use crate::controller::Controller;
+use crate::credentials;
 use crate::simulated::{Dial, Simulated};
 use crate::state::{AccessKey, ApiState};
 use crate::store::Store;
@@ -67,6 +68,8 @@ pub struct Config {
     pub dev: bool,
     /// The file with subnets and security groups; without one there are none.
     pub vpc: Option<PathBuf>,
+    /// Where credentials for the roles of tasks come from; without one there are none.
+    pub credentials: Option<credentials::Source>,
     /// How long a host's certificate holds.
     pub certificate_lifetime: Millis,
     /// How long a task stays describable after it has STOPPED.
@@ -91,6 +94,7 @@ impl Config {
             access_keys: Vec::new(),
             dev: false,
             vpc: None,
+            credentials: None,
             certificate_lifetime: DEFAULT_CERTIFICATE_LIFETIME,
             task_retention: DEFAULT_TASK_RETENTION,
             heartbeat_interval: HEARTBEAT_INTERVAL,
@@ -203,6 +207,10 @@ impl Daemon {
         };
         let tls = authority.as_ref().map(|authority| server_config(authority, config.names())).transpose()?;
 
+        let roles = match config.credentials.clone() {
+            Some(source) => Some(credentials::provider(source, &config.region).context("--credentials")?),
+            None => None,
+        };
         let (front, back, broken) = (Tracker::new(), Tracker::new(), CancellationToken::new());
         let arns = Arns::new(&config.region, &config.account);
         let registry = Registry::new();
@@ -222,15 +230,16 @@ impl Daemon {
         let certifier = authority.as_ref().map(|authority| {
             Certifier::new(Arc::clone(authority), &config.data_dir, config.certificate_lifetime)
         });
-        let agents = Agents::start(
-            Arc::clone(&store),
-            registry.clone(),
-            arns.clone(),
-            vpc.clone(),
+        let parts = agents::Parts {
+            store: Arc::clone(&store),
+            registry: registry.clone(),
+            arns: arns.clone(),
+            vpc: vpc.clone(),
             certifier,
-            config.heartbeat_interval,
-            &front,
-        );
+            heartbeat_interval: config.heartbeat_interval,
+            credentials: roles,
+        };
+        let agents = Agents::start(parts, &front);
         let connections = ReceiverStream::new(listener.accept(tls, &front));
         let guard = broken.clone().drop_guard();
         front.spawn("agents", async move {

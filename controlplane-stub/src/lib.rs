@@ -9,6 +9,7 @@
 //! | [`controller`] | applies what the scheduler plans; the one owner of placement |
 //! | [`scheduler`] | pure: read-only view in, plan out |
 //! | [`store`] | read, transactional compare-and-swap, watch |
+//! | [`credentials`] | credentials for the roles of tasks |
 //! | [`vpc`] | subnets, security groups, addresses for tasks |
 //! | [`tls`] | the certificate authority, join tokens, certificates of hosts |
 //! | [`model`], [`arn`], [`state`] | the records, their names, and what request handlers work with |
@@ -20,6 +21,7 @@ pub mod arn;
 pub mod cli;
 pub mod clock;
 pub mod controller;
+pub mod credentials;
 pub mod daemon;
 pub mod model;
 pub mod scheduler;

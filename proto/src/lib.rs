@@ -8,5 +8,11 @@ pub mod v1 {
     tonic::include_proto!("berth.v1");
 }
 
+impl std::fmt::Debug for v1::RoleCredentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RoleCredentials({} of {})", self.role_arn, self.task_arn)
+    }
+}
+
 /// The version of the protocol that this crate speaks; both sides send theirs.
 pub const PROTOCOL_VERSION: u32 = 1;

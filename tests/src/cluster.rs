@@ -56,7 +56,7 @@ impl Cluster {
     /// # Errors
     /// When any of it fails.
     pub async fn start_unregistered(env: &[(&str, &str)]) -> Result<Self> {
-        Self::start_parts(None, env).await
+        Self::start_parts(None, &[], env).await
     }
 
     /// Like [`start_with`](Self::start_with), with subnets and security groups.
@@ -64,16 +64,32 @@ impl Cluster {
     /// # Errors
     /// When any of it fails.
     pub async fn start_vpc(vpc: &Value, env: &[(&str, &str)]) -> Result<Self> {
-        let cluster = Self::start_parts(Some(vpc), env).await?;
+        Self::start_vpc_with(vpc, &[], env).await
+    }
+
+    /// Like [`start_vpc`](Self::start_vpc), with more environment for the control plane.
+    ///
+    /// # Errors
+    /// When any of it fails.
+    pub async fn start_vpc_with(
+        vpc: &Value,
+        control_plane: &[(&str, &str)],
+        env: &[(&str, &str)],
+    ) -> Result<Self> {
+        let cluster = Self::start_parts(Some(vpc), control_plane, env).await?;
         cluster.registered().await?;
         Ok(cluster)
     }
 
-    async fn start_parts(vpc: Option<&Value>, env: &[(&str, &str)]) -> Result<Self> {
+    async fn start_parts(
+        vpc: Option<&Value>,
+        control_plane: &[(&str, &str)],
+        env: &[(&str, &str)],
+    ) -> Result<Self> {
         demo::image().await?;
         let engine = Engine::connect().await?;
         let name = unique_name();
-        let control_plane = ControlPlane::start_with(vpc).await?;
+        let control_plane = ControlPlane::start_with(vpc, control_plane).await?;
         let ecs = control_plane.ecs();
         ecs.call("CreateCluster", json!({ "clusterName": name })).await?;
         let agent = Agent::start(&name, control_plane.agents, env)?;

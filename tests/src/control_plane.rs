@@ -21,6 +21,7 @@ use crate::program::Program;
 pub struct ControlPlane {
     data: TempDir,
     vpc: Option<PathBuf>,
+    env: BTreeMap<String, String>,
     program: Program,
     /// Where the JSON API listens.
     pub api: SocketAddr,
@@ -34,22 +35,23 @@ impl ControlPlane {
     /// # Errors
     /// When it does not get ready.
     pub async fn start() -> Result<Self> {
-        Self::start_with(None).await
+        Self::start_with(None, &[]).await
     }
 
-    /// Like [`start`](Self::start), with subnets and security groups.
+    /// Like [`start`](Self::start), with subnets and security groups, and more environment.
     ///
     /// # Errors
     /// When it does not get ready.
-    pub async fn start_with(vpc: Option<&Value>) -> Result<Self> {
+    pub async fn start_with(vpc: Option<&Value>, env: &[(&str, &str)]) -> Result<Self> {
         let data = tempfile::Builder::new().prefix("berth-controlplane-").tempdir()?;
         let path = vpc.map(|_| data.path().join("vpc.json"));
         if let (Some(path), Some(vpc)) = (&path, vpc) {
             fs::write(path, vpc.to_string())?;
         }
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (program, api, agents) = launch(&data, path.as_deref(), any, any).await?;
-        Ok(Self { data, vpc: path, program, api, agents })
+        let env = env.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let (program, api, agents) = launch(&data, path.as_deref(), &env, any, any).await?;
+        Ok(Self { data, vpc: path, env, program, api, agents })
     }
 
     /// Changes its subnets and security groups while it runs.
@@ -91,7 +93,7 @@ impl ControlPlane {
     /// When it does not get ready.
     pub async fn start_again(&mut self) -> Result<()> {
         (self.program, self.api, self.agents) =
-            launch(&self.data, self.vpc.as_deref(), self.api, self.agents).await?;
+            launch(&self.data, self.vpc.as_deref(), &self.env, self.api, self.agents).await?;
         Ok(())
     }
 
@@ -105,6 +107,7 @@ impl ControlPlane {
 async fn launch(
     data: &TempDir,
     vpc: Option<&Path>,
+    env: &BTreeMap<String, String>,
     api: SocketAddr,
     agents: SocketAddr,
 ) -> Result<(Program, SocketAddr, SocketAddr)> {
@@ -120,7 +123,7 @@ async fn launch(
     if let Some(vpc) = vpc {
         args.extend(["--vpc".into(), vpc.into()]);
     }
-    let mut program = Program::start("berth-controlplane", &args, &BTreeMap::new())?;
+    let mut program = Program::start("berth-controlplane", &args, env)?;
     let line = program.line("listening ", PATIENCE).await?;
     let address = |key: &str| {
         line.split_whitespace()

@@ -1,12 +1,18 @@
 //! The task's endpoint in tests: one link-local address of this host, which the tests that are under way
 //! share, and a port for each of their agents.
 
-use std::fs::{File, OpenOptions};
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
 use std::net::TcpListener;
+use std::process::Stdio;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::fcntl::{Flock, FlockArg};
+use serde_json::Value;
+use tokio::process::Command;
 
+use crate::Cluster;
+use crate::expect::PATIENCE;
 use crate::vpc::ip;
 
 /// The address that containers know.
@@ -60,5 +66,69 @@ impl Drop for Endpoint {
             // It may be gone already, or never have come.
             let _ = ip(&["address", "delete", &format!("{ADDRESS}/32"), "dev", "lo"]);
         }
+    }
+}
+
+/// A process of a container of this host.
+#[derive(Debug)]
+pub struct Inside {
+    /// Its process id on the host.
+    pub pid: i64,
+    /// Its environment.
+    pub environment: BTreeMap<String, String>,
+}
+
+impl Inside {
+    /// That of a container, once its task runs.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn of(cluster: &Cluster, task: &str, name: &str) -> Result<Self> {
+        cluster.until(task, "RUNNING", PATIENCE).await?;
+        let made = cluster.engine.inspect(&cluster.engine.id_of(task, name).await?).await?;
+        let pid = made.state.and_then(|state| state.pid).context("it does not run")?;
+        let read = fs::read(format!("/proc/{pid}/environ"))?;
+        let pairs = read.split(|byte| *byte == 0).filter_map(|pair| {
+            let (name, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;
+            Some((name.to_owned(), value.to_owned()))
+        });
+        Ok(Self { pid, environment: pairs.collect() })
+    }
+
+    /// Where it asks about itself.
+    ///
+    /// # Errors
+    /// When it was not told.
+    pub fn uri(&self) -> Result<&str> {
+        let uri = self.environment.get("ECS_CONTAINER_METADATA_URI_V4");
+        Ok(uri.with_context(|| format!("{:?}", self.environment.keys()))?)
+    }
+
+    /// What a GET from its network yields: the status and the body.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub async fn get(&self, url: &str) -> Result<(u16, String)> {
+        let asked = Command::new("nsenter")
+            .args(["--target", &self.pid.to_string(), "--net", "--"])
+            .args(["curl", "--silent", "--max-time", "10", "--write-out", "\n%{http_code}", url])
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await?;
+        let said = String::from_utf8(asked.stdout)?;
+        let (body, status) = said.rsplit_once('\n').with_context(|| format!("{url}: {said}"))?;
+        Ok((status.parse()?, body.to_owned()))
+    }
+
+    /// What its metadata say under that path.
+    ///
+    /// # Errors
+    /// When they are not told.
+    pub async fn json(&self, path: &str) -> Result<Value> {
+        let url = format!("{}{path}", self.uri()?);
+        let (status, body) = self.get(&url).await?;
+        ensure!(status == 200, "{url}: {status} {body}");
+        Ok(serde_json::from_str(&body)?)
     }
 }

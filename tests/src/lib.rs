@@ -13,6 +13,7 @@
 //! | [`demo`] | the demo image and definitions that use it |
 //! | [`http`] | HTTP requests of a test |
 //! | [`server`] | a web server of a test |
+//! | [`python`] | Python programs in containers |
 //! | [`mod@bench`] | what the benchmark stands on |
 //! | [`expect`] | asking again until an answer is there, where no event tells |
 //! | [`vpc`] | subnets and security groups of a test, and what a host has of networks |
@@ -33,6 +34,7 @@ pub mod engine;
 pub mod expect;
 pub mod http;
 pub mod program;
+pub mod python;
 pub mod server;
 pub mod sim;
 pub mod vpc;

@@ -1,15 +1,14 @@
 //! Promise: a container finds out about itself and its task, in every network mode that has a network,
 //! under a name and from an address that are its own; nobody else finds out anything.
 
-use std::collections::BTreeMap;
-use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use berth_tests::cluster::container;
+use berth_tests::endpoint::Inside;
 use berth_tests::expect::PATIENCE;
-use berth_tests::{Cluster, Endpoint, demo, vpc};
+use berth_tests::{Cluster, Endpoint, demo, python, vpc};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -19,52 +18,6 @@ async fn cluster() -> Result<(Cluster, Endpoint)> {
     let address = endpoint.address();
     let env = [("BERTH_ENDPOINT_ADDRESS", address.as_str()), vpc::ENV[0]];
     Ok((Cluster::start_vpc(vpc::Vpc::new("veth").file(), &env).await?, endpoint))
-}
-
-/// A process of a container of this host.
-struct Inside {
-    pid: i64,
-    environment: BTreeMap<String, String>,
-}
-
-impl Inside {
-    async fn of(cluster: &Cluster, task: &str, name: &str) -> Result<Self> {
-        cluster.until(task, "RUNNING", PATIENCE).await?;
-        let made = cluster.engine.inspect(&cluster.engine.id_of(task, name).await?).await?;
-        let pid = made.state.and_then(|state| state.pid).context("it does not run")?;
-        let read = fs::read(format!("/proc/{pid}/environ"))?;
-        let pairs = read.split(|byte| *byte == 0).filter_map(|pair| {
-            let (name, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;
-            Some((name.to_owned(), value.to_owned()))
-        });
-        Ok(Self { pid, environment: pairs.collect() })
-    }
-
-    fn uri(&self) -> Result<&str> {
-        let uri = self.environment.get("ECS_CONTAINER_METADATA_URI_V4");
-        Ok(uri.with_context(|| format!("{:?}", self.environment.keys()))?)
-    }
-
-    /// What a GET from its network yields: the status and the body.
-    async fn get(&self, url: &str) -> Result<(u16, String)> {
-        let asked = Command::new("nsenter")
-            .args(["--target", &self.pid.to_string(), "--net", "--"])
-            .args(["curl", "--silent", "--max-time", "10", "--write-out", "\n%{http_code}", url])
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output()
-            .await?;
-        let said = String::from_utf8(asked.stdout)?;
-        let (body, status) = said.rsplit_once('\n').with_context(|| format!("{url}: {said}"))?;
-        Ok((status.parse()?, body.to_owned()))
-    }
-
-    async fn json(&self, path: &str) -> Result<Value> {
-        let url = format!("{}{path}", self.uri()?);
-        let (status, body) = self.get(&url).await?;
-        ensure!(status == 200, "{url}: {status} {body}");
-        Ok(serde_json::from_str(&body)?)
-    }
 }
 
 fn stays(name: &str, members: Value) -> Value {
@@ -142,6 +95,32 @@ async fn a_container_finds_out_about_itself_and_its_task() -> Result<()> {
         status == 200 && body.contains("\"DockerId\"") && !body.contains("ContainerARN"),
         "{status} {body}"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn opentelemetry_detects_where_it_runs() -> Result<()> {
+    const SCRIPT: &str = "import json\n\
+        from opentelemetry.sdk.extension.aws.resource.ecs import AwsEcsResourceDetector\n\
+        print(json.dumps(dict(AwsEcsResourceDetector(raise_on_error=True).detect().attributes)))\n";
+    let (cluster, _endpoint) = cluster().await?;
+    let arn = cluster.run(python::task("detected", "bridge", "app", SCRIPT)?).await?;
+    let task = cluster.until(&arn, "STOPPED", PATIENCE).await?;
+    let id = cluster.engine.id_of(&arn, "app").await?;
+    let said = cluster.engine.logs(&id).await?;
+    ensure!(container(&task, "app")?["exitCode"] == 0, "{said} {task}");
+    let found: Value = serde_json::from_str(said.trim())?;
+    for (name, expected) in [
+        ("cloud.platform", json!("aws_ecs")),
+        ("container.id", json!(id)),
+        ("aws.ecs.container.arn", container(&task, "app")?["containerArn"].clone()),
+        ("aws.ecs.task.arn", json!(arn)),
+        ("aws.ecs.task.family", json!("detected")),
+        ("aws.ecs.launchtype", json!("ec2")),
+    ] {
+        assert_eq!(found[name], expected, "{name} in {found}");
+    }
+    ensure!(found["aws.ecs.cluster.arn"].as_str().is_some_and(|c| c.contains(&cluster.name)), "{found}");
     Ok(())
 }
 

@@ -232,6 +232,11 @@ impl Config {
                     Some((number(steady)?, number(burst)?))
                 },
             ),
+            task_role: r.flag("ECS_ENABLE_TASK_IAM_ROLE", true),
+            task_role_on_host: r.flag("ECS_ENABLE_TASK_IAM_ROLE_NETWORK_HOST", true),
+            run_dir: r.read("BERTH_RUN_DIR", "an absolute path", PathBuf::from("/run/berth"), |v| {
+                v.starts_with('/').then(|| PathBuf::from(v))
+            }),
             join_token: strings.get("BERTH_JOIN_TOKEN").map(Secret::new),
             ca_fingerprint: r.read("BERTH_CA_FINGERPRINT", "sha256:<64 hex digits>", None, |v| {
                 let digits = v.strip_prefix("sha256:")?;

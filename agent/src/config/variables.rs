@@ -145,6 +145,9 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
         "40,60",
         "how often a task may ask there: requests in a second, requests at once",
     ),
+    ("ECS_ENABLE_TASK_IAM_ROLE", "true", "offer credentials of roles to tasks"),
+    ("ECS_ENABLE_TASK_IAM_ROLE_NETWORK_HOST", "true", "also to tasks on the host's network"),
+    ("BERTH_RUN_DIR", "/run/berth", "where the key is that seals credentials; gone after a reboot"),
     ("BERTH_JOIN_TOKEN", "(none)", "token that lets this host join over TLS"),
     ("BERTH_CA_FINGERPRINT", "(none)", "sha256 fingerprint of the control plane's CA"),
     (

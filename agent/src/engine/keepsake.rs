@@ -7,6 +7,7 @@ use berth_core::spec::{TaskSpec, Volume, VolumeSource};
 use berth_core::task::PortBinding;
 use serde::{Deserialize, Serialize};
 
+use super::path_ids::KeptIds;
 use crate::runtime::labels;
 
 /// The label [`labels::SPEC`], as JSON.
@@ -17,9 +18,9 @@ pub(super) struct Keepsake {
     /// The host ports that were chosen for this container.
     #[serde(default)]
     pub(super) bindings: Vec<PortBinding>,
-    /// The name by which this container asks about itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) path_id: Option<String>,
+    /// The names by which this container asks about itself.
+    #[serde(default)]
+    pub(super) path_ids: KeptIds,
 }
 
 /// All labels of the agent for a container.
@@ -27,11 +28,11 @@ pub(super) fn labels_of(
     spec: &TaskSpec,
     container: &ContainerName,
     bindings: &[PortBinding],
-    path_id: Option<String>,
+    path_ids: KeptIds,
     agent: &str,
     instance: Option<&ContainerInstanceArn>,
 ) -> BTreeMap<String, String> {
-    let keepsake = Keepsake { spec: spec.clone(), bindings: bindings.to_vec(), path_id };
+    let keepsake = Keepsake { spec: spec.clone(), bindings: bindings.to_vec(), path_ids };
     let mut all = BTreeMap::from([
         (labels::CLUSTER.to_owned(), spec.arn.cluster().to_owned()),
         (labels::TASK_ARN.to_owned(), spec.arn.to_string()),

@@ -43,6 +43,7 @@ use self::path_ids::PathIds;
 use self::registry::{Handle, Registry};
 use crate::cgroup::Cgroups;
 use crate::clock;
+use crate::credentials::{Credentials, RoleCredentials};
 use crate::environment::Environments;
 use crate::image::Images;
 use crate::network::TaskNetwork;
@@ -70,6 +71,8 @@ pub struct Parts {
     pub images: Images,
     /// What is kept elsewhere for containers.
     pub environments: Environments,
+    /// Credentials of the roles of tasks.
+    pub credentials: Arc<Credentials>,
     /// Host ports.
     pub ports: PortChooser,
     /// Networks of `awsvpc` tasks.
@@ -96,6 +99,7 @@ struct Shared {
     cgroups: Arc<dyn Cgroups>,
     images: Images,
     environments: Environments,
+    credentials: Arc<Credentials>,
     ports: PortChooser,
     network: Arc<dyn TaskNetwork>,
     store: Arc<dyn Store>,
@@ -141,6 +145,7 @@ impl Engine {
             cgroups: parts.cgroups,
             images: parts.images,
             environments: parts.environments,
+            credentials: parts.credentials,
             ports: parts.ports,
             network: parts.network,
             store: parts.store,
@@ -267,6 +272,30 @@ impl Engine {
     pub fn asked_by(&self, path_id: &str) -> Option<(Arc<Task>, ContainerName)> {
         let (task, container) = self.shared.path_ids.find(path_id)?;
         Some((self.task(&task)?, container))
+    }
+
+    /// The task whose credentials are asked for under that name.
+    #[must_use]
+    pub fn credentials_asked_by(&self, path_id: &str) -> Option<Arc<Task>> {
+        self.task(&self.shared.path_ids.find_task(path_id)?)
+    }
+
+    /// The credentials of a task's role; `None` when there are none.
+    #[must_use]
+    pub fn credentials(&self, task: &TaskArn) -> Option<RoleCredentials> {
+        self.shared.credentials.of(task)
+    }
+
+    /// Takes the credentials of a task's role, or why there are none.
+    pub fn take_credentials(&self, task: TaskArn, answer: Result<RoleCredentials, String>) {
+        // One that is not here has ended, or was refused.
+        if self.shared.registry.get(&task).is_none() {
+            return;
+        }
+        match answer {
+            Ok(credentials) => self.shared.credentials.put(task, credentials),
+            Err(problem) => self.shared.credentials.refuse(task, problem),
+        }
     }
 
     /// One task as it stands.

@@ -10,14 +10,33 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use berth_core::ids::{ContainerName, TaskArn};
 use berth_core::spec::TaskSpec;
 use ring::hmac;
+use serde::{Deserialize, Serialize};
 
 /// Bytes of a name: enough that nobody guesses one.
 const BYTES: usize = 16;
 
+/// The names that a container carries in its environment: its own, and that of its task's credentials.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct KeptIds {
+    container: Option<String>,
+    credentials: Option<String>,
+}
+
 #[derive(Debug, Default)]
 struct Names {
+    tasks: HashMap<String, TaskArn>,
+    by_task: HashMap<TaskArn, String>,
     by_id: HashMap<String, (TaskArn, ContainerName)>,
     by_container: HashMap<(TaskArn, ContainerName), String>,
+}
+
+impl Names {
+    fn set_task(&mut self, task: &TaskArn, id: String) {
+        if let Some(old) = self.by_task.insert(task.clone(), id.clone()) {
+            self.tasks.remove(&old);
+        }
+        self.tasks.insert(id, task.clone());
+    }
 }
 
 /// The names of all containers on this host.
@@ -34,14 +53,29 @@ impl PathIds {
     /// Gives every container of a task its name.
     pub(super) fn enter(&self, spec: &TaskSpec) {
         for container in &spec.containers {
-            let id = self.derive(&spec.arn, &container.name);
+            let id = self.derive(&spec.arn, container.name.as_str());
             self.set(&spec.arn, &container.name, id, false);
+        }
+        let mut names = self.lock();
+        if !names.by_task.contains_key(&spec.arn) {
+            // No container is called so: names have no space.
+            names.set_task(&spec.arn, self.derive(&spec.arn, "its credentials"));
         }
     }
 
-    /// Takes over the name that a container carries already.
-    pub(super) fn adopt(&self, task: &TaskArn, container: &ContainerName, id: String) {
-        self.set(task, container, id, true);
+    /// Takes over the names that a container carries already.
+    pub(super) fn adopt(&self, task: &TaskArn, container: &ContainerName, kept: &KeptIds) {
+        if let Some(id) = &kept.container {
+            self.set(task, container, id.clone(), true);
+        }
+        if let Some(id) = &kept.credentials {
+            self.lock().set_task(task, id.clone());
+        }
+    }
+
+    /// What a container is to carry.
+    pub(super) fn kept(&self, task: &TaskArn, container: &ContainerName) -> KeptIds {
+        KeptIds { container: self.of(task, container), credentials: self.of_task(task) }
     }
 
     /// Forgets a task's names.
@@ -49,6 +83,9 @@ impl PathIds {
         let mut names = self.lock();
         names.by_id.retain(|_, (of, _)| of != task);
         names.by_container.retain(|(of, _), _| of != task);
+        if let Some(id) = names.by_task.remove(task) {
+            names.tasks.remove(&id);
+        }
     }
 
     /// A container's name.
@@ -59,6 +96,16 @@ impl PathIds {
     /// The container of that name.
     pub(super) fn find(&self, id: &str) -> Option<(TaskArn, ContainerName)> {
         self.lock().by_id.get(id).cloned()
+    }
+
+    /// The name under which a task's credentials are asked for.
+    pub(super) fn of_task(&self, task: &TaskArn) -> Option<String> {
+        self.lock().by_task.get(task).cloned()
+    }
+
+    /// The task whose credentials have that name.
+    pub(super) fn find_task(&self, id: &str) -> Option<TaskArn> {
+        self.lock().tasks.get(id).cloned()
     }
 
     fn set(&self, task: &TaskArn, container: &ContainerName, id: String, anew: bool) {
@@ -73,8 +120,8 @@ impl PathIds {
         names.by_id.insert(id, whose);
     }
 
-    fn derive(&self, task: &TaskArn, container: &ContainerName) -> String {
-        let tag = hmac::sign(&self.key, format!("{task}\n{container}").as_bytes());
+    fn derive(&self, task: &TaskArn, whose: &str) -> String {
+        let tag = hmac::sign(&self.key, format!("{task}\n{whose}").as_bytes());
         tag.as_ref().iter().take(BYTES).map(|byte| format!("{byte:02x}")).collect()
     }
 
@@ -105,6 +152,7 @@ mod tests {
             pid_mode: None,
             ipc_mode: None,
             volumes: Vec::new(),
+            task_role: None,
         })
         .unwrap()
     }
@@ -129,8 +177,10 @@ mod tests {
     fn a_name_that_a_container_carries_stays() {
         let (task, name) = (spec().arn.clone(), spec().containers[0].name.clone());
         let ids = PathIds::new("a");
-        ids.adopt(&task, &name, "old".to_owned());
+        let kept = KeptIds { container: Some("old".to_owned()), credentials: Some("older".to_owned()) };
+        ids.adopt(&task, &name, &kept);
         ids.enter(&spec());
+        assert_eq!(ids.find_task("older"), Some(task.clone()));
         assert_eq!(ids.of(&task, &name).as_deref(), Some("old"));
         assert_eq!(ids.find("old"), Some((task, name)));
     }

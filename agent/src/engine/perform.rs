@@ -13,6 +13,7 @@ use berth_core::units::Millis;
 use super::keepsake::{engine_name, labels_of, volume_name};
 use super::{Shared, post_mortem};
 use crate::cgroup::Bounds;
+use crate::credentials::CredentialsError;
 use crate::environment::EnvironmentError;
 use crate::image::ImageError;
 use crate::network::NetworkError;
@@ -121,6 +122,10 @@ async fn acquire(shared: &Shared, spec: &Arc<TaskSpec>, resource: ResourceKey) -
             let fetch = async { shared.environments.fetch(spec).await.map_err(environment_failure) };
             into_outcome(within(ENVIRONMENT, "CREATED", fetch).await, |()| Outcome::Acquired(Acquired::Plain))
         }
+        ResourceKey::Credentials => {
+            let wait = async { shared.credentials.wait(&spec.arn).await.map_err(credentials_failure) };
+            into_outcome(within(ENVIRONMENT, "CREATED", wait).await, |()| Outcome::Acquired(Acquired::Plain))
+        }
         ResourceKey::Namespace => {
             let make = async { shared.network.prepare(spec).await.map_err(network_failure) };
             into_outcome(within(shared.timeouts.create, "CREATED", make).await, |holder| {
@@ -143,6 +148,14 @@ fn environment_failure(error: EnvironmentError) -> Failure {
     };
     let detail = format!("unable to pull secrets or environment files: {error}");
     Failure { kind, class: ErrorClass::ResourceInitialization, detail }
+}
+
+fn credentials_failure(error: CredentialsError) -> Failure {
+    let kind = match &error {
+        CredentialsError::Late => FailureKind::TimedOut,
+        CredentialsError::Refused(_) => FailureKind::Refused,
+    };
+    Failure { kind, class: ErrorClass::ResourceInitialization, detail: error.to_string() }
 }
 
 fn network_failure(error: NetworkError) -> Failure {
@@ -182,6 +195,10 @@ async fn release(shared: &Shared, spec: &Arc<TaskSpec>, resource: &ResourceKey) 
             shared.environments.forget(&spec.arn);
             Outcome::Released
         }
+        ResourceKey::Credentials => {
+            shared.credentials.forget(&spec.arn);
+            Outcome::Released
+        }
         ResourceKey::Namespace => {
             let dismiss = async { shared.network.dismiss(spec).await.map_err(network_failure) };
             into_outcome(within(QUICK, "DETACHED", dismiss).await, |()| Outcome::Released)
@@ -210,13 +227,13 @@ async fn create(
         return Outcome::Failed(Failure::refused(ErrorClass::ResourceInitialization, detail));
     };
     let fetched = with_endpoint(fetched, shared, spec, &spec.containers[index]);
-    let path_id = shared.path_ids.of(&spec.arn, container);
+    let path_ids = shared.path_ids.kept(&spec.arn, container);
     let instance = shared.instance();
     let request = CreateRequest {
         name: engine_name(spec, container),
         task: Arc::clone(spec),
         container: index,
-        labels: labels_of(spec, container, &bindings, path_id, &shared.agent, instance.as_ref()),
+        labels: labels_of(spec, container, &bindings, path_ids, &shared.agent, instance.as_ref()),
         bindings,
         links: spec.containers[index]
             .links
@@ -267,6 +284,10 @@ fn with_endpoint(
     {
         fetched.above.push(var("ECS_CONTAINER_METADATA_URI", format!("{base}/v3/{id}")));
         fetched.above.push(var("ECS_CONTAINER_METADATA_URI_V4", format!("{base}/v4/{id}")));
+        if spec.task_role.is_some() {
+            let path = format!("/v2/credentials/{}", shared.path_ids.of_task(&spec.arn).unwrap_or_default());
+            fetched.above.push(var("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", path));
+        }
     }
     fetched
 }

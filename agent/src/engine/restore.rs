@@ -80,9 +80,7 @@ pub(super) fn reunite(shared: &Shared, saved: Saved, mut world: World) -> Vec<(T
         };
         tracing::info!(task = %arn, "rebuilt from the labels of its containers");
         for (container, keepsake) in &keepsakes {
-            if let Some(id) = &keepsake.path_id {
-                shared.path_ids.adopt(&arn, container, id.clone());
-            }
+            shared.path_ids.adopt(&arn, container, &keepsake.path_ids);
         }
         let bindings: Vec<_> = keepsakes.into_iter().flat_map(|(_, k)| k.bindings).collect();
         let task = Task::adopted(Arc::new(spec), shared.settings, &bindings, now);

@@ -101,6 +101,7 @@ fn task_spec(task: &TaskArn, message: v1::TaskSpec) -> Result<TaskSpec, InvalidS
             .into_iter()
             .map(|v| volume(v).map_err(|problem| wrong("volumes", problem)))
             .collect::<Result<_, _>>()?,
+        task_role: (!message.task_role.is_empty()).then_some(message.task_role),
     })
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use berth_core::ids::{ContainerInstanceArn, TaskArn};
 use berth_core::task::{StopCause, StopCode, TaskStatus};
+use berth_core::units::Timestamp;
 use berth_proto::v1;
 use berth_proto::v1::agent_message::Message as Out;
 use berth_proto::v1::control_plane_client::ControlPlaneClient;
@@ -19,6 +20,7 @@ use super::admit::{self, Admitted};
 use super::attachment::security_group;
 use super::convert;
 use super::{Failed, Session, SessionStatus, called};
+use crate::credentials::RoleCredentials;
 use crate::store::Write;
 
 /// State changes that may be on their way without an acknowledgement.
@@ -129,6 +131,20 @@ async fn confirm(session: &Session, mut told: watch::Receiver<u64>) -> Failed {
     }
 }
 
+/// The credentials of a message, or why there are none.
+fn role_credentials(message: v1::RoleCredentials) -> Result<RoleCredentials, String> {
+    if !message.problem.is_empty() {
+        return Err(message.problem);
+    }
+    Ok(RoleCredentials {
+        role_arn: message.role_arn,
+        access_key_id: message.access_key_id,
+        secret_access_key: message.secret_access_key,
+        session_token: message.session_token,
+        expires_at: Timestamp(message.expires_at_ms),
+    })
+}
+
 impl Conversation<'_> {
     async fn say(&self, message: Out) -> Result<(), Failed> {
         let ended = |_| Failed::Protocol("the session has ended".to_owned());
@@ -188,6 +204,13 @@ impl Conversation<'_> {
                     })
                     .collect();
                 self.session.engine.guard(groups).await;
+                Ok(())
+            }
+            In::RoleCredentials(message) => {
+                match TaskArn::new(&message.task_arn) {
+                    Ok(task) => self.session.engine.take_credentials(task, role_credentials(message)),
+                    Err(error) => tracing::error!(%error, "credentials of nobody"),
+                }
                 Ok(())
             }
             In::HeartbeatAck(_) => Ok(()),

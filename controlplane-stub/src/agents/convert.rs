@@ -62,6 +62,7 @@ pub fn task_spec(spec: &TaskSpec) -> v1::TaskSpec {
         pid_mode: sharing(spec.pid_mode).to_owned(),
         ipc_mode: sharing(spec.ipc_mode).to_owned(),
         volumes: spec.volumes.iter().map(volume).collect(),
+        task_role: spec.task_role.clone().unwrap_or_default(),
     }
 }
 

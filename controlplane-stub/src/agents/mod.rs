@@ -14,6 +14,7 @@
 mod apply;
 mod attachment;
 pub mod convert;
+mod credentials;
 mod linux;
 pub mod listener;
 mod register;
@@ -33,6 +34,7 @@ use tonic::transport::Server;
 pub use session::HEARTBEAT_INTERVAL;
 
 use crate::arn::Arns;
+use crate::credentials::Provider;
 use crate::store::Store;
 use crate::supervise::Tracker;
 use crate::tls::Certifier;
@@ -56,7 +58,27 @@ struct Shared {
     certifier: Option<Certifier>,
     /// Agents are heard at least so often; one that misses some counts as dead.
     heartbeat_interval: Duration,
+    /// Who gives credentials for the roles of tasks.
+    credentials: Option<Arc<dyn Provider>>,
     tracker: Tracker,
+}
+
+/// What the agents' side is made of.
+pub struct Parts {
+    /// Records.
+    pub store: Arc<dyn Store>,
+    /// The sessions that are open.
+    pub registry: Registry,
+    /// Names.
+    pub arns: Arns,
+    /// Subnets and security groups.
+    pub vpc: CurrentVpc,
+    /// Who gives hosts their certificates; without one no host can enrol.
+    pub certifier: Option<Certifier>,
+    /// Agents are heard at least so often.
+    pub heartbeat_interval: Duration,
+    /// Who gives credentials for the roles of tasks.
+    pub credentials: Option<Arc<dyn Provider>>,
 }
 
 /// The agents' side of the control plane.
@@ -69,23 +91,17 @@ impl fmt::Debug for Agents {
 }
 
 impl Agents {
-    /// The agents' side, which wakes sessions from now on. Without a certifier no host can enrol.
+    /// The agents' side, which wakes sessions from now on.
     #[must_use]
-    pub fn start(
-        store: Arc<dyn Store>,
-        registry: Registry,
-        arns: Arns,
-        vpc: CurrentVpc,
-        certifier: Option<Certifier>,
-        heartbeat_interval: Duration,
-        tracker: &Tracker,
-    ) -> Self {
+    pub fn start(parts: Parts, tracker: &Tracker) -> Self {
+        let Parts { store, registry, arns, vpc, certifier, heartbeat_interval, credentials } = parts;
         let commits = store.watch();
         let wake =
             wake::run(Arc::clone(&store), commits, registry.clone(), arns.clone(), tracker.token().clone());
         tracker.spawn("wake", wake);
         tracker
             .spawn("wake for groups", wake::follow(vpc.changes(), registry.clone(), tracker.token().clone()));
+        let tracker = tracker.clone();
         Self(Arc::new(Shared {
             store,
             registry,
@@ -93,7 +109,8 @@ impl Agents {
             vpc,
             certifier,
             heartbeat_interval,
-            tracker: tracker.clone(),
+            credentials,
+            tracker,
         }))
     }
 

@@ -18,10 +18,11 @@ use super::Shared;
 use super::apply::{Stale, apply};
 use super::attachment::security_group;
 use super::convert;
+use super::credentials::Keeper;
 use super::registry::{Closing, Connection};
 use crate::arn;
 use crate::clock;
-use crate::model::{Instance, InstanceStatus, OutboxCursor, TaskStatus};
+use crate::model::{Instance, InstanceStatus, OutboxCursor, Task, TaskStatus};
 use crate::store::{CommitError, Key, Record, Txn, Versioned, View};
 
 /// How often an agent is heard when nothing happens, unless configured.
@@ -201,7 +202,7 @@ impl<'a> Session<'a> {
         let view = self.shared.store.view();
         let mut tasks = view.tasks_on(&self.arn);
         tasks.retain(|task| task.value.observed.status != TaskStatus::Stopped);
-        let entry = |task: &crate::model::Task| v1::ManifestEntry {
+        let entry = |task: &Task| v1::ManifestEntry {
             task_arn: task.arn.clone(),
             desired: convert::desired(task).into(),
         };
@@ -255,8 +256,14 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// The instance's tasks that are not gone yet.
+    fn live(&self, view: &dyn View) -> Vec<Arc<Task>> {
+        let tasks = view.tasks_on(&self.arn).into_iter().map(|task| task.value);
+        tasks.filter(|task| task.observed.status != TaskStatus::Stopped).collect()
+    }
+
     /// Sends what the agent has not been sent yet.
-    async fn sync(&mut self) -> Result<(), End> {
+    async fn sync(&mut self, keeper: &mut Keeper) -> Result<(), End> {
         let view = self.shared.store.view();
         let tasks = view.tasks_on(&self.arn);
         let mut assignments = Vec::new();
@@ -273,6 +280,7 @@ impl<'a> Session<'a> {
             live.insert(task.arn.clone(), stop);
         }
         self.sent = live;
+        keeper.sync(self.live(&*view).iter().map(|task| &**task));
         if !assignments.is_empty() {
             self.payload(assignments).await?;
         }
@@ -297,6 +305,8 @@ impl<'a> Session<'a> {
     async fn run(&mut self, incoming: Streaming<v1::AgentMessage>, patience: Duration) -> Result<(), End> {
         let mut incoming = incoming.ready_chunks(TOGETHER);
         let mut dead = Instant::now() + patience;
+        let mut keeper = Keeper::new(self.shared.credentials.clone());
+        keeper.sync(self.live(&*self.shared.store.view()).iter().map(|task| &**task));
         loop {
             tokio::select! {
                 closing = self.connection.closed() => return Err(End::Close(closing)),
@@ -305,7 +315,8 @@ impl<'a> Session<'a> {
                     dead = Instant::now() + patience;
                     self.take(chunk).await?;
                 }
-                () = self.connection.woken() => self.sync().await?,
+                () = self.connection.woken() => self.sync(&mut keeper).await?,
+                credentials = keeper.next() => self.send(ToAgent::RoleCredentials(credentials)).await?,
                 () = sleep_until(dead) => {
                     let reason = format!("nothing was heard of the agent for {patience:?}");
                     return Err(End::Close(Closing { reason, inactive: false }));

@@ -113,7 +113,8 @@ impl Open {
                 ToAgent::Drain(_)
                 | ToAgent::StopVerificationAck(_)
                 | ToAgent::HeartbeatAck(_)
-                | ToAgent::SecurityGroups(_),
+                | ToAgent::SecurityGroups(_)
+                | ToAgent::RoleCredentials(_),
             )
             | None => {}
         }

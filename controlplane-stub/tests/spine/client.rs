@@ -164,6 +164,7 @@ pub(crate) fn spec(site: &Site) -> TaskSpec {
         pid_mode: None,
         ipc_mode: None,
         volumes: Vec::new(),
+        task_role: None,
     };
     TaskSpec::try_from(fields).unwrap()
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use berth_agent::cgroup::fake::FakeCgroups;
 use berth_agent::config::{Config, PullBehavior, Variables};
+use berth_agent::credentials::Credentials;
 use berth_agent::engine::{self, Engine, Parts, Timeouts, World};
 use berth_agent::environment::Environments;
 use berth_agent::host;
@@ -225,6 +226,7 @@ impl Agent {
         };
         let tracker = Tracker::new();
         let parts = Parts {
+            credentials: Credentials::new(None, &tracker),
             environments: Environments::new(Arc::new(Secrets::new(None)), None),
             images: Images::new(Arc::clone(&runtime), settings),
             runtime,

@@ -341,6 +341,9 @@ pub struct TaskFields {
     /// Volumes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<Volume>,
+    /// The ARN of the role that its containers get credentials of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_role: Option<String>,
 }
 
 /// A task specification that passed every check.

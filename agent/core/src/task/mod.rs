@@ -381,6 +381,10 @@ fn needed_resources(spec: &TaskSpec) -> Vec<Resource> {
     if spec.containers.iter().any(ContainerSpec::has_values_elsewhere) {
         keys.push(ResourceKey::Environment);
     }
+    // Without a network there is no way to ask for them.
+    if spec.task_role.is_some() && spec.network_mode != NetworkMode::None {
+        keys.push(ResourceKey::Credentials);
+    }
     for container in &spec.containers {
         let image = ResourceKey::Image(container.image.clone());
         if !keys.contains(&image) {

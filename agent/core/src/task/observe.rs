@@ -271,7 +271,7 @@ impl Task {
             if resource.attempt.take().is_some() {
                 resource.apply(ResourceInput::Restart);
             }
-            if resource.key == ResourceKey::Environment {
+            if matches!(resource.key, ResourceKey::Environment | ResourceKey::Credentials) {
                 resource.apply(ResourceInput::Lost);
             }
             resource.retry_at = None;

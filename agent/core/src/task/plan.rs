@@ -107,6 +107,9 @@ impl Task {
                 };
                 self.spec.containers.iter().zip(&self.state.containers).any(waits_for_it)
             }
+            ResourceKey::Credentials => {
+                self.state.containers.iter().any(|c| c.status == ContainerStatus::Pending)
+            }
             ResourceKey::Cgroup | ResourceKey::Namespace | ResourceKey::Interface => {
                 resource.key.rests_on().is_none_or(|key| self.is_there(&key))
             }
@@ -176,7 +179,7 @@ impl Task {
                 ResourceKey::Ports(of) => of != name || resource.is_ready(),
                 ResourceKey::Image(of) => of != image || resource.is_ready(),
                 ResourceKey::Environment => !spec.has_values_elsewhere() || resource.is_ready(),
-                ResourceKey::Namespace => resource.is_ready(),
+                ResourceKey::Namespace | ResourceKey::Credentials => resource.is_ready(),
                 // The interface may come while containers are made.
                 ResourceKey::CpuBound | ResourceKey::Interface => true,
             })

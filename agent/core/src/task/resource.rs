@@ -23,6 +23,8 @@ pub enum ResourceKey {
     /// What is kept elsewhere for the containers that are still to be made: secrets, environment files.
     /// Held in memory alone, so that it is fetched anew after a restart of the agent.
     Environment,
+    /// Credentials of the task's role, which the control plane sends.
+    Credentials,
     /// The task's network namespace, and the container that holds it open.
     Namespace,
     /// The task's own network interface, configured and guarded in its namespace.
@@ -43,7 +45,15 @@ impl ResourceKey {
     /// CPU quota goes with the cgroup.
     #[must_use]
     pub const fn needs_release(&self) -> bool {
-        matches!(self, Self::Cgroup | Self::Ports(_) | Self::Environment | Self::Namespace | Self::Interface)
+        matches!(
+            self,
+            Self::Cgroup
+                | Self::Ports(_)
+                | Self::Environment
+                | Self::Credentials
+                | Self::Namespace
+                | Self::Interface
+        )
     }
 }
 

@@ -98,7 +98,10 @@ impl Direct {
     fn acquired(&mut self, resource: &ResourceKey) -> Acquired {
         match resource {
             ResourceKey::Cgroup => Acquired::Cgroup { parent: Some("/berth/1".to_owned()) },
-            ResourceKey::CpuBound | ResourceKey::Environment | ResourceKey::Interface => Acquired::Plain,
+            ResourceKey::CpuBound
+            | ResourceKey::Environment
+            | ResourceKey::Credentials
+            | ResourceKey::Interface => Acquired::Plain,
             ResourceKey::Namespace => Acquired::Namespace { holder: id("holder") },
             ResourceKey::Image(image) => Acquired::Image { digest: Some(format!("sha256:{image}")) },
             ResourceKey::Ports(container) => {
@@ -218,6 +221,7 @@ pub(crate) fn word(act: &Act) -> String {
         ResourceKey::Cgroup => "cgroup".to_owned(),
         ResourceKey::CpuBound => "cpu bound".to_owned(),
         ResourceKey::Environment => "environment".to_owned(),
+        ResourceKey::Credentials => "credentials".to_owned(),
         ResourceKey::Namespace => "namespace".to_owned(),
         ResourceKey::Interface => "interface".to_owned(),
         ResourceKey::Ports(of) => format!("ports of {of}"),

@@ -51,6 +51,8 @@ pub(crate) struct Host {
     pub(crate) bounded: bool,
     /// Values that are kept elsewhere were fetched, and the agent has not been restarted since.
     pub(crate) environment: bool,
+    /// The credentials of the task's role have come.
+    pub(crate) credentials: bool,
     pub(crate) ports: BTreeMap<ContainerName, Vec<PortBinding>>,
     pub(crate) images: BTreeSet<String>,
     pub(crate) violations: Vec<String>,
@@ -69,6 +71,7 @@ impl Host {
             namespace_lost: false,
             bounded: false,
             environment: false,
+            credentials: false,
             ports: BTreeMap::new(),
             images: BTreeSet::new(),
             violations: Vec::new(),
@@ -118,6 +121,10 @@ impl Host {
             }
             ResourceKey::Environment => {
                 self.environment = true;
+                Acquired::Plain
+            }
+            ResourceKey::Credentials => {
+                self.credentials = true;
                 Acquired::Plain
             }
             ResourceKey::Namespace => {
@@ -182,6 +189,7 @@ impl Host {
             }
             ResourceKey::Interface => self.interface = false,
             ResourceKey::Environment => self.environment = false,
+            ResourceKey::Credentials => self.credentials = false,
             ResourceKey::CpuBound | ResourceKey::Image(_) => {
                 self.violated(format!("{key:?} needs no releasing"));
             }
@@ -225,6 +233,9 @@ impl Host {
             || holder != self.holder.as_ref() && !self.namespace_lost
         {
             self.violated(format!("{name} was made with the network of {holder:?}"));
+        }
+        if self.spec.task_role.is_some() && mode != NetworkMode::None && !self.credentials {
+            self.violated(format!("{name} was made without the credentials of its role"));
         }
         if !self.images.contains(&image) {
             return None;

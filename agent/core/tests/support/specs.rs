@@ -53,6 +53,7 @@ pub(crate) fn fields(containers: Vec<ContainerSpec>) -> TaskFields {
         pid_mode: None,
         ipc_mode: None,
         volumes: Vec::new(),
+        task_role: None,
     }
 }
 
@@ -171,11 +172,17 @@ pub(crate) fn any_task() -> impl Strategy<Value = Short> {
         2 => Just(NetworkMode::Awsvpc),
     ];
     let cpu = proptest::option::of(Just(CpuUnits(256)));
-    (vec(draft(), 1..=4), mode, cpu, any::<bool>())
-        .prop_map(|(drafts, mode, cpu, backwards)| Short(build(&drafts, mode, cpu, backwards)))
+    (vec(draft(), 1..=4), mode, cpu, any::<bool>(), any::<bool>())
+        .prop_map(|(drafts, mode, cpu, backwards, role)| Short(build(&drafts, mode, cpu, backwards, role)))
 }
 
-fn build(drafts: &[Draft], mode: NetworkMode, cpu: Option<CpuUnits>, backwards: bool) -> Arc<TaskSpec> {
+fn build(
+    drafts: &[Draft],
+    mode: NetworkMode,
+    cpu: Option<CpuUnits>,
+    backwards: bool,
+    role: bool,
+) -> Arc<TaskSpec> {
     let mut containers: Vec<ContainerSpec> = Vec::new();
     let last = drafts.len() - 1;
     let nobody = !drafts.iter().any(|d| d.essential);
@@ -209,7 +216,8 @@ fn build(drafts: &[Draft], mode: NetworkMode, cpu: Option<CpuUnits>, backwards: 
     if backwards {
         containers.reverse();
     }
-    let task = TaskFields { network_mode: mode, cpu, ..fields(containers) };
+    let task_role = role.then(|| "arn:aws:iam::1:role/web".to_owned());
+    let task = TaskFields { network_mode: mode, cpu, task_role, ..fields(containers) };
     Arc::new(TaskSpec::try_from(task).expect("a specification that holds"))
 }
 

@@ -65,23 +65,43 @@ impl Callers {
 
     /// The container of that name, if the request comes from its task.
     pub(super) async fn named(&self, id: &str, from: IpAddr) -> Result<Caller, Refusal> {
+        let of_host = self.pays_by_address(from)?;
+        let (task, container) = self.engine.asked_by(id).ok_or(Refusal::Unknown)?;
+        self.must_be(&task, from, of_host).await?;
+        Ok(Caller { task, container })
+    }
+
+    /// The task whose credentials have that name, if the request comes from it.
+    pub(super) async fn for_credentials(&self, id: &str, from: IpAddr) -> Result<Arc<Task>, Refusal> {
+        let of_host = self.pays_by_address(from)?;
+        let task = self.engine.credentials_asked_by(id).ok_or(Refusal::Unknown)?;
+        self.must_be(&task, from, of_host).await?;
+        Ok(task)
+    }
+
+    /// Takes a request from whoever has the address; tells whether that is the host, where a task pays.
+    fn pays_by_address(&self, from: IpAddr) -> Result<bool, Refusal> {
         let of_host = self.is_host(from);
         if !of_host && !self.limits.take(Payer::Address(from), Instant::now()) {
             return Err(Refusal::TooMany);
         }
-        let (task, container) = self.engine.asked_by(id).ok_or(Refusal::Unknown)?;
+        Ok(of_host)
+    }
+
+    /// Sees to it that a request under a task's name comes from that task.
+    async fn must_be(&self, task: &Task, from: IpAddr, of_host: bool) -> Result<(), Refusal> {
         if of_host && !self.limits.take(Payer::Task(task.spec().arn.clone()), Instant::now()) {
             return Err(Refusal::TooMany);
         }
-        let known = match task.spec().network_mode {
+        let own = match task.spec().network_mode {
             NetworkMode::Host => of_host,
             NetworkMode::Awsvpc => {
                 self.engine.endpoint_address(&task.spec().arn).is_some_and(|own| own == from)
             }
-            NetworkMode::Bridge => self.has_address(&task, from).await?,
+            NetworkMode::Bridge => self.has_address(task, from).await?,
             NetworkMode::None => false,
         };
-        if known { Ok(Caller { task, container }) } else { Err(Refusal::Unknown) }
+        if own { Ok(()) } else { Err(Refusal::Unknown) }
     }
 
     /// The task in `awsvpc` mode with that address.

@@ -4,21 +4,24 @@
 //! | part | its one job |
 //! | --- | --- |
 //! | `caller` | who asks: the secret name in the path, and the address that it comes from |
+//! | `credentials` | credentials of the task's role |
 //! | `limit` | how often one caller may ask |
 //! | `metadata` | tasks and containers in ECS's shapes |
 //! | `stats` | what containers use, in the engine's shape |
 
 mod caller;
+mod credentials;
 mod limit;
 mod metadata;
 mod stats;
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -110,6 +113,9 @@ pub async fn serve(
         .route("/v2/metadataWithTags", get(by_address))
         .route("/v2/stats", get(stats_by_address))
         .route("/v2/stats/{container}", get(stats_by_address))
+        .route("/v1/credentials", get(credentials_by_query))
+        .route("/v2/credentials", get(credentials_by_path))
+        .route("/v2/credentials/{id}", get(credentials_by_path))
         .route("/v3/{id}", get(three))
         .route("/v3/{id}/{*rest}", get(three))
         .route("/v4/{id}", get(four))
@@ -219,6 +225,24 @@ async fn stats_by_address(
     Path(path): Path<Vec<(String, String)>>,
 ) -> Response {
     within(of_address(&state, from.ip(), path, What::Stats)).await
+}
+
+async fn credentials_by_path(
+    State(state): State<Arc<TaskEndpoint>>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    Path(path): Path<Vec<(String, String)>>,
+) -> Response {
+    let id = path.into_iter().next().map(|(_, id)| id).unwrap_or_default();
+    within(credentials::answer(&state, &id, from.ip())).await
+}
+
+async fn credentials_by_query(
+    State(state): State<Arc<TaskEndpoint>>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    let id = query.get("id").cloned().unwrap_or_default();
+    within(credentials::answer(&state, &id, from.ip())).await
 }
 
 #[cfg(test)]

@@ -285,6 +285,7 @@ mod tests {
             pid_mode: None,
             ipc_mode: None,
             volumes: Vec::new(),
+            task_role: None,
         })
         .unwrap();
         CreateRequest {

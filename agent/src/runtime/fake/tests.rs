@@ -35,6 +35,7 @@ fn request(number: u8, image: &str) -> CreateRequest {
         pid_mode: None,
         ipc_mode: None,
         volumes: Vec::new(),
+        task_role: None,
     };
     CreateRequest {
         name: format!("web-{number}"),

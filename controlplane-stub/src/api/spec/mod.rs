@@ -87,7 +87,7 @@ pub(super) fn specify(definition: &TaskDefinition, overrides: &Value, arn: TaskA
         })
         .collect();
     let fields = TaskFields {
-        arn,
+        arn: arn.clone(),
         family: Family::new(&definition.family).map_err(|error| invalid_id(&error))?,
         revision: definition.revision,
         network_mode: mode,
@@ -98,6 +98,9 @@ pub(super) fn specify(definition: &TaskDefinition, overrides: &Value, arn: TaskA
         pid_mode: linux::sharing(view.pid_mode.as_deref(), "pidMode")?,
         ipc_mode: linux::sharing(view.ipc_mode.as_deref(), "ipcMode")?,
         volumes: view.volumes.iter().map(volume::volume).collect(),
+        task_role: text(overrides.task_role_arn.as_ref())
+            .or_else(|| text(view.task_role_arn.as_ref()))
+            .map(|role| role_arn(role, &arn)),
     };
     let spec = TaskSpec::try_from(fields).map_err(|error| ApiError::invalid_parameter(error.to_string()))?;
     Ok(Specified { spec, required: required(definition, &overrides) })
@@ -235,6 +238,16 @@ fn given(list: Option<&Vec<String>>) -> Option<Vec<String>> {
 
 fn text(text: Option<&String>) -> Option<String> {
     text.filter(|text| !text.is_empty()).cloned()
+}
+
+/// A role may be given by its name alone: it is one of the account's then.
+fn role_arn(role: String, task: &TaskArn) -> String {
+    if role.starts_with("arn:") {
+        return role;
+    }
+    let mut words = task.as_str().split(':').skip(1);
+    let (partition, account) = (words.next().unwrap_or("aws"), words.nth(2).unwrap_or_default());
+    format!("arn:{partition}:iam::{account}:role/{role}")
 }
 
 fn seconds(seconds: i64) -> Option<Millis> {
