@@ -25,7 +25,7 @@ use crate::endpoint::task::{self, Rate, TaskEndpoint};
 use crate::engine::{self, Engine, Parts, Timeouts, World};
 use crate::environment::Environments;
 use crate::host;
-use crate::image::{Images, PullSettings};
+use crate::image::{Images, Logins, PullSettings};
 use crate::network::awsvpc::{Awsvpc, AwsvpcConfig};
 use crate::network::off::Off as NoInterfaces;
 use crate::network::ports::PortChooser;
@@ -93,7 +93,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     let endpoint_at = config.endpoint.filter(|_| endpoint.is_some());
     let secrets = Arc::new(Secrets::new(config.secrets.clone()));
     let parts = Parts {
-        images: Images::new(Arc::clone(&runtime), pull_settings(&config)),
+        images: Images::new(Arc::clone(&runtime), pull_settings(&config), logins(&config, &secrets)),
         environments: Environments::new(secrets, config.object_store.clone()),
         credentials: Credentials::new(seal(&config, &data_dir), &tracker),
         runtime,
@@ -244,6 +244,12 @@ async fn choose_network(
         offers: Offers { providers, interfaces, blocks_instance_metadata: config.block_instance_metadata },
     };
     Ok(Arc::new(Awsvpc::new(config, docker, tracker.child()).map_err(impossible)?))
+}
+
+fn logins(config: &Config, secrets: &Arc<Secrets>) -> Logins {
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker"));
+    let docker = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or_else(home);
+    Logins::new(config.registry_logins.clone(), docker, Arc::clone(secrets))
 }
 
 const fn pull_settings(config: &Config) -> PullSettings {

@@ -139,7 +139,8 @@ const OFFERED: [&str; 13] = [
 ];
 
 /// What a host that has secrets for tasks can do.
-const SECRETS: [&str; 4] = [
+const SECRETS: [&str; 5] = [
+    "private-registry-authentication.secretsmanager",
     "secrets.asm.environment-variables",
     "secrets.ssm.environment-variables",
     "secrets.asm.bootstrap.log-driver",

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use berth_agent::config::{Config, Strings, VARIABLES, Variables};
+use berth_agent::config::{Config, SECRET_VARIABLES, Strings, VARIABLES, Variables};
 use berth_agent::daemon::{self, DaemonError};
 use berth_agent::network::describe;
 use berth_agent::supervise::Tracker;
@@ -153,7 +153,7 @@ fn variables(arguments: &Arguments) -> Result<Variables, DaemonError> {
 fn print_variables(variables: &Variables) {
     for (name, default, meaning) in VARIABLES {
         let value = match variables.get(name) {
-            Some(_) if name.contains("TOKEN") => "***".to_owned(),
+            Some(_) if SECRET_VARIABLES.contains(name) => "***".to_owned(),
             Some(value) => value,
             None => (*default).to_owned(),
         };

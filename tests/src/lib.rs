@@ -14,6 +14,7 @@
 //! | [`http`] | HTTP requests of a test |
 //! | [`server`] | a web server of a test |
 //! | [`python`] | Python programs in containers |
+//! | [`registry`] | a registry of images that can be made to fail |
 //! | [`mod@bench`] | what the benchmark stands on |
 //! | [`expect`] | asking again until an answer is there, where no event tells |
 //! | [`vpc`] | subnets and security groups of a test, and what a host has of networks |
@@ -35,6 +36,7 @@ pub mod expect;
 pub mod http;
 pub mod program;
 pub mod python;
+pub mod registry;
 pub mod server;
 pub mod sim;
 pub mod vpc;
@@ -47,4 +49,5 @@ pub use ecs::{Ecs, EcsError};
 pub use endpoint::Endpoint;
 pub use engine::Engine;
 pub use expect::eventually;
+pub use registry::{Fault, Registry};
 pub use server::Server;

@@ -1,6 +1,7 @@
 //! The agent's configuration: environment variables under the names that operators of ECS hosts
 //! know, ours beyond them under `BERTH_`. Read once, checked whole, before anything is bound.
 
+mod logins;
 mod read;
 mod secrets;
 mod variables;
@@ -13,8 +14,9 @@ use berth_core::ids::ClusterName;
 use berth_core::resources::Ports;
 use berth_core::units::{Mebibytes, Millis, PortRange};
 
+pub use self::logins::RegistryLogin;
 pub use self::secrets::{Secret, SecretSource, VaultSource, VaultToken};
-pub use self::variables::{Strings, VARIABLES, Variables};
+pub use self::variables::{SECRET_VARIABLES, Strings, VARIABLES, Variables};
 
 /// When images are pulled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -112,6 +114,7 @@ pub struct Config {
     pub server_name: Option<String>,
     pub secrets: Option<SecretSource>,
     pub object_store: Option<String>,
+    pub registry_logins: std::collections::HashMap<String, RegistryLogin>,
 }
 
 /// Whether tasks have cgroups.

@@ -10,7 +10,7 @@ use berth_core::units::{Mebibytes, Millis, PortRange};
 
 use super::{
     Config, InvalidConfig, InvalidValue, LogFile, LogFormat, PullBehavior, Rollover, Secret, Strings,
-    TaskLimits, VARIABLES, secrets,
+    TaskLimits, VARIABLES, logins, secrets,
 };
 
 /// Collects what is wrong while values are read, so that all of it is told at once.
@@ -37,6 +37,21 @@ impl Reader<'_> {
                 default
             }
         }
+    }
+
+    /// Like [`read`](Self::read) for a value that may not be shown.
+    pub(super) fn read_secret<T: Default>(
+        &mut self,
+        variable: &'static str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> T {
+        let before = self.invalid.len();
+        let read = self.read(variable, expected, T::default(), parse);
+        for invalid in self.invalid.iter_mut().skip(before) {
+            "***".clone_into(&mut invalid.value);
+        }
+        read
     }
 
     fn flag(&mut self, variable: &'static str, default: bool) -> bool {
@@ -245,6 +260,7 @@ impl Config {
             }),
             server_name: strings.get("BERTH_SERVER_NAME"),
             secrets: secrets::source(&mut r),
+            registry_logins: logins::read(&mut r),
             object_store: r.read(
                 "BERTH_OBJECT_STORE",
                 "file:///PATH, http://… or https://…",

@@ -66,6 +66,9 @@ impl Strings for Variables {
     }
 }
 
+/// Variables whose values are shown to nobody.
+pub const SECRET_VARIABLES: &[&str] = &["BERTH_JOIN_TOKEN", "BERTH_VAULT_TOKEN", "ECS_ENGINE_AUTH_DATA"];
+
 /// Every variable that the agent minds, with what it means and what holds without it.
 pub const VARIABLES: &[(&str, &str, &str)] = &[
     ("ECS_CLUSTER", "default", "cluster to join"),
@@ -95,6 +98,8 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     ("ECS_IMAGE_PULL_BEHAVIOR", "default", "default, always, once or prefer-cached"),
     ("ECS_IMAGE_PULL_INACTIVITY_TIMEOUT", "1m", "longest silence of a pull (at least 1m)"),
     ("ECS_IMAGE_PULL_TIMEOUT", "2h", "longest that a pull may take"),
+    ("ECS_ENGINE_AUTH_TYPE", "(none)", "form of ECS_ENGINE_AUTH_DATA: docker or dockercfg"),
+    ("ECS_ENGINE_AUTH_DATA", "(none)", "logins of registries, a JSON object by registry"),
     ("ECS_LOGLEVEL", "info", "error, warn, info, debug or trace"),
     ("ECS_LOG_OUTPUT_FORMAT", "auto", "logfmt, json, or auto: by where the log goes"),
     ("ECS_LOGFILE", "(none)", "file that the log goes to, instead of standard error"),

@@ -93,7 +93,7 @@ async fn acquire(shared: &Shared, spec: &Arc<TaskSpec>, resource: ResourceKey) -
             let bound = async { shared.cgroups.bound(&spec.arn, cpu).await.map_err(|e| cgroup_failure(&e)) };
             into_outcome(within(QUICK, "RUNNING", bound).await, |()| Outcome::Acquired(Acquired::Plain))
         }
-        ResourceKey::Image(image) => match shared.images.ensure(&image).await {
+        ResourceKey::Image(image) => match shared.images.ensure(&image, login_of(spec, &image)).await {
             Ok(facts) => Outcome::Acquired(Acquired::Image { digest: facts.digest }),
             Err(error) => {
                 let kind = match error {
@@ -139,6 +139,12 @@ async fn acquire(shared: &Shared, spec: &Arc<TaskSpec>, resource: ResourceKey) -
             into_outcome(within(limit, "ATTACHED", attach).await, |()| Outcome::Acquired(Acquired::Plain))
         }
     }
+}
+
+/// Where the task keeps the login of an image's registry.
+fn login_of<'a>(spec: &'a TaskSpec, image: &str) -> Option<&'a str> {
+    let mut of_image = spec.containers.iter().filter(|container| container.image == image);
+    of_image.find_map(|container| container.repository_credentials.as_deref())
 }
 
 fn environment_failure(error: EnvironmentError) -> Failure {

@@ -1,5 +1,7 @@
 //! Images: makes sure that one is here, by the operator's choice of when to pull.
 
+mod login;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,6 +11,8 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::config::PullBehavior;
 use crate::runtime::{ImageFacts, Runtime, RuntimeError};
+
+pub use self::login::{LoginError, Logins};
 
 /// Pulls that may run at once; more would only share the disk.
 const CONCURRENT_PULLS: usize = 4;
@@ -38,51 +42,62 @@ pub struct PullSettings {
     pub total: Millis,
 }
 
+/// An image, and the login that the task has for it: with another it may not be had.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Wanted {
+    reference: String,
+    login: Option<String>,
+}
+
 type Answer = Option<Result<ImageFacts, ImageError>>;
 
 /// Makes sure that images are here; one look and one pull for each, however many wait for it.
 pub struct Images {
     runtime: Arc<dyn Runtime>,
     settings: PullSettings,
+    logins: Logins,
     pulls: Semaphore,
-    under_way: Mutex<HashMap<String, watch::Receiver<Answer>>>,
+    under_way: Mutex<HashMap<Wanted, watch::Receiver<Answer>>>,
     pulled: Mutex<HashSet<String>>,
 }
 
 impl Images {
     /// Images of that engine.
     #[must_use]
-    pub fn new(runtime: Arc<dyn Runtime>, settings: PullSettings) -> Self {
+    pub fn new(runtime: Arc<dyn Runtime>, settings: PullSettings, logins: Logins) -> Self {
         Self {
             runtime,
             settings,
+            logins,
             pulls: Semaphore::new(CONCURRENT_PULLS),
             under_way: Mutex::default(),
             pulled: Mutex::default(),
         }
     }
 
-    /// Makes sure that the image is here, or waits for another who does that already.
+    /// Makes sure that the image is here, or waits for another who does that already. `login` is where the
+    /// task keeps the login of its registry, where it has one of its own.
     ///
     /// # Errors
     /// [`ImageError`] in the words that users see.
-    pub async fn ensure(&self, reference: &str) -> Result<ImageFacts, ImageError> {
+    pub async fn ensure(&self, reference: &str, login: Option<&str>) -> Result<ImageFacts, ImageError> {
+        let wanted = Wanted { reference: reference.to_owned(), login: login.map(str::to_owned) };
         loop {
             let (answer, mut waiting) = {
                 let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-                match under_way.get(reference) {
+                match under_way.get(&wanted) {
                     Some(waiting) => (None, waiting.clone()),
                     None => {
                         let (answer, waiting) = watch::channel(None);
-                        under_way.insert(reference.to_owned(), waiting.clone());
+                        under_way.insert(wanted.clone(), waiting.clone());
                         (Some(answer), waiting)
                     }
                 }
             };
             if let Some(answer) = answer {
                 // Dropped on the way (its task was stopped), the guard lets the next one try.
-                let _guard = UnderWay { images: self, reference };
-                let result = self.have(reference).await;
+                let _guard = UnderWay { images: self, wanted: &wanted };
+                let result = self.have(&wanted).await;
                 answer.send_replace(Some(result.clone()));
                 return result;
             }
@@ -94,24 +109,25 @@ impl Images {
         }
     }
 
-    async fn have(&self, reference: &str) -> Result<ImageFacts, ImageError> {
+    async fn have(&self, wanted: &Wanted) -> Result<ImageFacts, ImageError> {
+        let reference = wanted.reference.as_str();
         match self.settings.behavior {
             PullBehavior::PreferCached => match self.local(reference).await? {
                 Some(facts) => Ok(facts),
-                None => self.pull(reference).await,
+                None => self.pull(wanted).await,
             },
             PullBehavior::Once => {
                 let known = self.pulled.lock().unwrap_or_else(PoisonError::into_inner).contains(reference);
                 match self.local(reference).await? {
                     Some(facts) if known => Ok(facts),
-                    local => self.pull_or(reference, local).await,
+                    local => self.pull_or(wanted, local).await,
                 }
             }
             PullBehavior::Default => {
                 let local = self.local(reference).await?;
-                self.pull_or(reference, local).await
+                self.pull_or(wanted, local).await
             }
-            PullBehavior::Always => self.pull(reference).await,
+            PullBehavior::Always => self.pull(wanted).await,
         }
     }
 
@@ -120,26 +136,34 @@ impl Images {
     }
 
     /// Pulls, with an image that is here already to fall back on: then one try is enough.
-    async fn pull_or(&self, reference: &str, local: Option<ImageFacts>) -> Result<ImageFacts, ImageError> {
+    async fn pull_or(&self, wanted: &Wanted, local: Option<ImageFacts>) -> Result<ImageFacts, ImageError> {
         let Some(local) = local else {
-            return self.pull(reference).await;
+            return self.pull(wanted).await;
         };
-        match self.pull_once(reference).await {
+        match self.pull_once(wanted).await {
             Ok(facts) => Ok(facts),
             Err(error) => {
-                tracing::info!(image = reference, %error, "not pulled; using the image that is here");
+                tracing::info!(image = wanted.reference, %error, "not pulled; using the image that is here");
                 Ok(local)
             }
         }
     }
 
-    async fn pull(&self, reference: &str) -> Result<ImageFacts, ImageError> {
+    async fn pull(&self, wanted: &Wanted) -> Result<ImageFacts, ImageError> {
         let mut pause = FIRST_PAUSE;
         let mut tries = 1;
         loop {
-            match self.pull_once(reference).await {
-                Err(ImageError::CannotPull(reason)) if tries < TRIES && is_passing(&reason) => {
-                    tracing::info!(image = reference, reason, "the pull failed and will be tried again");
+            match self.pull_once(wanted).await {
+                // A registry that was away for a moment when the engine asked whether it wants a login
+                // is sent none, and complains of that.
+                Err(ImageError::CannotPull(reason))
+                    if tries < TRIES && (is_passing(&reason) || tries == 1 && wants_login(&reason)) =>
+                {
+                    tracing::info!(
+                        image = wanted.reference,
+                        reason,
+                        "the pull failed and will be tried again"
+                    );
                     tokio::time::sleep(pause).await;
                     pause *= 2;
                     tries += 1;
@@ -149,13 +173,16 @@ impl Images {
         }
     }
 
-    async fn pull_once(&self, reference: &str) -> Result<ImageFacts, ImageError> {
+    async fn pull_once(&self, wanted: &Wanted) -> Result<ImageFacts, ImageError> {
+        let reference = wanted.reference.as_str();
+        let login = self.logins.of(reference, wanted.login.as_deref()).await;
+        let login = login.map_err(|error| ImageError::CannotPull(format!("{reference}: {error}")))?;
         let permit = self
             .pulls
             .acquire()
             .await
             .map_err(|_| ImageError::CannotPull("the agent is stopping".to_owned()))?;
-        let pull = self.runtime.pull(reference, None, self.settings.inactivity);
+        let pull = self.runtime.pull(reference, login, self.settings.inactivity);
         let result = tokio::time::timeout(self.settings.total.as_duration(), pull).await;
         drop(permit);
         match result {
@@ -173,12 +200,12 @@ impl Images {
 
 struct UnderWay<'a> {
     images: &'a Images,
-    reference: &'a str,
+    wanted: &'a Wanted,
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.images.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(self.reference);
+        self.images.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(self.wanted);
     }
 }
 
@@ -192,16 +219,23 @@ fn refused(reference: &str, error: RuntimeError) -> ImageError {
 
 /// Whether trying again soon may help.
 fn is_passing(reason: &str) -> bool {
+    if wants_login(reason) {
+        return false;
+    }
     let final_answers = [
         "not found",
         "manifest unknown",
-        "denied",
-        "unauthorized",
         "invalid reference",
         "does not exist",
         "no such host",
+        "registry auth",
     ];
     !final_answers.iter().any(|answer| reason.contains(answer))
+}
+
+/// Whether the registry wants a login, or another one.
+fn wants_login(reason: &str) -> bool {
+    ["denied", "unauthorized", "no basic auth credentials"].iter().any(|answer| reason.contains(answer))
 }
 
 fn with_hint(reference: &str, reason: &str) -> String {
@@ -210,10 +244,14 @@ fn with_hint(reference: &str, reason: &str) -> String {
         || reason.contains("connection refused")
     {
         "the registry cannot be reached from this host"
-    } else if reason.contains("denied") || reason.contains("unauthorized") {
+    } else if wants_login(reason) {
         "the image does not exist, or its registry wants a login"
     } else if reason.contains("not found") || reason.contains("manifest unknown") {
         "check the image's name and tag"
+    } else if reason.to_ascii_lowercase().contains("toomanyrequests") {
+        "the registry limits how often it is asked: log in there, or try later"
+    } else if reason.contains("verification failed") {
+        "what the registry sent is damaged: push the image again"
     } else {
         return format!("{reference}: {reason}");
     };
@@ -231,14 +269,15 @@ mod tests {
             inactivity: Millis::from_secs(60),
             total: Millis::from_secs(60),
         };
-        Images::new(Arc::new(runtime.clone()), settings)
+        let logins = Logins::new(HashMap::new(), None, Arc::new(crate::secret::Secrets::new(None)));
+        Images::new(Arc::new(runtime.clone()), settings, logins)
     }
 
     #[tokio::test]
     async fn an_engine_that_does_not_answer_is_said_to_be_away_once() {
         let runtime = FakeRuntime::new();
         runtime.down();
-        let error = images(&runtime).ensure("web").await.unwrap_err();
+        let error = images(&runtime).ensure("web", None).await.unwrap_err();
         assert!(matches!(error, ImageError::EngineAway(_)), "{error:?}");
         assert_eq!(error.to_string().matches("does not answer").count(), 1, "{error}");
     }
@@ -247,7 +286,7 @@ mod tests {
     async fn an_engine_that_refuses_is_not_away() {
         let runtime = FakeRuntime::new();
         runtime.fail_next(Call::Image, RuntimeError::Refused("invalid reference format".to_owned()));
-        let error = images(&runtime).ensure("Not//An:Image").await.unwrap_err();
+        let error = images(&runtime).ensure("Not//An:Image", None).await.unwrap_err();
         assert!(matches!(error, ImageError::CannotPull(_)), "{error:?}");
         assert_eq!(error.to_string(), "Not//An:Image: invalid reference format");
     }

@@ -11,7 +11,7 @@ use berth_agent::credentials::Credentials;
 use berth_agent::engine::{self, Engine, Parts, Timeouts, World};
 use berth_agent::environment::Environments;
 use berth_agent::host;
-use berth_agent::image::{Images, PullSettings};
+use berth_agent::image::{Images, Logins, PullSettings};
 use berth_agent::network::Offers;
 use berth_agent::network::ports::PortChooser;
 use berth_agent::runtime::fake::FakeRuntime;
@@ -225,10 +225,15 @@ impl Agent {
             total: config.pull_timeout,
         };
         let tracker = Tracker::new();
+        let secrets = Arc::new(Secrets::new(None));
         let parts = Parts {
             credentials: Credentials::new(None, &tracker),
-            environments: Environments::new(Arc::new(Secrets::new(None)), None),
-            images: Images::new(Arc::clone(&runtime), settings),
+            environments: Environments::new(Arc::clone(&secrets), None),
+            images: Images::new(
+                Arc::clone(&runtime),
+                settings,
+                Logins::new(std::collections::HashMap::new(), None, secrets),
+            ),
             runtime,
             cgroups: Arc::new(cgroups.clone()),
             ports: PortChooser::new(config.dynamic_ports),

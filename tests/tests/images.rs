@@ -1,0 +1,191 @@
+//! Promise: images come from real registries, with the login that they want; a registry that fails is
+//! tried again where that may help, and otherwise the task says why it has no image.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use berth_tests::cluster::{container, text};
+use berth_tests::expect::PATIENCE;
+use berth_tests::registry::{PASSWORD, USER};
+use berth_tests::{Cluster, Engine, Fault, Registry, demo, eventually};
+use serde_json::{Value, json};
+
+fn stays(family: &str, image: &str, members: Value) -> Value {
+    let container =
+        demo::merged(demo::container_with("app", &["sleep", "3600"], members), &json!({ "image": image }));
+    demo::task(family, "host", json!([container]))
+}
+
+/// An agent that has the registry's login from the operator.
+async fn cluster(registry: &Registry, behaviour: &str) -> Result<Cluster> {
+    let logins = json!({ registry.name(): { "username": USER, "password": PASSWORD } }).to_string();
+    Cluster::start_with(&[
+        ("ECS_ENGINE_AUTH_TYPE", "docker"),
+        ("ECS_ENGINE_AUTH_DATA", &logins),
+        ("ECS_IMAGE_PULL_BEHAVIOR", behaviour),
+    ])
+    .await
+}
+
+async fn registry() -> Result<Registry> {
+    demo::image().await?;
+    Registry::start(&Engine::connect().await?).await
+}
+
+#[tokio::test]
+async fn an_image_comes_from_a_registry_with_the_operators_login_and_tells_its_digest() -> Result<()> {
+    let registry = registry().await?;
+    let image = registry.put("team/web:1").await?;
+    let cluster = cluster(&registry, "default").await?;
+    let (_, task) = cluster.running(stays("login", &image, json!({}))).await?;
+    let digest = text(container(&task, "app")?, "imageDigest")?;
+    ensure!(digest.starts_with("sha256:") && digest.len() == 71, "{digest}");
+    ensure!(!cluster.agent.output().contains(PASSWORD), "the password is in the log");
+    // By its digest, too.
+    let by_digest = format!("{}@{digest}", image.trim_end_matches(":1"));
+    let (_, task) = cluster.running(stays("digest", &by_digest, json!({}))).await?;
+    assert_eq!(text(container(&task, "app")?, "imageDigest")?, digest);
+    Ok(())
+}
+
+/// A folder with secrets, one of which is a login.
+fn secrets(folder: &Path, password: &str) -> Result<String> {
+    fs::write(folder.join("login"), json!({ "username": USER, "password": password }).to_string())?;
+    Ok(format!("directory:{}", folder.display()))
+}
+
+#[tokio::test]
+async fn a_task_brings_the_login_of_its_registry() -> Result<()> {
+    let registry = registry().await?;
+    let image = registry.put("team/private:1").await?;
+    let folder = tempfile::tempdir()?;
+    let source = secrets(folder.path(), PASSWORD)?;
+    let env = [("BERTH_SECRETS", source.as_str()), ("ECS_IMAGE_PULL_BEHAVIOR", "always")];
+    let cluster = Cluster::start_with(&env).await?;
+    let login = json!({ "repositoryCredentials": { "credentialsParameter": "login" } });
+    cluster.running(stays("private", &image, login.clone())).await?;
+
+    // Without it, and with a wrong one.
+    let (_, stopped) = cluster.stopped(stays("nobody", &image, json!({}))).await?;
+    let reason = text(container(&stopped, "app")?, "reason")?;
+    ensure!(reason.starts_with("CannotPullContainerError: ") && reason.contains("wants a login"), "{reason}");
+    secrets(folder.path(), "wrong")?;
+    let (_, stopped) = cluster.stopped(stays("wrong", &image, login)).await?;
+    let reason = text(container(&stopped, "app")?, "reason")?;
+    ensure!(reason.contains("wants a login") && !reason.contains("wrong\""), "{reason}");
+    let absent = json!({ "repositoryCredentials": { "credentialsParameter": "absent" } });
+    let (_, stopped) = cluster.stopped(stays("absent", &image, absent)).await?;
+    let reason = text(container(&stopped, "app")?, "reason")?;
+    ensure!(reason.contains("unable to pull registry auth") && reason.contains("absent"), "{reason}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_docker_login_left_is_used() -> Result<()> {
+    let registry = registry().await?;
+    let image = registry.put("team/docker:1").await?;
+    let folder = tempfile::tempdir()?;
+    // A helper, as `docker login` would use one.
+    let helper = folder.path().join("docker-credential-berthtest");
+    let script = format!(
+        "#!/bin/sh\nread -r server\n[ \"$server\" = {} ] || {{ echo 'credentials not found in native keychain'; exit 1; }}\n\
+         printf '{{\"Username\": \"%s\", \"Secret\": \"%s\"}}' '{USER}' '{PASSWORD}'\n",
+        registry.name()
+    );
+    fs::write(&helper, script)?;
+    fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    fs::write(
+        folder.path().join("config.json"),
+        json!({ "credHelpers": { registry.name(): "berthtest" } }).to_string(),
+    )?;
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", folder.path().display());
+    let config = folder.path().display().to_string();
+    let env = [("DOCKER_CONFIG", config.as_str()), ("PATH", &path), ("ECS_IMAGE_PULL_BEHAVIOR", "always")];
+    let cluster = Cluster::start_with(&env).await?;
+    cluster.running(stays("helper", &image, json!({}))).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn many_that_wait_for_one_image_cost_one_pull() -> Result<()> {
+    let registry = registry().await?;
+    let image = registry.put("team/shared:1").await?;
+    let cluster = cluster(&registry, "prefer-cached").await?;
+    let definition = cluster.register(stays("shared", &image, json!({}))).await?;
+    let mut tasks = Vec::new();
+    for _ in 0..6 {
+        tasks.push(cluster.run_definition(&definition).await?);
+    }
+    for task in &tasks {
+        cluster.until(task, "RUNNING", PATIENCE).await?;
+    }
+    // The engine asks for the manifest once in each pull.
+    assert_eq!(registry.manifests("/v2/team/shared/manifests/1"), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_registry_that_fails_is_told_with_what_to_do() -> Result<()> {
+    let registry = registry().await?;
+    let image = registry.put("team/failing:1").await?;
+    let cluster = cluster(&registry, "always").await?;
+    for (fault, why) in [
+        (Fault::Status(401), "wants a login"),
+        (Fault::Status(403), "wants a login"),
+        (Fault::Status(404), "name and tag"),
+        (Fault::Status(429), "how often it is asked"),
+        (Fault::Status(500), "500 internal"),
+        (Fault::Corrupt, "damaged"),
+    ] {
+        registry.fail(Some(fault));
+        let (_, stopped) = cluster.stopped(stays("failing", &image, json!({}))).await?;
+        let reason = text(container(&stopped, "app")?, "reason")?;
+        let told = reason.starts_with("CannotPullContainerError: ") && reason.to_lowercase().contains(why);
+        ensure!(told && reason.contains(&image), "{fault:?}: {reason}");
+        assert_eq!(stopped["stopCode"], "TaskFailedToStart", "{fault:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_registry_that_fails_for_a_moment_is_tried_again() -> Result<()> {
+    let registry = registry().await?;
+    let image = registry.put("team/passing:1").await?;
+    let cluster = cluster(&registry, "always").await?;
+    for fault in [Fault::Passing(503, 2), Fault::Passing(429, 1)] {
+        registry.forget(&image).await?;
+        registry.fail(Some(fault));
+        cluster.running(stays("passing", &image, json!({}))).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pull_that_stalls_holds_up_nobody_and_ends_with_its_task() -> Result<()> {
+    let (stalls, works) = (registry().await?, registry().await?);
+    let slow = stalls.put("team/stalls:1").await?;
+    let quick = works.put("team/works:1").await?;
+    let logins = json!({
+        stalls.name(): { "username": USER, "password": PASSWORD },
+        works.name(): { "username": USER, "password": PASSWORD },
+    });
+    let cluster = Cluster::start_with(&[
+        ("ECS_ENGINE_AUTH_TYPE", "docker"),
+        ("ECS_ENGINE_AUTH_DATA", &logins.to_string()),
+        ("ECS_IMAGE_PULL_BEHAVIOR", "always"),
+    ])
+    .await?;
+    stalls.fail(Some(Fault::Stall));
+    let waits = cluster.run(stays("stalls", &slow, json!({}))).await?;
+    eventually(PATIENCE, "it says what it waits for", || async {
+        let url = format!("http://{}/v1/tasks", cluster.agent.introspection()?);
+        let (_, tasks) = berth_tests::http::get(&url).await?;
+        Ok(tasks.contains(&format!("image {slow}")).then_some(()))
+    })
+    .await?;
+    cluster.running(stays("works", &quick, json!({}))).await?;
+    cluster.stop(&waits, None).await?;
+    cluster.until(&waits, "STOPPED", PATIENCE).await?;
+    Ok(())
+}
