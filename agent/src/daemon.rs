@@ -21,6 +21,7 @@ use crate::config::{Config, TaskLimits};
 use crate::credentials::{Credentials, Sealed};
 use crate::endpoint::address;
 use crate::endpoint::introspection::{self, Introspection};
+use crate::endpoint::readings::Readings;
 use crate::endpoint::task::{self, Rate, TaskEndpoint};
 use crate::engine::{self, Engine, Parts, Timeouts, World};
 use crate::environment::Environments;
@@ -110,8 +111,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     };
     let engine = Engine::start(parts, saved, world, tracker.child()).await.map_err(failed)?;
     let session = Arc::new(Session::new(backend, registration, engine.clone(), store, identity));
-    serve_introspection(&config, &tracker, engine.clone(), &session).await;
-    serve_endpoint(&config, &tracker, engine, endpoint);
+    let readings = Readings::new(engine.clone(), config.cgroup_path.clone());
+    serve_introspection(&config, &tracker, engine.clone(), &session, Arc::clone(&readings)).await;
+    serve_endpoint(&config, &tracker, engine, endpoint, readings);
 
     let result = tokio::select! {
         // Whatever was on its way is in the outbox, and goes out after the next start.
@@ -360,13 +362,19 @@ fn endpoint_base(at: SocketAddr) -> String {
     if at.port() == 80 { format!("http://{}", at.ip()) } else { format!("http://{at}") }
 }
 
-fn serve_endpoint(config: &Config, tracker: &Tracker, engine: Engine, listener: Option<TcpListener>) {
+fn serve_endpoint(
+    config: &Config,
+    tracker: &Tracker,
+    engine: Engine,
+    listener: Option<TcpListener>,
+    readings: Arc<Readings>,
+) {
     let (Some(listener), Some(at)) = (listener, config.endpoint) else { return };
     tracing::info!(address = %at, "the task's endpoint");
     let zone = config.attributes.get("ecs.availability-zone").cloned();
     let (per_second, burst) = config.endpoint_rate;
     let rate = Rate { per_second, burst };
-    let state = TaskEndpoint::new(engine, at.ip(), zone, config.cgroup_path.clone(), rate);
+    let state = TaskEndpoint::new(engine, at.ip(), zone, readings, rate);
     let stop = tracker.token().clone();
     tracker.spawn("task endpoint", async move {
         if let Err(error) = task::serve(listener, Arc::new(state), stop).await {
@@ -376,7 +384,13 @@ fn serve_endpoint(config: &Config, tracker: &Tracker, engine: Engine, listener: 
 }
 
 /// The introspection API is a convenience: tasks do not suffer when its port is taken.
-async fn serve_introspection(config: &Config, tracker: &Tracker, engine: Engine, session: &Session) {
+async fn serve_introspection(
+    config: &Config,
+    tracker: &Tracker,
+    engine: Engine,
+    session: &Session,
+    readings: Arc<Readings>,
+) {
     let Some(address) = config.introspection else {
         return;
     };
@@ -395,6 +409,7 @@ async fn serve_introspection(config: &Config, tracker: &Tracker, engine: Engine,
         cluster: config.cluster.to_string(),
         instance: session.instance(),
         session: session.status(),
+        readings,
     };
     let stop = tracker.token().clone();
     tracker.spawn("introspection", async move {

@@ -162,6 +162,40 @@ async fn what_containers_use_comes_from_the_kernel() -> Result<()> {
 }
 
 #[tokio::test]
+async fn prometheus_gets_the_host_and_every_container() -> Result<()> {
+    let (cluster, _endpoint) = cluster().await?;
+    let (arn, _) =
+        cluster.running(demo::task("figures", "bridge", json!([demo::container("web", &[])]))).await?;
+    let url = format!("http://{}/metrics", cluster.agent.introspection()?);
+    let (status, text) = berth_tests::http::get(&url).await?;
+    assert_eq!(status.as_u16(), 200, "{text}");
+    let id = arn.rsplit('/').next().unwrap_or_default();
+    let figure = |name: &str, label: &str| {
+        let line = text.lines().find(|line| line.starts_with(name) && line.contains(label));
+        let line = line.with_context(|| format!("no {name} with {label} in {text}"))?;
+        Ok::<f64, anyhow::Error>(line.rsplit(' ').next().unwrap_or_default().parse()?)
+    };
+    ensure!(figure("berth_session_connected", "")? > 0.0 && figure("berth_engine_up", "")? > 0.0, "{text}");
+    ensure!(figure("berth_tasks", "status=\"RUNNING\"")? > 0.0, "{text}");
+    assert_eq!(figure("berth_host_memory_bytes", "in_use")?, f64::from(64 << 20));
+    assert_eq!(figure("berth_container_memory_limit_bytes", id)?, f64::from(64 << 20));
+    for name in [
+        "berth_container_cpu_seconds_total",
+        "berth_container_memory_working_set_bytes",
+        "berth_container_processes",
+        "berth_container_network_receive_bytes_total",
+    ] {
+        ensure!(figure(name, id)? > 0.0, "{name} in {text}");
+    }
+    // Each family is told of once, before its figures.
+    for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let name = line.split(' ').next().unwrap_or_default();
+        assert_eq!(text.matches(&format!("# TYPE {name} ")).count(), 1, "{name}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn every_mode_with_a_network_has_it_and_none_says_so_by_silence() -> Result<()> {
     let (cluster, _endpoint) = cluster().await?;
     let host = cluster.run(demo::task("on-host", "host", json!([stays("app", json!({}))]))).await?;

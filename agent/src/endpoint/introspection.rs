@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -21,6 +22,8 @@ use crate::clock;
 use crate::engine::Engine;
 use crate::session::SessionStatus;
 
+use super::readings::Readings;
+
 /// What the answers are made from.
 #[derive(Clone)]
 pub struct Introspection {
@@ -32,6 +35,8 @@ pub struct Introspection {
     pub instance: watch::Receiver<Option<ContainerInstanceArn>>,
     /// Where the session stands.
     pub session: watch::Receiver<SessionStatus>,
+    /// What containers use.
+    pub readings: Arc<Readings>,
 }
 
 /// Serves until the token is cancelled.
@@ -47,6 +52,7 @@ pub async fn serve(
         .route("/v1/metadata", get(metadata))
         .route("/v1/tasks", get(tasks))
         .route("/v1/health", get(health))
+        .route("/metrics", get(metrics))
         .route("/license", get(|| async { include_str!("../../../LICENSE") }))
         .fallback(get(commands))
         .with_state(Arc::new(state));
@@ -56,11 +62,17 @@ pub async fn serve(
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Commands {
-    available_commands: [&'static str; 4],
+    available_commands: [&'static str; 5],
 }
 
 async fn commands() -> Json<Commands> {
-    Json(Commands { available_commands: ["/v1/metadata", "/v1/tasks", "/v1/health", "/license"] })
+    Json(Commands { available_commands: ["/v1/metadata", "/v1/tasks", "/v1/health", "/metrics", "/license"] })
+}
+
+async fn metrics(State(state): State<Arc<Introspection>>) -> Response {
+    let session = state.session.borrow().clone();
+    let text = super::metrics::text(&state.engine, &state.readings, &session).await;
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 #[derive(Serialize)]

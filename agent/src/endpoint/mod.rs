@@ -2,4 +2,6 @@
 
 pub mod address;
 pub mod introspection;
+pub mod metrics;
+pub mod readings;
 pub mod task;

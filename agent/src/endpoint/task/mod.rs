@@ -17,7 +17,6 @@ mod stats;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +32,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Engine;
+
+use super::readings::Readings;
 
 use self::caller::{Callers, Refusal};
 use self::stats::Stats;
@@ -59,12 +60,17 @@ enum Version {
 }
 
 impl TaskEndpoint {
-    /// An endpoint at that address of the host's. `zone` is the host's availability zone, `cgroups`
-    /// where cgroups are mounted.
+    /// An endpoint at that address of the host's. `zone` is the host's availability zone.
     #[must_use]
-    pub fn new(engine: Engine, own: IpAddr, zone: Option<String>, cgroups: PathBuf, rate: Rate) -> Self {
+    pub fn new(
+        engine: Engine,
+        own: IpAddr,
+        zone: Option<String>,
+        readings: Arc<Readings>,
+        rate: Rate,
+    ) -> Self {
         let callers = Callers::new(engine.clone(), own, rate);
-        Self { stats: Stats::new(engine.clone(), cgroups), engine, zone, callers }
+        Self { stats: Stats::new(readings), engine, zone, callers }
     }
 
     /// The answer for a task: of all its containers, or of one.

@@ -2,17 +2,15 @@
 //! asks.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use berth_core::ids::{ContainerName, EngineId};
 use berth_core::spec::NetworkMode;
-use berth_core::task::{Container, ContainerStatus, ResourceKey, Task};
-use berth_core::units::Timestamp;
+use berth_core::task::{Container, ResourceKey, Task};
 use serde_json::{Value, json};
 
-use crate::engine::Engine;
-use crate::usage::{self, Cpu, Traffic, Usage};
+use crate::endpoint::readings::Readings;
+use crate::usage::{Cpu, Traffic, Usage};
 
 use super::metadata::rfc3339;
 
@@ -23,15 +21,13 @@ const MOST: usize = 2048;
 
 /// Reads, and remembers the last reading of each.
 pub(super) struct Stats {
-    engine: Engine,
-    cgroups: PathBuf,
-    pids: Mutex<HashMap<EngineId, (Option<Timestamp>, u32)>>,
+    readings: Arc<Readings>,
     last: Mutex<HashMap<EngineId, Usage>>,
 }
 
 impl Stats {
-    pub(super) fn new(engine: Engine, cgroups: PathBuf) -> Self {
-        Self { engine, cgroups, pids: Mutex::default(), last: Mutex::default() }
+    pub(super) fn new(readings: Arc<Readings>) -> Self {
+        Self { readings, last: Mutex::default() }
     }
 
     /// Of every container of a task, by the engine's id; null for one that does not run.
@@ -50,35 +46,10 @@ impl Stats {
     pub(super) async fn of_container(&self, task: &Task, name: &ContainerName) -> Option<Value> {
         let container = task.state().containers.iter().find(|c| &c.name == name)?;
         let id = container.id.as_ref()?;
-        if container.status != ContainerStatus::Running {
-            return None;
-        }
-        let usage = self.read(id, container.started_at).await?;
+        let usage = self.readings.of(container).await?;
         let before = self.before(id, &usage);
         let on_host = task.spec().network_mode == NetworkMode::Host;
         Some(shape(task, container, &usage, before.as_ref(), on_host))
-    }
-
-    async fn read(&self, id: &EngineId, life: Option<Timestamp>) -> Option<Usage> {
-        let known = self.pids.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied();
-        let pid = match known {
-            Some((of, pid)) if of == life => pid,
-            _ => {
-                let pid = self.engine.details(id).await.ok()??.pid;
-                let mut pids = self.pids.lock().unwrap_or_else(PoisonError::into_inner);
-                if pids.len() >= MOST {
-                    pids.clear();
-                }
-                pids.insert(id.clone(), (life, pid));
-                pid
-            }
-        };
-        if pid == 0 {
-            return None;
-        }
-        let cgroups = self.cgroups.clone();
-        let read = tokio::task::spawn_blocking(move || usage::read(pid, &cgroups));
-        read.await.ok()?.ok()
     }
 
     /// The reading before this one, which is remembered in its place.
