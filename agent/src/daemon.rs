@@ -18,15 +18,17 @@ use crate::cgroup::off::Off as NoCgroups;
 use crate::cgroup::systemd::{Systemd, SystemdConfig};
 use crate::cgroup::{Cgroups, mounted};
 use crate::config::{Config, TaskLimits};
-use crate::credentials::{Credentials, Sealed};
+use crate::credentials::{Credentials, Sealed, run_file};
 use crate::endpoint::address;
 use crate::endpoint::introspection::{self, Introspection};
+use crate::endpoint::local::{self, Local};
 use crate::endpoint::readings::Readings;
 use crate::endpoint::task::{self, Rate, TaskEndpoint};
 use crate::engine::{self, Engine, Parts, Timeouts, World};
 use crate::environment::Environments;
 use crate::host;
 use crate::image::{Images, Logins, PullSettings};
+use crate::journal::Journal;
 use crate::network::awsvpc::{Awsvpc, AwsvpcConfig};
 use crate::network::off::Off as NoInterfaces;
 use crate::network::ports::PortChooser;
@@ -101,6 +103,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         cgroups,
         ports: PortChooser::new(config.dynamic_ports),
         network,
+        journal: start_journal(&config, &data_dir, &tracker),
         store: Arc::clone(&store),
         settings: Settings { stop_timeout: config.stop_timeout, retention: config.cleanup_wait },
         timeouts: Timeouts { create: config.create_timeout, start: config.start_timeout },
@@ -112,7 +115,15 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     let engine = Engine::start(parts, saved, world, tracker.child()).await.map_err(failed)?;
     let session = Arc::new(Session::new(backend, registration, engine.clone(), store, identity));
     let readings = Readings::new(engine.clone(), config.cgroup_path.clone());
-    serve_introspection(&config, &tracker, engine.clone(), &session, Arc::clone(&readings)).await;
+    let about = Introspection {
+        engine: engine.clone(),
+        cluster: config.cluster.to_string(),
+        instance: session.instance(),
+        session: session.status(),
+        readings: Arc::clone(&readings),
+    };
+    serve_introspection(&config, &tracker, about.clone()).await;
+    serve_local(&config, &data_dir, &tracker, about);
     serve_endpoint(&config, &tracker, engine, endpoint, readings);
 
     let result = tokio::select! {
@@ -325,6 +336,49 @@ fn registration(
     }
 }
 
+/// What happens to tasks, for people. Tasks run without it, too.
+fn start_journal(config: &Config, data_dir: &Path, tracker: &Tracker) -> Option<Journal> {
+    if !config.checkpoint {
+        return None;
+    }
+    let started = Journal::start(data_dir, tracker);
+    started
+        .map_err(|error| tracing::warn!(%error, "no journal of tasks: berth-agent explain knows nothing"))
+        .ok()
+}
+
+/// Where the operator's command line finds the agent of that configuration.
+///
+/// # Errors
+/// When its data folder is not there.
+pub fn socket(config: &Config) -> Result<PathBuf, DaemonError> {
+    let data_dir = config.data_dir.canonicalize().map_err(|error| {
+        DaemonError::Failed(format!("ECS_DATADIR={}: {error}", config.data_dir.display()))
+    })?;
+    Ok(run_file(&data_dir, &config.run_dir, "sock"))
+}
+
+/// The operator's socket is a convenience, as the introspection API is.
+fn serve_local(config: &Config, data_dir: &Path, tracker: &Tracker, about: Introspection) {
+    let path = run_file(data_dir, &config.run_dir, "sock");
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.run_dir);
+    let listener = match made.and_then(|()| local::listen(&path)) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(path = %path.display(), %error, "no socket for the operator: BERTH_RUN_DIR");
+            return;
+        }
+    };
+    let (state, stop) = (Local { about, data_dir: data_dir.to_owned() }, tracker.token().clone());
+    tracker.spawn("operator's socket", async move {
+        if let Err(error) = local::serve(listener, state, stop).await {
+            tracing::error!(%error, "the operator's socket ended");
+        }
+        // The next agent makes its own.
+        let _ = fs::remove_file(&path);
+    });
+}
+
 /// What seals credentials; without it they are in memory alone.
 fn seal(config: &Config, data_dir: &Path) -> Option<Sealed> {
     if !config.checkpoint {
@@ -384,13 +438,7 @@ fn serve_endpoint(
 }
 
 /// The introspection API is a convenience: tasks do not suffer when its port is taken.
-async fn serve_introspection(
-    config: &Config,
-    tracker: &Tracker,
-    engine: Engine,
-    session: &Session,
-    readings: Arc<Readings>,
-) {
+async fn serve_introspection(config: &Config, tracker: &Tracker, state: Introspection) {
     let Some(address) = config.introspection else {
         return;
     };
@@ -404,13 +452,6 @@ async fn serve_introspection(
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "introspection API");
     }
-    let state = Introspection {
-        engine,
-        cluster: config.cluster.to_string(),
-        instance: session.instance(),
-        session: session.status(),
-        readings,
-    };
     let stop = tracker.token().clone();
     tracker.spawn("introspection", async move {
         if let Err(error) = introspection::serve(listener, state, stop).await {

@@ -5,12 +5,13 @@
 //!
 //! | floor | rooms | one job |
 //! | --- | --- | --- |
-//! | 6 | [`daemon`] | build, start order, stop order; names ports and adapters |
+//! | 6 | [`daemon`], [`ask`] | build, start order, stop order; what an operator types |
 //! | 5 | [`session`], [`endpoint`] | the conversation with the control plane; what operators ask |
 //! | 4 | [`engine`] | the shell round the core: persists, then acts, feeds back what it observes |
 //! | 3 | [`runtime`], [`cgroup`], [`network`], [`image`], [`secret`], [`environment`], [`credentials`] | one external system each |
-//! | 2 | [`store`], [`supervise`], [`telemetry`], [`web`], [`config`] | state, owned futures, logs, HTTP, configuration |
+//! | 2 | [`store`], [`journal`], [`supervise`], [`telemetry`], [`web`], [`config`] | state, owned futures, logs, HTTP, configuration |
 
+pub mod ask;
 pub mod cgroup;
 pub mod clock;
 pub mod config;
@@ -21,6 +22,7 @@ pub mod engine;
 pub mod environment;
 pub mod host;
 pub mod image;
+pub mod journal;
 pub mod network;
 pub mod runtime;
 pub mod secret;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use berth_agent::ask;
 use berth_agent::config::{Config, SECRET_VARIABLES, Strings, VARIABLES, Variables};
 use berth_agent::daemon::{self, DaemonError};
 use berth_agent::network::describe;
@@ -37,6 +38,29 @@ enum Command {
     Run,
     /// Check the configuration, and print every variable with its value and default.
     CheckConfig,
+    /// How the agent on this host is.
+    Status,
+    /// The tasks on this host, and what they wait for.
+    Tasks,
+    /// What happened to a task, in order: waits with their reasons, steps with their durations, ends with
+    /// their causes and the last lines. Kept for a week.
+    Explain {
+        /// The task: its ARN, its id or the beginning of it.
+        task: String,
+    },
+    /// What a container has said.
+    Logs {
+        /// The task: its ARN, its id or the beginning of it.
+        task: String,
+        /// The container; the only one needs no name.
+        container: Option<String>,
+        /// Only so many lines from the end.
+        #[arg(long, short = 'n')]
+        tail: Option<u32>,
+        /// Go on with what it says from now on.
+        #[arg(long, short)]
+        follow: bool,
+    },
     /// Show the networks of awsvpc tasks on this host, as the kernel has them.
     #[command(subcommand)]
     Net(Net),
@@ -88,6 +112,11 @@ fn start(arguments: &Arguments) -> Result<(), DaemonError> {
     if let Some(Command::Net(net)) = &arguments.command {
         return show(net, &config);
     }
+    if let Some(question) =
+        arguments.command.as_ref().filter(|command| !matches!(command, Command::Run | Command::CheckConfig))
+    {
+        return ask(question, &config);
+    }
     telemetry::init(&config.log_level, config.log_format, config.log_file.clone())
         .map_err(|e| DaemonError::Terminal(format!("ECS_LOGFILE: {e}")))?;
     for name in Config::unknown(&variables) {
@@ -114,6 +143,29 @@ fn start(arguments: &Arguments) -> Result<(), DaemonError> {
         stop.cancel();
         agent.await
     })
+}
+
+/// Asks the agent that runs.
+#[expect(clippy::print_stdout, reason = "what the subcommand is for")]
+fn ask(question: &Command, config: &Config) -> Result<(), DaemonError> {
+    let socket = daemon::socket(config)?;
+    let failed = |error: std::io::Error| DaemonError::Failed(error.to_string());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let answered = runtime.block_on(async {
+        match question {
+            Command::Status => ask::status(&socket).await,
+            Command::Tasks => ask::tasks(&socket).await,
+            Command::Explain { task } => ask::explain(&socket, task).await,
+            Command::Logs { task, container, tail, follow } => {
+                let mut out = std::io::stdout();
+                let copied = ask::logs(&socket, task, container.as_deref(), *tail, *follow, &mut out).await;
+                copied.map(|()| String::new())
+            }
+            Command::Run | Command::CheckConfig | Command::Net(_) => Ok(String::new()),
+        }
+    });
+    print!("{}", answered.map_err(|error| DaemonError::Failed(error.to_string()))?);
+    Ok(())
 }
 
 #[expect(clippy::print_stdout, reason = "what the subcommand is for")]

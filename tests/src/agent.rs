@@ -40,6 +40,7 @@ impl Agent {
             // Several agents share this host: each has its own port and its own place for cgroups.
             ("BERTH_INTROSPECTION_ADDRESS", "127.0.0.1:0"),
             ("BERTH_CGROUP_ROOT", cluster),
+            ("BERTH_RUN_DIR", &format!("{datadir}/run")),
             // Tests of it say where: see [`Endpoint`](crate::Endpoint).
             ("BERTH_ENDPOINT_ADDRESS", "off"),
         ];
@@ -76,6 +77,23 @@ impl Agent {
     /// When it does not.
     pub async fn end(&mut self) -> Result<ExitStatus> {
         self.program.end(PATIENCE).await
+    }
+
+    /// What its own program says on this host, as an operator would type it.
+    ///
+    /// # Errors
+    /// When it fails, with what it says.
+    pub async fn typed(&self, arguments: &[&str]) -> Result<String> {
+        let program = crate::program::binary("berth-agent")?;
+        let done = tokio::process::Command::new(program)
+            .args(arguments)
+            .envs(&self.env)
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await?;
+        anyhow::ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        Ok(String::from_utf8(done.stdout)?)
     }
 
     /// Where its introspection API listens, as its log tells.

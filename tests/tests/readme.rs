@@ -48,9 +48,11 @@ async fn a_task_is_run_and_a_host_is_drained_as_told() -> Result<()> {
     let cluster = Cluster::start().await?;
     let api = format!("http://{}", cluster.control_plane.api);
     let introspection = cluster.agent.introspection()?;
+    let data = cluster.agent.data_dir().display().to_string();
     let lines = format!("{}{}", blocks(&readme()?, "Operate")?, blocks(&readme()?, "Debug")?)
         .replace("http://127.0.0.1:8045", &api)
-        .replace("127.0.0.1:51678", &introspection);
+        .replace("127.0.0.1:51678", &introspection)
+        .replace("berth-agent ", &format!("ECS_DATADIR={data} BERTH_RUN_DIR={data}/run berth-agent "));
     // README's cluster is the default one.
     let operations = [
         "run-task",

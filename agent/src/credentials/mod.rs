@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use crate::clock;
 use crate::supervise::Tracker;
 
-pub use self::sealed::Sealed;
+pub use self::sealed::{Sealed, run_file};
 
 /// How long a task waits for what the control plane has promised.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -17,6 +17,14 @@ use super::RoleCredentials;
 const KEY_BYTES: usize = 32;
 const FILE: &str = "credentials.sealed";
 
+/// What an agent with that data folder keeps below `run`: agents that share a host have their own.
+#[must_use]
+pub fn run_file(data_dir: &Path, run: &Path, kind: &str) -> PathBuf {
+    let hash = digest(&SHA256, data_dir.as_os_str().as_encoded_bytes());
+    let name: String = hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    run.join(format!("{name}.{kind}"))
+}
+
 /// The file, and what opens it.
 pub struct Sealed {
     path: PathBuf,
@@ -29,10 +37,8 @@ impl Sealed {
     /// # Errors
     /// When there can be no key.
     pub fn new(data_dir: &Path, run: &Path) -> io::Result<Self> {
-        let hash = digest(&SHA256, data_dir.as_os_str().as_encoded_bytes());
-        let name: String = hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         DirBuilder::new().recursive(true).mode(0o700).create(run)?;
-        let bytes = key(&run.join(format!("{name}.key")))?;
+        let bytes = key(&run_file(data_dir, run, "key"))?;
         let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| io::Error::other("the key is no key"))?;
         Ok(Self { path: data_dir.join(FILE), key: LessSafeKey::new(key) })
     }

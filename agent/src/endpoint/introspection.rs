@@ -226,10 +226,13 @@ async fn tasks(
         }
         (Some(arn), None) => one(all.iter().filter(|task| task.spec().arn.as_str() == arn)),
         (None, Some(id)) => one(all.iter().filter(|task| has_container(task, id))),
-        (None, None) => {
-            Json(TaskList { tasks: all.iter().map(|task| TaskView::of(task)).collect() }).into_response()
-        }
+        (None, None) => task_views(&state.engine).into_response(),
     }
+}
+
+/// All tasks.
+pub(super) fn task_views(engine: &Engine) -> impl IntoResponse + use<> {
+    Json(TaskList { tasks: engine.tasks().iter().map(|task| TaskView::of(task)).collect() })
 }
 
 fn has_container(task: &Task, id: &str) -> bool {

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod introspection;
+pub mod local;
 pub mod metrics;
 pub mod readings;
 pub mod task;

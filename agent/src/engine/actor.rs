@@ -17,10 +17,12 @@ use std::time::Duration;
 use berth_core::ids::{AttemptId, ContainerName, EngineId};
 use berth_core::ledger::Verdict;
 use berth_core::task::{Act, AttemptKind, ContainerStatus, Event, Outcome, Report, Task};
+use futures_util::StreamExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::hints::Hints;
+use super::narrate::narrate;
 use super::{Shared, perform};
 use crate::clock;
 use crate::runtime::EngineEventKind;
@@ -34,6 +36,11 @@ const WRITE_PAUSE: Duration = Duration::from_millis(250);
 const WRITE_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The pause before a container is looked at again that could not be looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How much of what a container said last is written down, and how long reading it may take.
+const LAST_LINES: u32 = 20;
+const LAST_BYTES: usize = 4096;
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// An event, and who wants to know when what follows from it is durable.
 pub(super) struct Message {
@@ -126,7 +133,11 @@ impl Actor {
         if let Event::Done { attempt, .. } = &message.event {
             self.in_flight.remove(attempt);
         }
+        let before = self.shared.journal.is_some().then(|| self.task.clone());
         let step = self.task.handle(clock::now(), message.event);
+        if let Some(before) = before.filter(|_| step.changed) {
+            self.note(&before);
+        }
         // An observation from which nothing follows yet waits for the answers that are still out, and
         // so does one after which a task that is to stop only lets go of things: a crash loses it, and
         // restoring makes it again. So two answers at a time cost one commit.
@@ -156,6 +167,21 @@ impl Actor {
             let _ = persisted.send(());
         }
         self.start_all(step.persisted()).await
+    }
+
+    /// Writes down what happened, for people; with the last lines of containers that ended.
+    fn note(&self, before: &Task) {
+        let Some(journal) = &self.shared.journal else { return };
+        journal.note(&self.task.spec().arn, narrate(before, &self.task, clock::now()));
+        for (old, new) in before.state().containers.iter().zip(&self.task.state().containers) {
+            let ended = new.finished_at != old.finished_at || new.restarts > old.restarts;
+            let (Some(id), true) = (new.id.clone(), ended && new.exit.is_some()) else { continue };
+            let (shared, journal) = (Arc::clone(&self.shared), journal.clone());
+            let (arn, name) = (self.task.spec().arn.clone(), new.name.clone());
+            self.shared.tracker.spawn_droppable("last lines", async move {
+                journal.note(&arn, last_lines(&shared, &name, &id).await);
+            });
+        }
     }
 
     /// Writes until it works: what is not durable is not acted upon. False when the agent stops.
@@ -261,6 +287,17 @@ impl Actor {
             EngineEventKind::OutOfMemory => true,
         }
     }
+}
+
+/// The last that a container said.
+async fn last_lines(shared: &Shared, name: &ContainerName, id: &EngineId) -> Vec<String> {
+    let read = async {
+        let parts: Vec<_> = shared.runtime.logs(id, Some(LAST_LINES), false).await.ok()?.collect().await;
+        let said: Vec<u8> = parts.into_iter().flatten().flatten().take(LAST_BYTES).collect();
+        Some(String::from_utf8_lossy(&said).into_owned())
+    };
+    let said = tokio::time::timeout(LAST_PATIENCE, read).await.ok().flatten().unwrap_or_default();
+    said.lines().map(|line| format!("container {name} said: {line}")).collect()
 }
 
 /// The state and what is to be told of it, for one transaction.

@@ -10,6 +10,7 @@ use berth_core::task::{Event, Report, StopCause, StopCode, Task, TaskStatus};
 use tokio::sync::watch;
 
 use super::actor::writes_of;
+use super::narrate::arrival;
 use super::{Engine, event_of};
 use crate::clock;
 use crate::store::{StoreError, Write};
@@ -102,6 +103,9 @@ impl Engine {
             return Err(error);
         }
         for (task, receiver, acts) in started {
+            if let Some(journal) = &self.shared.journal {
+                journal.note(&task.spec().arn, arrival(&task, now));
+            }
             self.spawn(task, receiver, acts);
         }
         Ok(())

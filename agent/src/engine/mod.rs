@@ -8,6 +8,7 @@
 //! | `post_mortem` | what the kernel knows of a container's end |
 //! | `admission` | the ledger, and who is told when it changes |
 //! | `intake` | what the control plane wants: new tasks, stops, refusals |
+//! | `narrate` | what happened, for people |
 //! | `registry`, `hints` | who is there, and what each has to look at |
 //! | `reconcile` | the engine's events |
 //! | `path_ids` | the names by which containers ask about themselves |
@@ -18,6 +19,7 @@ mod admission;
 mod hints;
 mod intake;
 mod keepsake;
+mod narrate;
 mod path_ids;
 mod perform;
 mod post_mortem;
@@ -46,9 +48,10 @@ use crate::clock;
 use crate::credentials::{Credentials, RoleCredentials};
 use crate::environment::Environments;
 use crate::image::Images;
+use crate::journal::Journal;
 use crate::network::TaskNetwork;
 use crate::network::ports::PortChooser;
-use crate::runtime::{Details, Runtime, RuntimeError};
+use crate::runtime::{Details, LogStream, Runtime, RuntimeError};
 use crate::store::{Saved, Store, StoreError, Write};
 use crate::supervise::Tracker;
 
@@ -77,6 +80,8 @@ pub struct Parts {
     pub ports: PortChooser,
     /// Networks of `awsvpc` tasks.
     pub network: Arc<dyn TaskNetwork>,
+    /// Where what happens is written for people; nowhere, where there is none.
+    pub journal: Option<Journal>,
     /// State.
     pub store: Arc<dyn Store>,
     /// What holds for every task.
@@ -102,6 +107,7 @@ struct Shared {
     credentials: Arc<Credentials>,
     ports: PortChooser,
     network: Arc<dyn TaskNetwork>,
+    journal: Option<Journal>,
     store: Arc<dyn Store>,
     settings: Settings,
     timeouts: Timeouts,
@@ -148,6 +154,7 @@ impl Engine {
             credentials: parts.credentials,
             ports: parts.ports,
             network: parts.network,
+            journal: parts.journal,
             store: parts.store,
             settings: parts.settings,
             timeouts: parts.timeouts,
@@ -312,6 +319,19 @@ impl Engine {
         tokio::time::timeout(DETAILS, self.shared.runtime.details(id))
             .await
             .unwrap_or_else(|_| Err(RuntimeError::Unavailable("no answer in time".to_owned())))
+    }
+
+    /// What a container has said.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub async fn logs(
+        &self,
+        id: &EngineId,
+        tail: Option<u32>,
+        follow: bool,
+    ) -> Result<LogStream, RuntimeError> {
+        self.shared.runtime.logs(id, tail, follow).await
     }
 
     /// The address by which a task in `awsvpc` mode asks about itself.

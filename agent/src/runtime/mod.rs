@@ -166,6 +166,9 @@ pub enum EngineEventKind {
     Removed,
 }
 
+/// Parts of what a container has said, as they come.
+pub type LogStream = BoxStream<'static, Result<bytes::Bytes, RuntimeError>>;
+
 /// A container engine.
 pub trait Runtime: Send + Sync + 'static {
     /// Connects if need be and tells what the engine is.
@@ -199,6 +202,14 @@ pub trait Runtime: Send + Sync + 'static {
     fn inspect<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<Fact, RuntimeError>>;
     /// A container in detail; `None` when there is none.
     fn details<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<Option<Details>, RuntimeError>>;
+    /// What a container has said: all of it, or its last lines; with `follow`, also what it says from now
+    /// on. Not every log driver can tell.
+    fn logs<'a>(
+        &'a self,
+        id: &'a EngineId,
+        tail: Option<u32>,
+        follow: bool,
+    ) -> BoxFuture<'a, Result<LogStream, RuntimeError>>;
     /// All containers that carry our labels, whatever their state.
     fn list(&self) -> BoxFuture<'_, Result<Vec<Listed>, RuntimeError>>;
     /// Events of containers that carry our labels, from `since_ns` (exclusive) on. The stream ends

@@ -238,6 +238,7 @@ impl Agent {
             cgroups: Arc::new(cgroups.clone()),
             ports: PortChooser::new(config.dynamic_ports),
             network: Arc::new(berth_agent::network::off::Off),
+            journal: None,
             store: Arc::clone(&store),
             settings: Settings { stop_timeout: config.stop_timeout, retention: config.cleanup_wait },
             timeouts: Timeouts { create: config.create_timeout, start: config.start_timeout },

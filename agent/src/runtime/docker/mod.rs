@@ -7,6 +7,7 @@ mod details;
 mod events;
 mod holder;
 mod image;
+mod logs;
 mod pace;
 mod transport;
 mod volumes;
@@ -30,8 +31,8 @@ use self::pace::Pace;
 pub use self::transport::InvalidAddress;
 use self::transport::{Address, escape};
 use super::{
-    CreateRequest, Details, EngineEvent, EngineEventKind, EngineInfo, ImageFacts, Listed, RegistryAuth,
-    Runtime, RuntimeError, labels,
+    CreateRequest, Details, EngineEvent, EngineEventKind, EngineInfo, ImageFacts, Listed, LogStream,
+    RegistryAuth, Runtime, RuntimeError, labels,
 };
 
 /// How to reach the engine, and how hard to drive it.
@@ -316,6 +317,15 @@ impl Runtime for Docker {
 
     fn details<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<Option<Details>, RuntimeError>> {
         details::of(&self.connector, id).boxed()
+    }
+
+    fn logs<'a>(
+        &'a self,
+        id: &'a EngineId,
+        tail: Option<u32>,
+        follow: bool,
+    ) -> BoxFuture<'a, Result<LogStream, RuntimeError>> {
+        logs::of(&self.connector, id, tail, follow).boxed()
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<Listed>, RuntimeError>> {

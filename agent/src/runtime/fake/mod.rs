@@ -11,13 +11,13 @@ use berth_core::ids::EngineId;
 use berth_core::task::{Exit, Fact, Health};
 use berth_core::units::{Millis, Protocol, Timestamp};
 use futures_util::future::{BoxFuture, FutureExt};
-use futures_util::stream::BoxStream;
+use futures_util::stream::{BoxStream, StreamExt};
 use tokio::time::sleep;
 
 use self::state::State;
 use super::{
-    CreateRequest, Details, EngineEvent, EngineInfo, ImageFacts, Listed, RegistryAuth, Runtime, RuntimeError,
-    labels,
+    CreateRequest, Details, EngineEvent, EngineInfo, ImageFacts, Listed, LogStream, RegistryAuth, Runtime,
+    RuntimeError, labels,
 };
 
 /// A call that can be made to fail or to take its time.
@@ -346,6 +346,16 @@ impl Runtime for FakeRuntime {
                 .map(|container| Details { name: container.request.name.clone(), ..Details::default() }))
         })
         .boxed()
+    }
+
+    fn logs<'a>(
+        &'a self,
+        _: &'a EngineId,
+        _: Option<u32>,
+        _: bool,
+    ) -> BoxFuture<'a, Result<LogStream, RuntimeError>> {
+        // Nobody says anything here.
+        self.call(Call::Inspect, |_, _| Ok(futures_util::stream::empty().boxed())).boxed()
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<Listed>, RuntimeError>> {
