@@ -24,10 +24,10 @@ use crate::endpoint::introspection::{self, Introspection};
 use crate::endpoint::local::{self, Local};
 use crate::endpoint::readings::Readings;
 use crate::endpoint::task::{self, Rate, TaskEndpoint};
-use crate::engine::{self, Engine, Parts, Timeouts, World};
+use crate::engine::{self, CleanUp, Engine, Parts, Timeouts, World};
 use crate::environment::Environments;
 use crate::host;
-use crate::image::{Images, Logins, PullSettings};
+use crate::image::{Images, Logins, PullSettings, Records};
 use crate::journal::Journal;
 use crate::network::awsvpc::{Awsvpc, AwsvpcConfig};
 use crate::network::off::Off as NoInterfaces;
@@ -96,13 +96,19 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     let endpoint_at = config.endpoint.filter(|_| endpoint.is_some());
     let secrets = Arc::new(Secrets::new(config.secrets.clone()));
     let parts = Parts {
-        images: Images::new(Arc::clone(&runtime), pull_settings(&config), logins(&config, &secrets)),
+        images: Images::new(
+            Arc::clone(&runtime),
+            pull_settings(&config),
+            logins(&config, &secrets),
+            Records::open(config.checkpoint.then_some(&*data_dir)),
+        ),
         environments: Environments::new(secrets, config.object_store.clone()),
         credentials: Credentials::new(seal(&config, &data_dir), &tracker),
         runtime,
         cgroups,
         ports: PortChooser::new(config.dynamic_ports),
         network,
+        clean_up: clean_up(&config, &info),
         journal: start_journal(&config, &data_dir, &tracker),
         store: Arc::clone(&store),
         settings: Settings { stop_timeout: config.stop_timeout, retention: config.cleanup_wait },
@@ -334,6 +340,19 @@ fn registration(
         engine_version: format!("DockerVersion: {}", info.version),
         hostname: host::hostname(),
     }
+}
+
+fn clean_up(config: &Config, info: &EngineInfo) -> Option<CleanUp> {
+    let rules = config.image_cleanup.clone()?;
+    Some(CleanUp {
+        interval: rules.interval,
+        age: rules.age,
+        at_once: rules.at_once,
+        // In a container the engine's disk may be out of sight.
+        disk: Some(PathBuf::from(&info.root)).filter(|root| root.is_dir()),
+        pressure: rules.pressure,
+        untracked: rules.untracked,
+    })
 }
 
 /// What happens to tasks, for people. Tasks run without it, too.

@@ -163,6 +163,15 @@ impl Registry {
         Ok(image)
     }
 
+    /// Brings an image to the engine, behind Berth's back.
+    ///
+    /// # Errors
+    /// What engine or registry say.
+    pub async fn pull(&self, image: &str) -> Result<()> {
+        let config = self.folder.path().display().to_string();
+        docker(&["--config", &config, "pull", "--quiet", image]).await.map(|_| ())
+    }
+
     /// Takes an image from the engine.
     ///
     /// # Errors

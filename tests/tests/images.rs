@@ -189,3 +189,40 @@ async fn a_pull_that_stalls_holds_up_nobody_and_ends_with_its_task() -> Result<(
     cluster.until(&waits, "STOPPED", PATIENCE).await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_full_disk_gets_rid_of_images_that_nobody_uses_and_of_no_other() -> Result<()> {
+    let registry = registry().await?;
+    let (first, second) = (registry.put("team/first:1").await?, registry.put("team/second:1").await?);
+    let others = registry.put("team/others:1").await?;
+    let logins = json!({ registry.name(): { "username": USER, "password": PASSWORD } }).to_string();
+    let cluster = Cluster::start_with(&[
+        ("ECS_ENGINE_AUTH_TYPE", "docker"),
+        ("ECS_ENGINE_AUTH_DATA", &logins),
+        ("ECS_IMAGE_PULL_BEHAVIOR", "once"),
+        ("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION", "1s"),
+        // Any disk is as full as that.
+        ("BERTH_IMAGE_CLEANUP_DISK", "1,1"),
+    ])
+    .await?;
+    let has = async |image: &str| cluster.engine.docker().inspect_image(image).await.is_ok();
+    // Somebody else brings an image.
+    registry.pull(&others).await?;
+    let (task, _) = cluster.running(stays("first", &first, json!({}))).await?;
+    cluster.stop(&task, None).await?;
+    cluster.until(&task, "STOPPED", PATIENCE).await?;
+    eventually(PATIENCE, "the first task's container is cleaned up", || async {
+        Ok(cluster.engine.containers_of_task(&task).await?.is_empty().then_some(()))
+    })
+    .await?;
+    ensure!(has(&first).await, "an image went without a reason");
+    // The next pull has the disk looked at.
+    cluster.running(stays("second", &second, json!({}))).await?;
+    eventually(PATIENCE, "the unused image is gone", || async { Ok((!has(&first).await).then_some(())) })
+        .await?;
+    ensure!(has(&second).await, "an image that is used is gone");
+    ensure!(has(&others).await, "somebody else's image is gone");
+    // What was cleaned up comes again when it is wanted.
+    cluster.running(stays("again", &first, json!({}))).await?;
+    Ok(())
+}

@@ -1,6 +1,7 @@
 //! The agent's configuration: environment variables under the names that operators of ECS hosts
 //! know, ours beyond them under `BERTH_`. Read once, checked whole, before anything is bound.
 
+mod cleanup;
 mod logins;
 mod read;
 mod secrets;
@@ -114,7 +115,23 @@ pub struct Config {
     pub server_name: Option<String>,
     pub secrets: Option<SecretSource>,
     pub object_store: Option<String>,
+    pub image_cleanup: Option<CleanUp>,
     pub registry_logins: std::collections::HashMap<String, RegistryLogin>,
+}
+
+/// When images that nobody uses are removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CleanUp {
+    /// How often.
+    pub interval: Millis,
+    /// How long ago they must have been pulled.
+    pub age: Millis,
+    /// How many at a time.
+    pub at_once: usize,
+    /// The share of the disk in percent above which that does not count, and below which it does again.
+    pub pressure: (u8, u8),
+    /// Whether images that somebody else brought are removed, too: after how long, and which not.
+    pub untracked: Option<(Millis, Vec<String>)>,
 }
 
 /// Whether tasks have cgroups.

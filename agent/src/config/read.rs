@@ -10,7 +10,7 @@ use berth_core::units::{Mebibytes, Millis, PortRange};
 
 use super::{
     Config, InvalidConfig, InvalidValue, LogFile, LogFormat, PullBehavior, Rollover, Secret, Strings,
-    TaskLimits, VARIABLES, logins, secrets,
+    TaskLimits, VARIABLES, cleanup, logins, secrets,
 };
 
 /// Collects what is wrong while values are read, so that all of it is told at once.
@@ -54,11 +54,11 @@ impl Reader<'_> {
         read
     }
 
-    fn flag(&mut self, variable: &'static str, default: bool) -> bool {
+    pub(super) fn flag(&mut self, variable: &'static str, default: bool) -> bool {
         self.read(variable, "true or false", default, parse_flag)
     }
 
-    fn span(&mut self, variable: &'static str, default: Millis, least: Millis) -> Millis {
+    pub(super) fn span(&mut self, variable: &'static str, default: Millis, least: Millis) -> Millis {
         let expected = format!("a duration of at least {least}, such as 90s, 5m or 1h30m");
         self.read(variable, &expected, default, |v| parse_span(v).filter(|span| *span >= least))
     }
@@ -81,6 +81,18 @@ impl Config {
         let tcp = r.ports("ECS_RESERVED_PORTS", &[22, 2375, 2376, 51678, 51679]);
         let udp = r.ports("ECS_RESERVED_PORTS_UDP", &[]);
         let minute = Millis::from_secs(60);
+        let pull_behavior = r.read(
+            "ECS_IMAGE_PULL_BEHAVIOR",
+            "default, always, once or prefer-cached",
+            PullBehavior::Default,
+            |v| match v {
+                "default" => Some(PullBehavior::Default),
+                "always" => Some(PullBehavior::Always),
+                "once" => Some(PullBehavior::Once),
+                "prefer-cached" => Some(PullBehavior::PreferCached),
+                _ => None,
+            },
+        );
         let default_cluster = ClusterName::new("default").map_err(|_| InvalidConfig(Vec::new()))?;
         let config = Self {
             cluster_is_default: strings.get("ECS_CLUSTER").is_none(),
@@ -130,18 +142,8 @@ impl Config {
                 Millis::from_secs(3 * 3600),
                 Millis::from_secs(1),
             ),
-            pull_behavior: r.read(
-                "ECS_IMAGE_PULL_BEHAVIOR",
-                "default, always, once or prefer-cached",
-                PullBehavior::Default,
-                |v| match v {
-                    "default" => Some(PullBehavior::Default),
-                    "always" => Some(PullBehavior::Always),
-                    "once" => Some(PullBehavior::Once),
-                    "prefer-cached" => Some(PullBehavior::PreferCached),
-                    _ => None,
-                },
-            ),
+            image_cleanup: cleanup::read(&mut r, pull_behavior),
+            pull_behavior,
             pull_inactivity_timeout: r.span("ECS_IMAGE_PULL_INACTIVITY_TIMEOUT", minute, minute),
             pull_timeout: r.span("ECS_IMAGE_PULL_TIMEOUT", Millis::from_secs(2 * 3600), minute),
             log_level: r.read(

@@ -8,6 +8,7 @@
 //! | `post_mortem` | what the kernel knows of a container's end |
 //! | `admission` | the ledger, and who is told when it changes |
 //! | `intake` | what the control plane wants: new tasks, stops, refusals |
+//! | `clean_up` | images that nobody needs |
 //! | `narrate` | what happened, for people |
 //! | `registry`, `hints` | who is there, and what each has to look at |
 //! | `reconcile` | the engine's events |
@@ -16,6 +17,7 @@
 
 mod actor;
 mod admission;
+mod clean_up;
 mod hints;
 mod intake;
 mod keepsake;
@@ -56,6 +58,7 @@ use crate::store::{Saved, Store, StoreError, Write};
 use crate::supervise::Tracker;
 
 pub use self::admission::Usage;
+pub use self::clean_up::CleanUp;
 pub use self::intake::Assignment;
 pub use self::keepsake::engine_name;
 pub use self::perform::Timeouts;
@@ -80,6 +83,8 @@ pub struct Parts {
     pub ports: PortChooser,
     /// Networks of `awsvpc` tasks.
     pub network: Arc<dyn TaskNetwork>,
+    /// How images are cleaned up; they are not, where there are no rules.
+    pub clean_up: Option<CleanUp>,
     /// Where what happens is written for people; nowhere, where there is none.
     pub journal: Option<Journal>,
     /// State.
@@ -222,6 +227,9 @@ impl Engine {
         shared.tracker.spawn_droppable("engine events", reconcile::follow(follower, cursor));
         let follower = engine.clone();
         shared.tracker.spawn_droppable("namespaces", async move { follower.follow_namespaces().await });
+        if let Some(rules) = parts.clean_up {
+            shared.tracker.spawn_droppable("image clean-up", clean_up::run(Arc::clone(&shared), rules));
+        }
         let sweeper = engine.clone();
         shared.tracker.spawn_droppable("sweep", async move { sweeper.sweep().await });
         Ok(engine)

@@ -1,18 +1,21 @@
 //! Images: makes sure that one is here, by the operator's choice of when to pull.
 
 mod login;
+mod record;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use berth_core::units::Millis;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
+use crate::clock;
 use crate::config::PullBehavior;
 use crate::runtime::{ImageFacts, Runtime, RuntimeError};
 
 pub use self::login::{LoginError, Logins};
+pub use self::record::Records;
 
 /// Pulls that may run at once; more would only share the disk.
 const CONCURRENT_PULLS: usize = 4;
@@ -58,21 +61,41 @@ pub struct Images {
     logins: Logins,
     pulls: Semaphore,
     under_way: Mutex<HashMap<Wanted, watch::Receiver<Answer>>>,
-    pulled: Mutex<HashSet<String>>,
+    records: Records,
+    news: Notify,
 }
 
 impl Images {
     /// Images of that engine.
     #[must_use]
-    pub fn new(runtime: Arc<dyn Runtime>, settings: PullSettings, logins: Logins) -> Self {
+    pub fn new(runtime: Arc<dyn Runtime>, settings: PullSettings, logins: Logins, records: Records) -> Self {
         Self {
             runtime,
             settings,
             logins,
             pulls: Semaphore::new(CONCURRENT_PULLS),
             under_way: Mutex::default(),
-            pulled: Mutex::default(),
+            records,
+            news: Notify::new(),
         }
+    }
+
+    /// What this agent has pulled.
+    #[must_use]
+    pub const fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// Waits until another image was pulled.
+    pub async fn pulled(&self) {
+        self.news.notified().await;
+    }
+
+    /// Whether somebody waits for that image now.
+    #[must_use]
+    pub fn is_wanted(&self, reference: &str) -> bool {
+        let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        under_way.keys().any(|wanted| wanted.reference == reference)
     }
 
     /// Makes sure that the image is here, or waits for another who does that already. `login` is where the
@@ -97,6 +120,7 @@ impl Images {
             if let Some(answer) = answer {
                 // Dropped on the way (its task was stopped), the guard lets the next one try.
                 let _guard = UnderWay { images: self, wanted: &wanted };
+                self.records.used(reference, clock::now());
                 let result = self.have(&wanted).await;
                 answer.send_replace(Some(result.clone()));
                 return result;
@@ -117,7 +141,7 @@ impl Images {
                 None => self.pull(wanted).await,
             },
             PullBehavior::Once => {
-                let known = self.pulled.lock().unwrap_or_else(PoisonError::into_inner).contains(reference);
+                let known = self.records.has(reference);
                 match self.local(reference).await? {
                     Some(facts) if known => Ok(facts),
                     local => self.pull_or(wanted, local).await,
@@ -187,7 +211,8 @@ impl Images {
         drop(permit);
         match result {
             Ok(Ok(facts)) => {
-                self.pulled.lock().unwrap_or_else(PoisonError::into_inner).insert(reference.to_owned());
+                self.records.pulled(reference, clock::now());
+                self.news.notify_one();
                 Ok(facts)
             }
             Ok(Err(error)) => Err(refused(reference, error)),
@@ -270,7 +295,7 @@ mod tests {
             total: Millis::from_secs(60),
         };
         let logins = Logins::new(HashMap::new(), None, Arc::new(crate::secret::Secrets::new(None)));
-        Images::new(Arc::new(runtime.clone()), settings, logins)
+        Images::new(Arc::new(runtime.clone()), settings, logins, Records::open(None))
     }
 
     #[tokio::test]

@@ -56,6 +56,8 @@ pub struct EngineInfo {
     pub log_drivers: Vec<String>,
     /// Its volume drivers.
     pub volume_drivers: Vec<String>,
+    /// Where it keeps its data.
+    pub root: String,
     /// Its security options, such as `name=apparmor`.
     pub security_options: Vec<String>,
 }
@@ -221,6 +223,10 @@ pub trait Runtime: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<BoxStream<'static, Result<EngineEvent, RuntimeError>>, RuntimeError>>;
     /// The local image of that reference, if there is one.
     fn image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<ImageFacts>, RuntimeError>>;
+    /// All images that have a name, by name, with when they were made.
+    fn images(&self) -> BoxFuture<'_, Result<Vec<(String, Timestamp)>, RuntimeError>>;
+    /// Takes a name from an image, and removes the image with its last name. False when a container has it.
+    fn remove_image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<bool, RuntimeError>>;
     /// Pulls an image and says what it is then. No progress for `inactivity` ends it.
     fn pull<'a>(
         &'a self,

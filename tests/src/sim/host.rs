@@ -11,7 +11,7 @@ use berth_agent::credentials::Credentials;
 use berth_agent::engine::{self, Engine, Parts, Timeouts, World};
 use berth_agent::environment::Environments;
 use berth_agent::host;
-use berth_agent::image::{Images, Logins, PullSettings};
+use berth_agent::image::{Images, Logins, PullSettings, Records};
 use berth_agent::network::Offers;
 use berth_agent::network::ports::PortChooser;
 use berth_agent::runtime::fake::FakeRuntime;
@@ -233,11 +233,13 @@ impl Agent {
                 Arc::clone(&runtime),
                 settings,
                 Logins::new(std::collections::HashMap::new(), None, secrets),
+                Records::open(None),
             ),
             runtime,
             cgroups: Arc::new(cgroups.clone()),
             ports: PortChooser::new(config.dynamic_ports),
             network: Arc::new(berth_agent::network::off::Off),
+            clean_up: None,
             journal: None,
             store: Arc::clone(&store),
             settings: Settings { stop_timeout: config.stop_timeout, retention: config.cleanup_wait },

@@ -70,11 +70,22 @@ pub(super) struct Image {
     pub(super) repo_digests: Vec<String>,
 }
 
+/// An image as a listing tells it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct ListedImage {
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) repo_tags: Vec<String>,
+    /// In seconds.
+    pub(super) created: u64,
+}
+
 /// What the engine says of itself.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(super) struct Info {
     pub(super) server_version: String,
+    pub(super) docker_root_dir: String,
     pub(super) cgroup_driver: String,
     /// Engines with cgroup v1 alone leave it out.
     pub(super) cgroup_version: String,

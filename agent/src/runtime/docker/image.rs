@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use berth_core::units::Millis;
+use berth_core::units::{Millis, Timestamp};
 use bollard::auth::DockerCredentials;
-use bollard::query_parameters::CreateImageOptions;
+use bollard::query_parameters::{CreateImageOptions, RemoveImageOptions};
 use futures_util::StreamExt;
 
 use super::client::{Answer, CallError, Connector, Link};
-use super::convert::{Image, with_tag};
+use super::convert::{Image, ListedImage, with_tag};
 use super::transport::escape;
 use crate::runtime::{ImageFacts, RegistryAuth, RuntimeError};
 
@@ -27,6 +27,39 @@ async fn found(
         Ok(image) => Ok(Some(image.facts(reference))),
         Err(CallError::Answer(Answer { status: 404, .. })) => Ok(None),
         Err(error) => Err(connector.failed(link, error).await),
+    }
+}
+
+/// All images that have a name, with when they were made.
+///
+/// # Errors
+/// The engine's.
+pub(super) async fn all(connector: &Connector) -> Result<Vec<(String, Timestamp)>, RuntimeError> {
+    let link = connector.link().await?;
+    let listed: Vec<ListedImage> = match link.get("/images/json").await {
+        Ok(listed) => listed,
+        Err(error) => return Err(connector.failed(&link, error).await),
+    };
+    let named = listed.into_iter().flat_map(|image| {
+        let made_at = Timestamp(image.created.saturating_mul(1000));
+        image.repo_tags.into_iter().map(move |name| (name, made_at))
+    });
+    Ok(named.filter(|(name, _)| !name.starts_with("<none>")).collect())
+}
+
+/// Takes a name from an image, and removes the image with its last name. False when a container has it;
+/// one that is not there is removed already.
+///
+/// # Errors
+/// The engine's.
+pub(super) async fn remove(connector: &Connector, reference: &str) -> Result<bool, RuntimeError> {
+    let link = connector.link().await?;
+    let removed = link.api.remove_image(reference, None::<RemoveImageOptions>, None).await;
+    match removed.map_err(CallError::from) {
+        Ok(_) => Ok(true),
+        Err(CallError::Answer(Answer { status: 404, .. })) => Ok(true),
+        Err(CallError::Answer(Answer { status: 409, .. })) => Ok(false),
+        Err(error) => Err(connector.failed(&link, error).await),
     }
 }
 

@@ -208,6 +208,7 @@ impl Docker {
         };
         Ok(EngineInfo {
             version: info.server_version,
+            root: info.docker_root_dir,
             api: link.version,
             cgroup_version: info.cgroup_version.parse().unwrap_or(1),
             cgroup_systemd: info.cgroup_driver == "systemd",
@@ -317,6 +318,14 @@ impl Runtime for Docker {
 
     fn details<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<Option<Details>, RuntimeError>> {
         details::of(&self.connector, id).boxed()
+    }
+
+    fn images(&self) -> BoxFuture<'_, Result<Vec<(String, Timestamp)>, RuntimeError>> {
+        image::all(&self.connector).boxed()
+    }
+
+    fn remove_image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<bool, RuntimeError>> {
+        image::remove(&self.connector, reference).boxed()
     }
 
     fn logs<'a>(

@@ -270,6 +270,7 @@ impl Runtime for FakeRuntime {
     fn info(&self) -> BoxFuture<'_, Result<EngineInfo, RuntimeError>> {
         self.call(Call::Info, |_, _| {
             Ok(EngineInfo {
+                root: String::new(),
                 version: "20.10.24".to_owned(),
                 api: (1, 41),
                 cgroup_version: 1,
@@ -346,6 +347,15 @@ impl Runtime for FakeRuntime {
                 .map(|container| Details { name: container.request.name.clone(), ..Details::default() }))
         })
         .boxed()
+    }
+
+    fn images(&self) -> BoxFuture<'_, Result<Vec<(String, Timestamp)>, RuntimeError>> {
+        self.call(Call::Image, |_, _| Ok(Vec::new())).boxed()
+    }
+
+    fn remove_image<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<bool, RuntimeError>> {
+        // Images are never removed here.
+        self.call(Call::Image, |_, _| Ok(false)).boxed()
     }
 
     fn logs<'a>(

@@ -1,0 +1,117 @@
+//! Which images this agent has pulled, and when each was used last: what clean-up goes by. Kept in a file
+//! beside the state; losing it means that some images are never cleaned up, and nothing else.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use berth_core::units::{Millis, Timestamp};
+use serde::{Deserialize, Serialize};
+
+const FILE: &str = "images.json";
+
+/// One image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    /// When it was pulled last.
+    pulled_at: Timestamp,
+    /// When a task wanted it last.
+    used_at: Timestamp,
+}
+
+/// The images that this agent has pulled, by reference.
+pub struct Records {
+    path: Option<PathBuf>,
+    images: Mutex<BTreeMap<String, Record>>,
+}
+
+impl Records {
+    /// Those of the file below that folder; without a folder, in memory alone.
+    #[must_use]
+    pub fn open(data_dir: Option<&Path>) -> Self {
+        let path = data_dir.map(|folder| folder.join(FILE));
+        let text = path.as_ref().and_then(|path| fs::read(path).ok());
+        let images = text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        Self { path, images: Mutex::new(images) }
+    }
+
+    /// Whether this agent has pulled it.
+    #[must_use]
+    pub fn has(&self, reference: &str) -> bool {
+        self.lock().contains_key(reference)
+    }
+
+    /// It was pulled.
+    pub fn pulled(&self, reference: &str, now: Timestamp) {
+        self.lock().insert(reference.to_owned(), Record { pulled_at: now, used_at: now });
+    }
+
+    /// A task wants it.
+    pub fn used(&self, reference: &str, now: Timestamp) {
+        if let Some(record) = self.lock().get_mut(reference) {
+            record.used_at = now;
+        }
+    }
+
+    /// It is not here any more.
+    pub fn removed(&self, reference: &str) {
+        self.lock().remove(reference);
+    }
+
+    /// Those that nobody uses and that were pulled so long ago, the one that was used longest ago first.
+    #[must_use]
+    pub fn unused(&self, in_use: &dyn Fn(&str) -> bool, age: Millis, now: Timestamp) -> Vec<String> {
+        let images = self.lock();
+        let mut found: Vec<(&String, &Record)> = images
+            .iter()
+            .filter(|(reference, record)| {
+                !in_use(reference) && now.0.saturating_sub(record.pulled_at.0) >= age.0
+            })
+            .collect();
+        found.sort_by_key(|(_, record)| record.used_at);
+        found.into_iter().map(|(reference, _)| reference.clone()).collect()
+    }
+
+    /// Writes the file. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self) -> io::Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let text = serde_json::to_vec(&*self.lock())?;
+        let next = path.with_extension("next");
+        fs::write(&next, text)?;
+        fs::rename(&next, path)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Record>> {
+        self.images.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_one_that_was_used_longest_ago_goes_first_and_none_that_is_used_or_young() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(Some(folder.path()));
+        for (name, pulled, used) in [("a", 0, 50), ("b", 0, 10), ("c", 0, 5), ("young", 90, 90)] {
+            records.pulled(name, Timestamp(pulled));
+            records.used(name, Timestamp(used));
+        }
+        let unused = |records: &Records| records.unused(&|name| name == "c", Millis(50), Timestamp(100));
+        assert_eq!(unused(&records), ["b", "a"]);
+        records.save().unwrap();
+        let again = Records::open(Some(folder.path()));
+        assert_eq!(unused(&again), ["b", "a"]);
+        again.removed("b");
+        assert_eq!(unused(&again), ["a"]);
+        // Wanted again, by a task that is gone by now.
+        again.used("never pulled here", Timestamp(1));
+        assert!(!again.has("never pulled here"));
+    }
+}
