@@ -170,6 +170,11 @@ pub fn attributes(
     if major == 1 {
         names.extend((17..=minor).map(|n| format!("{LEGACY}.docker-remote-api.1.{n}")));
     }
+    for (offered, name) in [(config.selinux, "selinux"), (config.apparmor, "apparmor")] {
+        if offered {
+            names.push(format!("{LEGACY}.{name}"));
+        }
+    }
     if config.secrets.is_some() {
         names.extend(SECRETS.iter().map(|name| format!("ecs.capability.{name}")));
     }

@@ -89,6 +89,8 @@ pub struct Config {
     pub log_file: Option<LogFile>,
     pub log_drivers: Vec<String>,
     pub disable_privileged: bool,
+    pub selinux: bool,
+    pub apparmor: bool,
     pub task_limits: TaskLimits,
     pub cgroup_path: PathBuf,
     pub cgroup_root: String,

@@ -171,6 +171,8 @@ impl Config {
                 |v| serde_json::from_str(v).ok(),
             ),
             disable_privileged: r.flag("ECS_DISABLE_PRIVILEGED", false),
+            selinux: r.flag("ECS_SELINUX_CAPABLE", false),
+            apparmor: r.flag("ECS_APPARMOR_CAPABLE", false),
             task_limits: r.read(
                 "ECS_ENABLE_TASK_CPU_MEM_LIMIT",
                 "true or false",

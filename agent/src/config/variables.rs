@@ -120,6 +120,8 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     ("ECS_LOG_MAX_ROLL_COUNT", "24", "older log files that are kept"),
     ("ECS_AVAILABLE_LOGGING_DRIVERS", r#"["json-file","none"]"#, "log drivers that tasks may use"),
     ("ECS_DISABLE_PRIVILEGED", "false", "refuse privileged containers"),
+    ("ECS_SELINUX_CAPABLE", "false", "offer SELinux labels in dockerSecurityOptions"),
+    ("ECS_APPARMOR_CAPABLE", "false", "offer AppArmor profiles in dockerSecurityOptions"),
     (
         "ECS_ENABLE_TASK_ENI",
         "false",

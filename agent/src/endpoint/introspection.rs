@@ -2,6 +2,7 @@
 //! Beyond ECS's, each task says what it waits for, and `/v1/health` says whether all is well.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::engine::Engine;
+use crate::runtime::Details;
 use crate::session::SessionStatus;
 
 use super::readings::Readings;
@@ -144,7 +146,15 @@ struct ContainerView {
     docker_name: String,
     name: String,
     image: String,
+    #[serde(rename = "ImageID")]
+    image_id: String,
     known_status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restart_count: Option<u32>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    networks: Vec<NetworkView>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    volumes: Vec<VolumeView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting_for: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -158,6 +168,23 @@ struct ContainerView {
 }
 
 #[derive(Serialize)]
+struct NetworkView {
+    #[serde(rename = "NetworkMode")]
+    mode: &'static str,
+    #[serde(rename = "IPv4Addresses")]
+    four: Vec<String>,
+    #[serde(rename = "IPv6Addresses", skip_serializing_if = "Vec::is_empty")]
+    six: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct VolumeView {
+    source: String,
+    destination: String,
+}
+
+#[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct PortView {
     container_port: String,
@@ -166,14 +193,25 @@ struct PortView {
 }
 
 impl TaskView {
-    fn of(task: &Task) -> Self {
+    async fn of(task: &Task, readings: &Readings) -> Self {
         let state = task.state();
         let waits: HashMap<_, _> = task.container_waits(clock::now()).into_iter().collect();
-        let containers = state
-            .containers
-            .iter()
-            .zip(&task.spec().containers)
-            .map(|(container, spec)| ContainerView {
+        let mut containers = Vec::with_capacity(state.containers.len());
+        for (container, spec) in state.containers.iter().zip(&task.spec().containers) {
+            // Without the engine the rest is still true.
+            let details = readings.details(container).await.ok().flatten().unwrap_or_default();
+            containers.push(ContainerView {
+                image_id: details.image_id.clone(),
+                restart_count: spec.restart_policy.as_ref().map(|_| container.restarts),
+                networks: networks(task, &details),
+                volumes: details
+                    .mounts
+                    .iter()
+                    .map(|mount| VolumeView {
+                        source: mount.source.clone(),
+                        destination: mount.destination.clone(),
+                    })
+                    .collect(),
                 docker_id: container.id.as_ref().map(ToString::to_string).unwrap_or_default(),
                 docker_name: crate::engine::engine_name(task.spec(), &container.name),
                 name: container.name.to_string(),
@@ -184,8 +222,8 @@ impl TaskView {
                 created_at: container.created_at.and_then(rfc3339),
                 started_at: container.started_at.and_then(rfc3339),
                 ports: ports(task, container),
-            })
-            .collect();
+            });
+        }
         Self {
             arn: task.spec().arn.to_string(),
             desired_status: if task.is_stopping() { "STOPPED" } else { "RUNNING" },
@@ -197,6 +235,17 @@ impl TaskView {
             containers,
         }
     }
+}
+
+/// Its own addresses: those of the task's interface, or those that the engine gave it.
+fn networks(task: &Task, details: &Details) -> Vec<NetworkView> {
+    let spec = task.spec();
+    let attached = spec.attachment.iter().flat_map(|a| a.addresses.iter().map(|cidr| cidr.address));
+    let own = details.networks.iter().flat_map(|network| network.addresses.iter().copied());
+    let all: Vec<IpAddr> = attached.chain(own).collect();
+    let texts = |four: bool| all.iter().filter(|a| a.is_ipv4() == four).map(ToString::to_string).collect();
+    let view = NetworkView { mode: spec.network_mode.as_str(), four: texts(true), six: texts(false) };
+    if all.is_empty() { Vec::new() } else { vec![view] }
 }
 
 fn ports(task: &Task, container: &Container) -> Vec<PortView> {
@@ -224,15 +273,21 @@ async fn tasks(
         (Some(_), Some(_)) => {
             (StatusCode::BAD_REQUEST, "Request contains both taskarn and dockerid; give one").into_response()
         }
-        (Some(arn), None) => one(all.iter().filter(|task| task.spec().arn.as_str() == arn)),
-        (None, Some(id)) => one(all.iter().filter(|task| has_container(task, id))),
-        (None, None) => task_views(&state.engine).into_response(),
+        (Some(arn), None) => {
+            one(all.iter().filter(|task| task.spec().arn.as_str() == arn), &state.readings).await
+        }
+        (None, Some(id)) => one(all.iter().filter(|task| has_container(task, id)), &state.readings).await,
+        (None, None) => task_views(&state).await.into_response(),
     }
 }
 
 /// All tasks.
-pub(super) fn task_views(engine: &Engine) -> impl IntoResponse + use<> {
-    Json(TaskList { tasks: engine.tasks().iter().map(|task| TaskView::of(task)).collect() })
+pub(super) async fn task_views(about: &Introspection) -> impl IntoResponse + use<> {
+    let mut tasks = Vec::new();
+    for task in about.engine.tasks() {
+        tasks.push(TaskView::of(&task, &about.readings).await);
+    }
+    Json(TaskList { tasks })
 }
 
 fn has_container(task: &Task, id: &str) -> bool {
@@ -244,10 +299,10 @@ fn has_container(task: &Task, id: &str) -> bool {
         .any(|full| full.as_str() == id || (short && !id.is_empty() && full.as_str().starts_with(id)))
 }
 
-fn one<'a>(mut found: impl Iterator<Item = &'a Arc<Task>>) -> Response {
+async fn one<'a>(mut found: impl Iterator<Item = &'a Arc<Task>>, readings: &Readings) -> Response {
     match (found.next(), found.next()) {
         (None, _) => (StatusCode::NOT_FOUND, "no such task").into_response(),
-        (Some(task), None) => Json(TaskView::of(task)).into_response(),
+        (Some(task), None) => Json(TaskView::of(task, readings).await).into_response(),
         (Some(_), Some(_)) => (StatusCode::BAD_REQUEST, "the id is the beginning of several").into_response(),
     }
 }

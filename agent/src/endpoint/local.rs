@@ -113,7 +113,7 @@ async fn status(State(state): State<Arc<Local>>) -> Json<Value> {
 }
 
 async fn tasks(State(state): State<Arc<Local>>) -> Response {
-    task_views(&state.about.engine).into_response()
+    task_views(&state.about).await.into_response()
 }
 
 async fn explain(State(state): State<Arc<Local>>, UrlPath(task): UrlPath<String>) -> Response {

@@ -1,43 +1,69 @@
-//! What containers use at this moment: the processes are known from the engine, everything else comes
-//! from the kernel.
+//! What containers are and use at this moment: what the engine tells is asked of it once in each life of a
+//! container, everything else comes from the kernel.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use berth_core::ids::EngineId;
 use berth_core::task::{Container, ContainerStatus};
 use berth_core::units::Timestamp;
 
 use crate::engine::Engine;
+use crate::runtime::{Details, RuntimeError};
 use crate::usage::{self, Usage};
 
-/// Most containers whose process is remembered.
+/// Most containers whose details are remembered.
 const MOST: usize = 2048;
 
-/// Reads what containers use.
+/// Details by container, with the life that they are of: an address may change with a restart.
+type Remembered = HashMap<EngineId, (Option<Timestamp>, Arc<Details>)>;
+
+/// Reads what containers are and use.
 pub struct Readings {
     engine: Engine,
     cgroups: PathBuf,
-    pids: Mutex<HashMap<EngineId, (Option<Timestamp>, u32)>>,
+    details: Mutex<Remembered>,
 }
 
 impl Readings {
     /// Of the containers of that engine; `cgroups` is where cgroups are mounted.
     #[must_use]
     pub fn new(engine: Engine, cgroups: PathBuf) -> Arc<Self> {
-        Arc::new(Self { engine, cgroups, pids: Mutex::default() })
+        Arc::new(Self { engine, cgroups, details: Mutex::default() })
+    }
+
+    /// A container in detail; `None` when it does not exist.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub async fn details(&self, container: &Container) -> Result<Option<Arc<Details>>, RuntimeError> {
+        let Some(id) = &container.id else { return Ok(None) };
+        let life = container.started_at;
+        if let Some((known, details)) = self.remembered().get(id)
+            && *known == life
+        {
+            return Ok(Some(Arc::clone(details)));
+        }
+        let Some(details) = self.engine.details(id).await? else { return Ok(None) };
+        let details = Arc::new(details);
+        let mut remembered = self.remembered();
+        if remembered.len() >= MOST {
+            remembered.clear();
+        }
+        remembered.insert(id.clone(), (life, Arc::clone(&details)));
+        Ok(Some(details))
     }
 
     /// What one container uses; `None` when it does not run.
-    pub async fn of(self: &Arc<Self>, container: &Container) -> Option<Usage> {
+    pub async fn of(&self, container: &Container) -> Option<Usage> {
         let pid = self.pid(container).await?;
         let cgroups = self.cgroups.clone();
         tokio::task::spawn_blocking(move || usage::read(pid, &cgroups)).await.ok()?.ok()
     }
 
     /// What several use, read in one go.
-    pub async fn of_all(self: &Arc<Self>, containers: &[Container]) -> Vec<Option<Usage>> {
+    pub async fn of_all(&self, containers: &[Container]) -> Vec<Option<Usage>> {
         let mut pids = Vec::with_capacity(containers.len());
         for container in containers {
             pids.push(self.pid(container).await);
@@ -47,25 +73,16 @@ impl Readings {
         tokio::task::spawn_blocking(read).await.unwrap_or_default()
     }
 
-    /// The main process of a container, asked of the engine once in each of its lives.
+    /// The main process of a container that runs.
     async fn pid(&self, container: &Container) -> Option<u32> {
-        let id = container.id.as_ref().filter(|_| container.status == ContainerStatus::Running)?;
-        let life = container.started_at;
-        let known = self.pids.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied();
-        if let Some((of, pid)) = known
-            && of == life
-        {
-            return Some(pid);
-        }
-        let pid = self.engine.details(id).await.ok()??.pid;
-        if pid == 0 {
+        if container.status != ContainerStatus::Running {
             return None;
         }
-        let mut pids = self.pids.lock().unwrap_or_else(PoisonError::into_inner);
-        if pids.len() >= MOST {
-            pids.clear();
-        }
-        pids.insert(id.clone(), (life, pid));
-        Some(pid)
+        let details = self.details(container).await.ok()??;
+        Some(details.pid).filter(|pid| *pid != 0)
+    }
+
+    fn remembered(&self) -> MutexGuard<'_, Remembered> {
+        self.details.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,6 +1,7 @@
 //! Environment files: `NAME=value` lines, from the host or a web server.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use tokio::io::AsyncReadExt;
 
@@ -14,13 +15,14 @@ const OBJECT: &str = ":s3:::";
 
 /// Reads environment files.
 pub(super) struct Files {
-    client: reqwest::Client,
+    /// Made when the first file is fetched: it has every certificate authority of the host in memory.
+    client: OnceLock<reqwest::Client>,
     objects: Option<String>,
 }
 
 impl Files {
     pub(super) fn new(objects: Option<String>) -> Self {
-        Self { client: web::client(), objects }
+        Self { client: OnceLock::new(), objects }
     }
 
     /// The variables of the file there, each name once.
@@ -62,7 +64,7 @@ impl Files {
 
     async fn of_web(&self, url: &str) -> Result<Vec<u8>, EnvironmentError> {
         let away = |error: reqwest::Error| EnvironmentError::Away(web::explain(&error.without_url()));
-        let mut response = self.client.get(url).send().await.map_err(away)?;
+        let mut response = self.client.get_or_init(web::client).get(url).send().await.map_err(away)?;
         let status = response.status();
         if !status.is_success() {
             let text = format!("the server answers {status}");

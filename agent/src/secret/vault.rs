@@ -2,6 +2,7 @@
 //! `GET /v1/MOUNT/data/NAME`.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -16,7 +17,7 @@ use crate::web;
 /// A mount of a key-value engine.
 pub(super) struct Vault {
     source: VaultSource,
-    client: reqwest::Client,
+    client: OnceLock<reqwest::Client>,
 }
 
 #[derive(Deserialize)]
@@ -37,7 +38,7 @@ struct Complaint {
 
 impl Vault {
     pub(super) fn new(source: VaultSource) -> Self {
-        Self { source, client: web::client() }
+        Self { source, client: OnceLock::new() }
     }
 
     async fn get(&self, reference: &Reference) -> Result<Secret, SecretError> {
@@ -83,7 +84,8 @@ impl Vault {
         if let Some(version) = &reference.version {
             url.query_pairs_mut().append_pair("version", version);
         }
-        let mut request = self.client.get(url).header("X-Vault-Token", token.expose());
+        let mut request =
+            self.client.get_or_init(web::client).get(url).header("X-Vault-Token", token.expose());
         if let Some(namespace) = &self.source.namespace {
             request = request.header("X-Vault-Namespace", namespace);
         }

@@ -1,26 +1,19 @@
 //! Who asks: the secret name in the path is a container's, and the address that the request comes from
 //! is that container's task's. Either alone is not enough.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
-use berth_core::ids::{ContainerName, EngineId, TaskArn};
+use berth_core::ids::{ContainerName, TaskArn};
 use berth_core::spec::NetworkMode;
 use berth_core::task::{Container, ContainerStatus, Task};
-use berth_core::units::Timestamp;
 
+use crate::endpoint::readings::Readings;
 use crate::engine::Engine;
 use crate::runtime::Details;
 
 use super::limit::{Limits, Rate};
-
-/// Details by container, with the life that they are of: an address may change with a restart.
-type Remembered = HashMap<EngineId, (Option<Timestamp>, Arc<Details>)>;
-
-/// Most containers whose details are remembered.
-const MOST: usize = 2048;
 
 /// Why a request is not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,12 +48,12 @@ pub(super) struct Callers {
     /// The endpoint's own address: the one that the host's own requests come from, too.
     own: IpAddr,
     limits: Limits<Payer>,
-    details: Mutex<Remembered>,
+    readings: Arc<Readings>,
 }
 
 impl Callers {
-    pub(super) fn new(engine: Engine, own: IpAddr, rate: Rate) -> Self {
-        Self { engine, own, limits: Limits::new(rate), details: Mutex::default() }
+    pub(super) fn new(engine: Engine, own: IpAddr, rate: Rate, readings: Arc<Readings>) -> Self {
+        Self { engine, own, limits: Limits::new(rate), readings }
     }
 
     /// The container of that name, if the request comes from its task.
@@ -114,29 +107,9 @@ impl Callers {
         self.engine.tasks().into_iter().find(is_it).ok_or(Refusal::Unknown)
     }
 
-    /// A container in detail, asked of the engine once in each of its lives.
+    /// A container in detail.
     pub(super) async fn details(&self, container: &Container) -> Result<Option<Arc<Details>>, Refusal> {
-        let Some(id) = &container.id else { return Ok(None) };
-        let life = container.started_at;
-        if let Some((known, details)) = self.remembered().get(id)
-            && *known == life
-        {
-            return Ok(Some(Arc::clone(details)));
-        }
-        let Some(details) = self.engine.details(id).await.map_err(|_| Refusal::Away)? else {
-            return Ok(None);
-        };
-        let details = Arc::new(details);
-        let mut remembered = self.remembered();
-        if remembered.len() >= MOST {
-            remembered.clear();
-        }
-        remembered.insert(id.clone(), (life, Arc::clone(&details)));
-        Ok(Some(details))
-    }
-
-    fn remembered(&self) -> MutexGuard<'_, Remembered> {
-        self.details.lock().unwrap_or_else(PoisonError::into_inner)
+        self.readings.details(container).await.map_err(|_| Refusal::Away)
     }
 
     /// Whether the request is the host's own: it comes from an address that no container has.

@@ -69,7 +69,7 @@ impl TaskEndpoint {
         readings: Arc<Readings>,
         rate: Rate,
     ) -> Self {
-        let callers = Callers::new(engine.clone(), own, rate);
+        let callers = Callers::new(engine.clone(), own, rate, Arc::clone(&readings));
         Self { stats: Stats::new(readings), engine, zone, callers }
     }
 
