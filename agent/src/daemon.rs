@@ -388,7 +388,8 @@ fn serve_local(config: &Config, data_dir: &Path, tracker: &Tracker, about: Intro
             return;
         }
     };
-    let (state, stop) = (Local { about, data_dir: data_dir.to_owned() }, tracker.token().clone());
+    let (state, stop) =
+        (Local { about, data_dir: data_dir.to_owned(), tracker: tracker.clone() }, tracker.token().clone());
     tracker.spawn("operator's socket", async move {
         if let Err(error) = local::serve(listener, state, stop).await {
             tracing::error!(%error, "the operator's socket ended");

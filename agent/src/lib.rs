@@ -5,11 +5,11 @@
 //!
 //! | floor | rooms | one job |
 //! | --- | --- | --- |
-//! | 6 | [`daemon`], [`ask`] | build, start order, stop order; what an operator types |
+//! | 6 | [`daemon`], [`ask`], [`terminal`] | build, start order, stop order; what an operator types |
 //! | 5 | [`session`], [`endpoint`] | the conversation with the control plane; what operators ask |
 //! | 4 | [`engine`] | the shell round the core: persists, then acts, feeds back what it observes |
 //! | 3 | [`runtime`], [`cgroup`], [`network`], [`image`], [`secret`], [`environment`], [`credentials`] | one external system each |
-//! | 2 | [`store`], [`journal`], [`supervise`], [`telemetry`], [`web`], [`config`] | state, owned futures, logs, HTTP, configuration |
+//! | 2 | [`store`], [`journal`], [`supervise`], [`telemetry`], [`web`], [`frames`], [`config`] | state, owned futures, logs, HTTP, framing, configuration |
 
 pub mod ask;
 pub mod cgroup;
@@ -20,6 +20,7 @@ pub mod daemon;
 pub mod endpoint;
 pub mod engine;
 pub mod environment;
+pub mod frames;
 pub mod host;
 pub mod image;
 pub mod journal;
@@ -30,5 +31,6 @@ pub mod session;
 pub mod store;
 pub mod supervise;
 pub mod telemetry;
+pub mod terminal;
 pub mod usage;
 pub mod web;

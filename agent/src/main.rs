@@ -61,6 +61,20 @@ enum Command {
         #[arg(long, short)]
         follow: bool,
     },
+    /// Run a program in a container that runs; its exit code becomes this one's.
+    Exec {
+        /// Pass on what is typed, and the terminal.
+        #[arg(long, short)]
+        interactive: bool,
+        /// The container; the only one needs no name.
+        #[arg(long, short)]
+        container: Option<String>,
+        /// The task: its ARN, its id or the beginning of it.
+        task: String,
+        /// The program and its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
     /// Show the networks of awsvpc tasks on this host, as the kernel has them.
     #[command(subcommand)]
     Net(Net),
@@ -82,7 +96,7 @@ fn main() -> ExitCode {
     // Before anything else can use TLS; a second installation is the same provider.
     drop(rustls::crypto::ring::default_provider().install_default());
     match start(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             let (code, text) = match error {
                 DaemonError::Terminal(text) => (TERMINAL, text),
@@ -99,7 +113,8 @@ fn tell(text: &str) {
     eprintln!("berth-agent: {text}");
 }
 
-fn start(arguments: &Arguments) -> Result<(), DaemonError> {
+/// The exit code, where all went well.
+fn start(arguments: &Arguments) -> Result<u8, DaemonError> {
     let variables = variables(arguments)?;
     let config = Config::read(&variables);
     if matches!(arguments.command, Some(Command::CheckConfig)) {
@@ -107,10 +122,10 @@ fn start(arguments: &Arguments) -> Result<(), DaemonError> {
     }
     let config = config.map_err(|e| DaemonError::Terminal(e.to_string()))?;
     if matches!(arguments.command, Some(Command::CheckConfig)) {
-        return daemon::check(&config);
+        return daemon::check(&config).map(|()| 0);
     }
     if let Some(Command::Net(net)) = &arguments.command {
-        return show(net, &config);
+        return show(net, &config).map(|()| 0);
     }
     if let Some(question) =
         arguments.command.as_ref().filter(|command| !matches!(command, Command::Run | Command::CheckConfig))
@@ -136,23 +151,24 @@ fn start(arguments: &Arguments) -> Result<(), DaemonError> {
         let agent = daemon::run(config, stop.clone());
         tokio::pin!(agent);
         tokio::select! {
-            ended = &mut agent => return ended,
+            ended = &mut agent => return ended.map(|()| 0),
             _ = term.recv() => {}
             _ = int.recv() => {}
         }
         stop.cancel();
-        agent.await
+        agent.await.map(|()| 0)
     })
 }
 
 /// Asks the agent that runs.
 #[expect(clippy::print_stdout, reason = "what the subcommand is for")]
-fn ask(question: &Command, config: &Config) -> Result<(), DaemonError> {
+fn ask(question: &Command, config: &Config) -> Result<u8, DaemonError> {
     let socket = daemon::socket(config)?;
     let failed = |error: std::io::Error| DaemonError::Failed(error.to_string());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let answered = runtime.block_on(async {
-        match question {
+        let mut code = 0;
+        let text = match question {
             Command::Status => ask::status(&socket).await,
             Command::Tasks => ask::tasks(&socket).await,
             Command::Explain { task } => ask::explain(&socket, task).await,
@@ -161,11 +177,20 @@ fn ask(question: &Command, config: &Config) -> Result<(), DaemonError> {
                 let copied = ask::logs(&socket, task, container.as_deref(), *tail, *follow, &mut out).await;
                 copied.map(|()| String::new())
             }
+            Command::Exec { interactive, container, task, command } => {
+                let ended = ask::exec(&socket, task, container.as_deref(), command, *interactive).await;
+                // 0 to 255, as a shell has it.
+                ended.map(|exit| code = u8::try_from(exit & 0xff).unwrap_or(u8::MAX)).map(|()| String::new())
+            }
             Command::Run | Command::CheckConfig | Command::Net(_) => Ok(String::new()),
-        }
+        };
+        text.map(|text| (text, code))
     });
-    print!("{}", answered.map_err(|error| DaemonError::Failed(error.to_string()))?);
-    Ok(())
+    // Somebody may still be expected to type.
+    runtime.shutdown_background();
+    let (text, code) = answered.map_err(|error| DaemonError::Failed(error.to_string()))?;
+    print!("{text}");
+    Ok(code)
 }
 
 #[expect(clippy::print_stdout, reason = "what the subcommand is for")]

@@ -79,19 +79,30 @@ impl Agent {
         self.program.end(PATIENCE).await
     }
 
+    /// Its own program, as an operator on this host would start it.
+    ///
+    /// # Errors
+    /// When it was not built.
+    pub fn command(&self) -> Result<tokio::process::Command> {
+        let mut command = tokio::process::Command::new(crate::program::binary("berth-agent")?);
+        command.envs(&self.env);
+        Ok(command)
+    }
+
+    /// What it was told.
+    #[must_use]
+    pub const fn environment(&self) -> &BTreeMap<String, String> {
+        &self.env
+    }
+
     /// What its own program says on this host, as an operator would type it.
     ///
     /// # Errors
     /// When it fails, with what it says.
     pub async fn typed(&self, arguments: &[&str]) -> Result<String> {
-        let program = crate::program::binary("berth-agent")?;
-        let done = tokio::process::Command::new(program)
-            .args(arguments)
-            .envs(&self.env)
-            .stdin(std::process::Stdio::null())
-            .kill_on_drop(true)
-            .output()
-            .await?;
+        let typed =
+            self.command()?.args(arguments).stdin(std::process::Stdio::null()).kill_on_drop(true).output();
+        let done = typed.await?;
         anyhow::ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         Ok(String::from_utf8(done.stdout)?)
     }

@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
+use berth_core::ids::EngineId;
 use berth_core::task::Task;
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
@@ -24,7 +25,9 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::Engine;
 use crate::journal;
 use crate::session::SessionStatus;
+use crate::supervise::Tracker;
 
+use super::exec;
 use super::introspection::{Introspection, task_views};
 
 /// What the answers are made from.
@@ -33,6 +36,8 @@ pub struct Local {
     pub about: Introspection,
     /// The agent's data folder, where the journal is.
     pub data_dir: PathBuf,
+    /// Who owns the conversations with programs in containers.
+    pub tracker: Tracker,
 }
 
 /// Who is at the other end.
@@ -71,6 +76,7 @@ pub async fn serve(listener: UnixListener, state: Local, stop: CancellationToken
         .route("/v1/tasks", get(tasks))
         .route("/v1/explain/{task}", get(explain))
         .route("/v1/logs/{task}/{container}", get(logs))
+        .route("/v1/exec/{task}/{container}", get(start))
         .with_state(Arc::new(state))
         .layer(from_fn(known));
     let service = router.into_make_service_with_connect_info::<Peer>();
@@ -132,32 +138,51 @@ fn find(engine: &Engine, wanted: &str) -> Option<Arc<Task>> {
     fitting.next().filter(|_| fitting.next().is_none())
 }
 
+/// The engine's id of a container, by the beginning of its task's id and its name; the only one of a task
+/// needs no name.
+fn container_id(engine: &Engine, task: &str, container: &str) -> Result<EngineId, String> {
+    let found = find(engine, task).ok_or_else(|| format!("no task, or several, begin with {task}"))?;
+    let containers = &found.state().containers;
+    let container = match container {
+        "-" if containers.len() == 1 => containers.first(),
+        name => containers.iter().find(|c| c.name.as_str() == name),
+    };
+    let container = container.ok_or_else(|| {
+        let names: Vec<&str> = containers.iter().map(|c| c.name.as_str()).collect();
+        format!("which container of the task? {}", names.join(", "))
+    })?;
+    container.id.clone().ok_or_else(|| format!("container {} was not made yet", container.name))
+}
+
+async fn start(
+    State(state): State<Arc<Local>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    UrlPath((task, container)): UrlPath<(String, String)>,
+    asked: Request,
+) -> Response {
+    let Some(wanted) = exec::request(asked.headers()) else {
+        return (StatusCode::BAD_REQUEST, "what is to be started?").into_response();
+    };
+    let id = match container_id(&state.about.engine, &task, &container) {
+        Ok(id) => id,
+        Err(why) => return (StatusCode::NOT_FOUND, why).into_response(),
+    };
+    let who = format!("uid {}", peer.uid.unwrap_or(u32::MAX));
+    exec::start(state.about.engine.clone(), &state.tracker, &id, wanted, asked, who).await
+}
+
 async fn logs(
     State(state): State<Arc<Local>>,
     UrlPath((task, container)): UrlPath<(String, String)>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
-    let Some(task) = find(&state.about.engine, &task) else {
-        return (StatusCode::NOT_FOUND, format!("no task, or several, begin with {task}")).into_response();
-    };
-    let containers = &task.state().containers;
-    // The only one needs no name.
-    let found = match container.as_str() {
-        "-" if containers.len() == 1 => containers.first(),
-        name => containers.iter().find(|c| c.name.as_str() == name),
-    };
-    let Some(container) = found else {
-        let names: Vec<&str> = containers.iter().map(|c| c.name.as_str()).collect();
-        let text = format!("which container of the task? {}", names.join(", "));
-        return (StatusCode::NOT_FOUND, text).into_response();
-    };
-    let Some(id) = &container.id else {
-        return (StatusCode::NOT_FOUND, format!("container {} was not made yet", container.name))
-            .into_response();
+    let id = match container_id(&state.about.engine, &task, &container) {
+        Ok(id) => id,
+        Err(why) => return (StatusCode::NOT_FOUND, why).into_response(),
     };
     let follow = query.contains_key("follow");
     let tail = query.get("tail").and_then(|tail| tail.parse().ok());
-    match state.about.engine.logs(id, tail, follow).await {
+    match state.about.engine.logs(&id, tail, follow).await {
         Ok(lines) => Body::from_stream(lines).into_response(),
         Err(error) => (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
     }

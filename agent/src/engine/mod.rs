@@ -53,7 +53,7 @@ use crate::image::Images;
 use crate::journal::Journal;
 use crate::network::TaskNetwork;
 use crate::network::ports::PortChooser;
-use crate::runtime::{Details, LogStream, Runtime, RuntimeError};
+use crate::runtime::{Details, Exec, ExecRequest, LogStream, Runtime, RuntimeError};
 use crate::store::{Saved, Store, StoreError, Write};
 use crate::supervise::Tracker;
 
@@ -327,6 +327,30 @@ impl Engine {
         tokio::time::timeout(DETAILS, self.shared.runtime.details(id))
             .await
             .unwrap_or_else(|_| Err(RuntimeError::Unavailable("no answer in time".to_owned())))
+    }
+
+    /// Starts a program in a container that runs.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub async fn exec(&self, id: &EngineId, request: ExecRequest) -> Result<Exec, RuntimeError> {
+        self.shared.runtime.exec(id, request).await
+    }
+
+    /// Tells the terminal of such a program its size, in columns and rows.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub async fn exec_resize(&self, exec: &str, columns: u16, rows: u16) -> Result<(), RuntimeError> {
+        self.shared.runtime.exec_resize(exec, columns, rows).await
+    }
+
+    /// How such a program ended; `None` while it runs.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub async fn exec_exit(&self, exec: &str) -> Result<Option<i32>, RuntimeError> {
+        self.shared.runtime.exec_exit(exec).await
     }
 
     /// What a container has said.

@@ -6,6 +6,7 @@
 
 mod details;
 pub mod docker;
+mod exec;
 pub mod fake;
 pub mod holder;
 
@@ -20,6 +21,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use std::sync::Arc;
 
 pub use self::details::{Checked, Details, Interface, Mounted};
+pub use self::exec::{Exec, ExecRequest, Said};
 
 /// What went wrong with a call to the engine.
 #[derive(Debug, thiserror::Error)]
@@ -212,6 +214,21 @@ pub trait Runtime: Send + Sync + 'static {
         tail: Option<u32>,
         follow: bool,
     ) -> BoxFuture<'a, Result<LogStream, RuntimeError>>;
+    /// Starts a program in a container that runs.
+    fn exec<'a>(
+        &'a self,
+        id: &'a EngineId,
+        request: ExecRequest,
+    ) -> BoxFuture<'a, Result<Exec, RuntimeError>>;
+    /// Tells the terminal of such a program its size, in columns and rows.
+    fn exec_resize<'a>(
+        &'a self,
+        exec: &'a str,
+        columns: u16,
+        rows: u16,
+    ) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// How such a program ended; `None` while it runs.
+    fn exec_exit<'a>(&'a self, exec: &'a str) -> BoxFuture<'a, Result<Option<i32>, RuntimeError>>;
     /// All containers that carry our labels, whatever their state.
     fn list(&self) -> BoxFuture<'_, Result<Vec<Listed>, RuntimeError>>;
     /// Events of containers that carry our labels, from `since_ns` (exclusive) on. The stream ends

@@ -5,6 +5,7 @@ mod convert;
 mod create;
 mod details;
 mod events;
+mod exec;
 mod holder;
 mod image;
 mod logs;
@@ -31,8 +32,8 @@ use self::pace::Pace;
 pub use self::transport::InvalidAddress;
 use self::transport::{Address, escape};
 use super::{
-    CreateRequest, Details, EngineEvent, EngineEventKind, EngineInfo, ImageFacts, Listed, LogStream,
-    RegistryAuth, Runtime, RuntimeError, labels,
+    CreateRequest, Details, EngineEvent, EngineEventKind, EngineInfo, Exec, ExecRequest, ImageFacts, Listed,
+    LogStream, RegistryAuth, Runtime, RuntimeError, labels,
 };
 
 /// How to reach the engine, and how hard to drive it.
@@ -326,6 +327,27 @@ impl Runtime for Docker {
 
     fn remove_image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<bool, RuntimeError>> {
         image::remove(&self.connector, reference).boxed()
+    }
+
+    fn exec<'a>(
+        &'a self,
+        id: &'a EngineId,
+        request: ExecRequest,
+    ) -> BoxFuture<'a, Result<Exec, RuntimeError>> {
+        exec::start(&self.connector, id, request).boxed()
+    }
+
+    fn exec_resize<'a>(
+        &'a self,
+        exec: &'a str,
+        columns: u16,
+        rows: u16,
+    ) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        exec::resize(&self.connector, exec, columns, rows).boxed()
+    }
+
+    fn exec_exit<'a>(&'a self, exec: &'a str) -> BoxFuture<'a, Result<Option<i32>, RuntimeError>> {
+        exec::exit(&self.connector, exec).boxed()
     }
 
     fn logs<'a>(

@@ -16,8 +16,8 @@ use tokio::time::sleep;
 
 use self::state::State;
 use super::{
-    CreateRequest, Details, EngineEvent, EngineInfo, ImageFacts, Listed, LogStream, RegistryAuth, Runtime,
-    RuntimeError, labels,
+    CreateRequest, Details, EngineEvent, EngineInfo, Exec, ExecRequest, ImageFacts, Listed, LogStream,
+    RegistryAuth, Runtime, RuntimeError, labels,
 };
 
 /// A call that can be made to fail or to take its time.
@@ -356,6 +356,19 @@ impl Runtime for FakeRuntime {
     fn remove_image<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<bool, RuntimeError>> {
         // Images are never removed here.
         self.call(Call::Image, |_, _| Ok(false)).boxed()
+    }
+
+    fn exec<'a>(&'a self, id: &'a EngineId, _: ExecRequest) -> BoxFuture<'a, Result<Exec, RuntimeError>> {
+        // There are no programs here.
+        self.call(Call::Inspect, move |_, _| Err(RuntimeError::NoSuchContainer(id.to_string()))).boxed()
+    }
+
+    fn exec_resize<'a>(&'a self, _: &'a str, _: u16, _: u16) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        self.call(Call::Inspect, |_, _| Ok(())).boxed()
+    }
+
+    fn exec_exit<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<i32>, RuntimeError>> {
+        self.call(Call::Inspect, |_, _| Ok(None)).boxed()
     }
 
     fn logs<'a>(
