@@ -169,10 +169,13 @@ impl Actor {
         self.start_all(step.persisted()).await
     }
 
-    /// Writes down what happened, for people; with the last lines of containers that ended.
+    /// Writes down what happened, for people; with the last lines of containers that ended by themselves.
     fn note(&self, before: &Task) {
         let Some(journal) = &self.shared.journal else { return };
         journal.note(&self.task.spec().arn, narrate(before, &self.task, clock::now()));
+        if before.is_stopping() {
+            return;
+        }
         for (old, new) in before.state().containers.iter().zip(&self.task.state().containers) {
             let ended = new.finished_at != old.finished_at || new.restarts > old.restarts;
             let (Some(id), true) = (new.id.clone(), ended && new.exit.is_some()) else { continue };
@@ -215,6 +218,8 @@ impl Actor {
                     let task = self.task.spec().arn.clone();
                     self.shared.registry.remove(&task);
                     self.shared.path_ids.forget(&task);
+                    // What came after it had ended.
+                    self.shared.credentials.forget(&task);
                     self.persist(vec![Write::Forget(task)]).await;
                     return false;
                 }

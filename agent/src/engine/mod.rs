@@ -11,6 +11,7 @@
 //! | `clean_up` | images that nobody needs |
 //! | `narrate` | what happened, for people |
 //! | `registry`, `hints` | who is there, and what each has to look at |
+//! | `questions` | what others ask about tasks and containers |
 //! | `reconcile` | the engine's events |
 //! | `path_ids` | the names by which containers ask about themselves |
 //! | `restore`, `keepsake` | after a start; what containers carry for it |
@@ -25,17 +26,16 @@ mod narrate;
 mod path_ids;
 mod perform;
 mod post_mortem;
+mod questions;
 mod reconcile;
 mod registry;
 mod restore;
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use berth_core::attachment::SecurityGroup;
-use berth_core::ids::{ContainerInstanceArn, ContainerName, EngineId, TaskArn};
+use berth_core::ids::{ContainerInstanceArn, TaskArn};
 use berth_core::ledger::Verdict;
 use berth_core::resources::Resources;
 use berth_core::task::{Act, Event, Settings, StopCause, Task};
@@ -53,7 +53,7 @@ use crate::image::Images;
 use crate::journal::Journal;
 use crate::network::TaskNetwork;
 use crate::network::ports::PortChooser;
-use crate::runtime::{Details, Exec, ExecRequest, LogStream, Runtime, RuntimeError};
+use crate::runtime::Runtime;
 use crate::store::{Saved, Store, StoreError, Write};
 use crate::supervise::Tracker;
 
@@ -63,9 +63,6 @@ pub use self::intake::Assignment;
 pub use self::keepsake::engine_name;
 pub use self::perform::Timeouts;
 pub use self::restore::{World, look};
-
-/// Longest that an answer about a container may take.
-const DETAILS: Duration = Duration::from_secs(2);
 
 /// What the engine works with.
 pub struct Parts {
@@ -271,36 +268,6 @@ impl Engine {
         self.tell(events).await;
     }
 
-    /// Puts changed security groups in force.
-    pub async fn guard(&self, groups: Vec<SecurityGroup>) {
-        self.shared.network.guard(groups).await;
-    }
-
-    /// All tasks as they stand.
-    #[must_use]
-    pub fn tasks(&self) -> Vec<Arc<Task>> {
-        self.shared.registry.views()
-    }
-
-    /// The container that asks under that name, and its task as it stands.
-    #[must_use]
-    pub fn asked_by(&self, path_id: &str) -> Option<(Arc<Task>, ContainerName)> {
-        let (task, container) = self.shared.path_ids.find(path_id)?;
-        Some((self.task(&task)?, container))
-    }
-
-    /// The task whose credentials are asked for under that name.
-    #[must_use]
-    pub fn credentials_asked_by(&self, path_id: &str) -> Option<Arc<Task>> {
-        self.task(&self.shared.path_ids.find_task(path_id)?)
-    }
-
-    /// The credentials of a task's role; `None` when there are none.
-    #[must_use]
-    pub fn credentials(&self, task: &TaskArn) -> Option<RoleCredentials> {
-        self.shared.credentials.of(task)
-    }
-
     /// Takes the credentials of a task's role, or why there are none.
     pub fn take_credentials(&self, task: TaskArn, answer: Result<RoleCredentials, String>) {
         // One that is not here has ended, or was refused.
@@ -313,63 +280,9 @@ impl Engine {
         }
     }
 
-    /// One task as it stands.
-    #[must_use]
-    pub fn task(&self, task: &TaskArn) -> Option<Arc<Task>> {
-        self.shared.registry.get(task).map(|handle| Arc::clone(&handle.view.borrow()))
-    }
-
-    /// A container in detail, as the engine has it; `None` when it has none.
-    ///
-    /// # Errors
-    /// The engine's, also when it takes too long.
-    pub async fn details(&self, id: &EngineId) -> Result<Option<Details>, RuntimeError> {
-        tokio::time::timeout(DETAILS, self.shared.runtime.details(id))
-            .await
-            .unwrap_or_else(|_| Err(RuntimeError::Unavailable("no answer in time".to_owned())))
-    }
-
-    /// Starts a program in a container that runs.
-    ///
-    /// # Errors
-    /// The engine's.
-    pub async fn exec(&self, id: &EngineId, request: ExecRequest) -> Result<Exec, RuntimeError> {
-        self.shared.runtime.exec(id, request).await
-    }
-
-    /// Tells the terminal of such a program its size, in columns and rows.
-    ///
-    /// # Errors
-    /// The engine's.
-    pub async fn exec_resize(&self, exec: &str, columns: u16, rows: u16) -> Result<(), RuntimeError> {
-        self.shared.runtime.exec_resize(exec, columns, rows).await
-    }
-
-    /// How such a program ended; `None` while it runs.
-    ///
-    /// # Errors
-    /// The engine's.
-    pub async fn exec_exit(&self, exec: &str) -> Result<Option<i32>, RuntimeError> {
-        self.shared.runtime.exec_exit(exec).await
-    }
-
-    /// What a container has said.
-    ///
-    /// # Errors
-    /// The engine's.
-    pub async fn logs(
-        &self,
-        id: &EngineId,
-        tail: Option<u32>,
-        follow: bool,
-    ) -> Result<LogStream, RuntimeError> {
-        self.shared.runtime.logs(id, tail, follow).await
-    }
-
-    /// The address by which a task in `awsvpc` mode asks about itself.
-    #[must_use]
-    pub fn endpoint_address(&self, task: &TaskArn) -> Option<Ipv4Addr> {
-        self.shared.network.endpoint_address(task)
+    /// Puts changed security groups in force.
+    pub async fn guard(&self, groups: Vec<SecurityGroup>) {
+        self.shared.network.guard(groups).await;
     }
 
     /// What is granted, left and waited for.

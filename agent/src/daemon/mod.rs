@@ -1,15 +1,15 @@
 //! Builds the agent from its configuration: the only file that names both ports and adapters, and
 //! the place where start order and stop order are written down.
 
+mod serve;
+
 use std::fs;
-use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use berth_core::task::Settings;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cgroup::cgroupfs::{Cgroupfs, CgroupfsConfig};
@@ -18,12 +18,10 @@ use crate::cgroup::off::Off as NoCgroups;
 use crate::cgroup::systemd::{Systemd, SystemdConfig};
 use crate::cgroup::{Cgroups, mounted};
 use crate::config::{Config, TaskLimits};
-use crate::credentials::{Credentials, Sealed, run_file};
+use crate::credentials::{Credentials, Sealed};
 use crate::endpoint::address;
-use crate::endpoint::introspection::{self, Introspection};
-use crate::endpoint::local::{self, Local};
+use crate::endpoint::introspection::Introspection;
 use crate::endpoint::readings::Readings;
-use crate::endpoint::task::{self, Rate, TaskEndpoint};
 use crate::engine::{self, CleanUp, Engine, Parts, Timeouts, World};
 use crate::environment::Environments;
 use crate::host;
@@ -41,6 +39,8 @@ use crate::store::memory::MemoryStore;
 use crate::store::redb::RedbStore;
 use crate::store::{Identity, Saved, Store, StoreError, Write};
 use crate::supervise::Tracker;
+
+pub use self::serve::socket;
 
 /// Longest that the agent takes to stop. Containers run on.
 const STOP: Duration = Duration::from_secs(5);
@@ -92,7 +92,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     let (saved, identity) = identify(&config, &*store, saved, &world).await?;
     let registration = registration(&config, &info, &*cgroups, &total, &offers);
 
-    let endpoint = open_endpoint(&config, &tracker).await;
+    let endpoint = serve::open_endpoint(&config, &tracker).await;
     let endpoint_at = config.endpoint.filter(|_| endpoint.is_some());
     let secrets = Arc::new(Secrets::new(config.secrets.clone()));
     let parts = Parts {
@@ -115,7 +115,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         timeouts: Timeouts { create: config.create_timeout, start: config.start_timeout },
         pids_limit: config.pids_limit,
         agent,
-        endpoint: endpoint_at.map(endpoint_base),
+        endpoint: endpoint_at.map(serve::endpoint_base),
         total,
     };
     let engine = Engine::start(parts, saved, world, tracker.child()).await.map_err(failed)?;
@@ -128,9 +128,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         session: session.status(),
         readings: Arc::clone(&readings),
     };
-    serve_introspection(&config, &tracker, about.clone()).await;
-    serve_local(&config, &data_dir, &tracker, about);
-    serve_endpoint(&config, &tracker, engine, endpoint, readings);
+    serve::introspection_api(&config, &tracker, about.clone()).await;
+    serve::operator_socket(&config, &data_dir, &tracker, about);
+    serve::task_endpoint(&config, &tracker, engine, endpoint, readings);
 
     let result = tokio::select! {
         // Whatever was on its way is in the outbox, and goes out after the next start.
@@ -366,39 +366,6 @@ fn start_journal(config: &Config, data_dir: &Path, tracker: &Tracker) -> Option<
         .ok()
 }
 
-/// Where the operator's command line finds the agent of that configuration.
-///
-/// # Errors
-/// When its data folder is not there.
-pub fn socket(config: &Config) -> Result<PathBuf, DaemonError> {
-    let data_dir = config.data_dir.canonicalize().map_err(|error| {
-        DaemonError::Failed(format!("ECS_DATADIR={}: {error}", config.data_dir.display()))
-    })?;
-    Ok(run_file(&data_dir, &config.run_dir, "sock"))
-}
-
-/// The operator's socket is a convenience, as the introspection API is.
-fn serve_local(config: &Config, data_dir: &Path, tracker: &Tracker, about: Introspection) {
-    let path = run_file(data_dir, &config.run_dir, "sock");
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.run_dir);
-    let listener = match made.and_then(|()| local::listen(&path)) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(path = %path.display(), %error, "no socket for the operator: BERTH_RUN_DIR");
-            return;
-        }
-    };
-    let (state, stop) =
-        (Local { about, data_dir: data_dir.to_owned(), tracker: tracker.clone() }, tracker.token().clone());
-    tracker.spawn("operator's socket", async move {
-        if let Err(error) = local::serve(listener, state, stop).await {
-            tracing::error!(%error, "the operator's socket ended");
-        }
-        // The next agent makes its own.
-        let _ = fs::remove_file(&path);
-    });
-}
-
 /// What seals credentials; without it they are in memory alone.
 fn seal(config: &Config, data_dir: &Path) -> Option<Sealed> {
     if !config.checkpoint {
@@ -414,68 +381,4 @@ fn seal(config: &Config, data_dir: &Path) -> Option<Sealed> {
             );
         })
         .ok()
-}
-
-/// Where tasks ask about themselves. Tasks run without it, too, and are told of none.
-async fn open_endpoint(config: &Config, tracker: &Tracker) -> Option<TcpListener> {
-    match address::listen(config.endpoint?, tracker).await {
-        Ok(listener) => Some(listener),
-        Err(error) => {
-            tracing::error!(
-                %error,
-                "tasks cannot ask about themselves: no metadata; the agent needs CAP_NET_ADMIN, or \
-                 BERTH_ENDPOINT_ADDRESS another address"
-            );
-            None
-        }
-    }
-}
-
-/// What the addresses of the endpoint begin with.
-fn endpoint_base(at: SocketAddr) -> String {
-    if at.port() == 80 { format!("http://{}", at.ip()) } else { format!("http://{at}") }
-}
-
-fn serve_endpoint(
-    config: &Config,
-    tracker: &Tracker,
-    engine: Engine,
-    listener: Option<TcpListener>,
-    readings: Arc<Readings>,
-) {
-    let (Some(listener), Some(at)) = (listener, config.endpoint) else { return };
-    tracing::info!(address = %at, "the task's endpoint");
-    let zone = config.attributes.get("ecs.availability-zone").cloned();
-    let (per_second, burst) = config.endpoint_rate;
-    let rate = Rate { per_second, burst };
-    let state = TaskEndpoint::new(engine, at.ip(), zone, readings, rate);
-    let stop = tracker.token().clone();
-    tracker.spawn("task endpoint", async move {
-        if let Err(error) = task::serve(listener, Arc::new(state), stop).await {
-            tracing::error!(%error, "the task's endpoint ended");
-        }
-    });
-}
-
-/// The introspection API is a convenience: tasks do not suffer when its port is taken.
-async fn serve_introspection(config: &Config, tracker: &Tracker, state: Introspection) {
-    let Some(address) = config.introspection else {
-        return;
-    };
-    let listener = match TcpListener::bind(address).await {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(%address, %error, "no introspection API; free the port or set BERTH_INTROSPECTION_ADDRESS");
-            return;
-        }
-    };
-    if let Ok(address) = listener.local_addr() {
-        tracing::info!(%address, "introspection API");
-    }
-    let stop = tracker.token().clone();
-    tracker.spawn("introspection", async move {
-        if let Err(error) = introspection::serve(listener, state, stop).await {
-            tracing::error!(%error, "the introspection API ended");
-        }
-    });
 }

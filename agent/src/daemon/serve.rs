@@ -1,0 +1,118 @@
+//! What the agent serves on this host: introspection, the operator's socket, the task's endpoint. Each is a
+//! help and none a condition: tasks run without.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+
+use super::DaemonError;
+use crate::config::Config;
+use crate::credentials::run_file;
+use crate::endpoint::address;
+use crate::endpoint::introspection::{self, Introspection};
+use crate::endpoint::local::{self, Local};
+use crate::endpoint::readings::Readings;
+use crate::endpoint::task::{self, Rate, TaskEndpoint};
+use crate::engine::Engine;
+use crate::supervise::Tracker;
+
+/// Where the operator's command line finds the agent of that configuration.
+///
+/// # Errors
+/// When its data folder is not there.
+pub fn socket(config: &Config) -> Result<PathBuf, DaemonError> {
+    let data_dir = config.data_dir.canonicalize().map_err(|error| {
+        DaemonError::Failed(format!("ECS_DATADIR={}: {error}", config.data_dir.display()))
+    })?;
+    Ok(run_file(&data_dir, &config.run_dir, "sock"))
+}
+
+/// The operator's socket is a convenience, as the introspection API is.
+pub(super) fn operator_socket(config: &Config, data_dir: &Path, tracker: &Tracker, about: Introspection) {
+    let path = run_file(data_dir, &config.run_dir, "sock");
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.run_dir);
+    let listener = match made.and_then(|()| local::listen(&path)) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(path = %path.display(), %error, "no socket for the operator: BERTH_RUN_DIR");
+            return;
+        }
+    };
+    let (state, stop) =
+        (Local { about, data_dir: data_dir.to_owned(), tracker: tracker.clone() }, tracker.token().clone());
+    tracker.spawn("operator's socket", async move {
+        if let Err(error) = local::serve(listener, state, stop).await {
+            tracing::error!(%error, "the operator's socket ended");
+        }
+        // The next agent makes its own.
+        let _ = fs::remove_file(&path);
+    });
+}
+
+/// Where tasks ask about themselves. Tasks run without it, too, and are told of none.
+pub(super) async fn open_endpoint(config: &Config, tracker: &Tracker) -> Option<TcpListener> {
+    match address::listen(config.endpoint?, tracker).await {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            tracing::error!(
+                %error,
+                "tasks cannot ask about themselves: no metadata; the agent needs CAP_NET_ADMIN, or \
+                 BERTH_ENDPOINT_ADDRESS another address"
+            );
+            None
+        }
+    }
+}
+
+/// What the addresses of the endpoint begin with.
+pub(super) fn endpoint_base(at: SocketAddr) -> String {
+    if at.port() == 80 { format!("http://{}", at.ip()) } else { format!("http://{at}") }
+}
+
+pub(super) fn task_endpoint(
+    config: &Config,
+    tracker: &Tracker,
+    engine: Engine,
+    listener: Option<TcpListener>,
+    readings: Arc<Readings>,
+) {
+    let (Some(listener), Some(at)) = (listener, config.endpoint) else { return };
+    tracing::info!(address = %at, "the task's endpoint");
+    let zone = config.attributes.get("ecs.availability-zone").cloned();
+    let (per_second, burst) = config.endpoint_rate;
+    let rate = Rate { per_second, burst };
+    let state = TaskEndpoint::new(engine, at.ip(), zone, readings, rate);
+    let stop = tracker.token().clone();
+    tracker.spawn("task endpoint", async move {
+        if let Err(error) = task::serve(listener, Arc::new(state), stop).await {
+            tracing::error!(%error, "the task's endpoint ended");
+        }
+    });
+}
+
+/// The introspection API is a convenience: tasks do not suffer when its port is taken.
+pub(super) async fn introspection_api(config: &Config, tracker: &Tracker, state: Introspection) {
+    let Some(address) = config.introspection else {
+        return;
+    };
+    let listener = match TcpListener::bind(address).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%address, %error, "no introspection API; free the port or set BERTH_INTROSPECTION_ADDRESS");
+            return;
+        }
+    };
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, "introspection API");
+    }
+    let stop = tracker.token().clone();
+    tracker.spawn("introspection", async move {
+        if let Err(error) = introspection::serve(listener, state, stop).await {
+            tracing::error!(%error, "the introspection API ended");
+        }
+    });
+}

@@ -1,0 +1,103 @@
+//! What others ask about tasks and their containers. Answers come from what the actors show, from what is
+//! held for tasks, and from the container engine; nothing is changed, but for programs that an operator
+//! starts.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_core::ids::{ContainerName, EngineId, TaskArn};
+use berth_core::task::Task;
+
+use super::Engine;
+use crate::credentials::RoleCredentials;
+use crate::runtime::{Details, Exec, ExecRequest, LogStream, RuntimeError};
+
+/// Longest that an answer about a container may take.
+const DETAILS: Duration = Duration::from_secs(2);
+
+impl Engine {
+    /// All tasks as they stand.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<Arc<Task>> {
+        self.shared.registry.views()
+    }
+
+    /// The container that asks under that name, and its task as it stands.
+    #[must_use]
+    pub fn asked_by(&self, path_id: &str) -> Option<(Arc<Task>, ContainerName)> {
+        let (task, container) = self.shared.path_ids.find(path_id)?;
+        Some((self.task(&task)?, container))
+    }
+
+    /// The task whose credentials are asked for under that name.
+    #[must_use]
+    pub fn credentials_asked_by(&self, path_id: &str) -> Option<Arc<Task>> {
+        self.task(&self.shared.path_ids.find_task(path_id)?)
+    }
+
+    /// The credentials of a task's role; `None` when there are none.
+    #[must_use]
+    pub fn credentials(&self, task: &TaskArn) -> Option<RoleCredentials> {
+        self.shared.credentials.of(task)
+    }
+
+    /// One task as it stands.
+    #[must_use]
+    pub fn task(&self, task: &TaskArn) -> Option<Arc<Task>> {
+        self.shared.registry.get(task).map(|handle| Arc::clone(&handle.view.borrow()))
+    }
+
+    /// A container in detail, as the engine has it; `None` when it has none.
+    ///
+    /// # Errors
+    /// The engine's, also when it takes too long.
+    pub async fn details(&self, id: &EngineId) -> Result<Option<Details>, RuntimeError> {
+        tokio::time::timeout(DETAILS, self.shared.runtime.details(id))
+            .await
+            .unwrap_or_else(|_| Err(RuntimeError::Unavailable("no answer in time".to_owned())))
+    }
+
+    /// Starts a program in a container that runs.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub async fn exec(&self, id: &EngineId, request: ExecRequest) -> Result<Exec, RuntimeError> {
+        self.shared.runtime.exec(id, request).await
+    }
+
+    /// Tells the terminal of such a program its size, in columns and rows.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub async fn exec_resize(&self, exec: &str, columns: u16, rows: u16) -> Result<(), RuntimeError> {
+        self.shared.runtime.exec_resize(exec, columns, rows).await
+    }
+
+    /// How such a program ended; `None` while it runs.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub async fn exec_exit(&self, exec: &str) -> Result<Option<i32>, RuntimeError> {
+        self.shared.runtime.exec_exit(exec).await
+    }
+
+    /// What a container has said.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub async fn logs(
+        &self,
+        id: &EngineId,
+        tail: Option<u32>,
+        follow: bool,
+    ) -> Result<LogStream, RuntimeError> {
+        self.shared.runtime.logs(id, tail, follow).await
+    }
+
+    /// The address by which a task in `awsvpc` mode asks about itself.
+    #[must_use]
+    pub fn endpoint_address(&self, task: &TaskArn) -> Option<Ipv4Addr> {
+        self.shared.network.endpoint_address(task)
+    }
+}
