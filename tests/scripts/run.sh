@@ -180,6 +180,7 @@ connected() {
 start_agent() {
     ECS_CLUSTER=default ECS_BACKEND_HOST=http://127.0.0.1:$AGENTS_PORT ECS_DATADIR=$RUN_DIR/agent \
         ECS_IMAGE_PULL_BEHAVIOR=prefer-cached BERTH_CGROUP_ROOT="$CGROUP" ECS_ENABLE_TASK_ENI=true \
+        BERTH_RUN_DIR=$RUN_DIR/run \
         setsid "$BIN/berth-agent" >"$RUN_DIR/agent.log" 2>&1 </dev/null 9>&- &
     agent=$!
     echo "$agent" >"$RUN_DIR/agent.pid"
@@ -286,6 +287,7 @@ Go on in another terminal:
   aws ecs run-task --task-definition $FAMILY
   aws ecs run-task --task-definition $FAMILY-awsvpc --network-configuration 'awsvpcConfiguration={subnets=[subnet-demo],securityGroups=[sg-demo]}'
   ECS_DATADIR=$RUN_DIR/agent $BIN/berth-agent net inspect $own_task
+  ECS_DATADIR=$RUN_DIR/agent BERTH_RUN_DIR=$RUN_DIR/run $BIN/berth-agent explain $task
   aws ecs list-tasks
   aws ecs stop-task --task $task
 
