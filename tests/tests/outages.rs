@@ -289,6 +289,8 @@ async fn another(cluster: &Cluster, env: &[(&str, &str)]) -> Result<(Option<i32>
         ("ECS_BACKEND_HOST", &backend),
         ("ECS_DATADIR", data),
         ("BERTH_CGROUP_ROOT", &cluster.name),
+        ("BERTH_RUN_DIR", data),
+        ("BERTH_ENDPOINT_ADDRESS", "off"),
         ("BERTH_INTROSPECTION_ADDRESS", "off"),
     ];
     let env: BTreeMap<String, String> =

@@ -96,6 +96,7 @@ impl Plane {
             .arg("ECS_IMAGE_PULL_BEHAVIOR=prefer-cached")
             .arg(format!("ECS_DATADIR={DATA}"))
             .arg(format!("BERTH_CGROUP_ROOT={root}"))
+            .arg(format!("BERTH_RUN_DIR={DATA}/run"))
             .args(self.join.iter().map(|(key, value)| format!("{key}={value}")))
             .arg(program)
             .stdin(Stdio::null());

@@ -46,6 +46,9 @@ impl BenchAgent {
             ("ECS_IMAGE_PULL_BEHAVIOR", "prefer-cached"),
             ("BERTH_INTROSPECTION_ADDRESS", "127.0.0.1:0"),
             ("BERTH_CGROUP_ROOT", cluster),
+            // This host's own /run and addresses are left alone.
+            ("BERTH_RUN_DIR", &format!("{data}/run")),
+            ("BERTH_ENDPOINT_ADDRESS", "off"),
         ];
         let mut env: BTreeMap<String, String> =
             own.iter().chain(env).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
