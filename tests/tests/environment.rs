@@ -165,8 +165,12 @@ async fn a_vault_that_is_sealed_for_a_while_is_waited_for() -> Result<()> {
     let named = "arn:aws:secretsmanager:us-east-1:123456789012:secret:prod/db-AbC1dE:password::";
     let secrets = json!({ "secrets": [{ "name": "PASSWORD", "valueFrom": named }] });
     let task = cluster.run(stays("vault", secrets)).await?;
-    eventually(PATIENCE, "the vault was asked", || async { Ok((!vault.asked().is_empty()).then_some(())) })
-        .await?;
+    eventually(PATIENCE, "the task says what it waits for", || async {
+        let task = cluster.task(&task).await?;
+        let reason = container(&task, "app")?["reason"].as_str().unwrap_or_default();
+        Ok((reason.contains("Vault is sealed") && reason.contains("PASSWORD")).then_some(()))
+    })
+    .await?;
     // What was fetched is in memory alone: a restart in the middle fetches it anew.
     cluster.agent.kill().await?;
     open.store(true, Ordering::SeqCst);

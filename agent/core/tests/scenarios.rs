@@ -8,14 +8,14 @@ mod support;
 use std::sync::Arc;
 
 use berth_core::resources::Shortfall;
-use berth_core::spec::{Condition, TaskFields, TaskSpec};
+use berth_core::spec::{Condition, SecretRef, TaskFields, TaskSpec};
 use berth_core::task::{
     Act, ContainerStatus, Event, Exit, Fact, FailureKind, Health, Outcome, PortBinding, Settings, StopCode,
     Task, TaskStatus,
 };
 use berth_core::units::{CpuUnits, Mebibytes, Millis, PortRange, Protocol};
 
-use support::direct::{Direct, START, attempt, exited, id, running, with_health, words};
+use support::direct::{Direct, START, attempt, exited, failure, id, running, with_health, words};
 use support::specs::{after, container, fields, health_check, name, port};
 
 #[test]
@@ -323,4 +323,20 @@ fn a_task_that_the_host_can_never_hold_ends_at_once() {
     let stop = run.told().stop.clone().unwrap();
     assert_eq!(stop.code, StopCode::TaskFailedToStart);
     assert!(stop.reason.ends_with("can never hold the task: memory, 12 MiB short"), "{stop:?}");
+}
+
+#[test]
+fn what_is_kept_elsewhere_and_does_not_come_is_told_as_what_is_waited_for() {
+    let mut app = container("app");
+    app.secrets = vec![SecretRef { name: "PASSWORD".to_owned(), value_from: "db".to_owned() }];
+    let mut run = Direct::new(fields(vec![app]));
+    let acts = run.say(Event::Granted);
+    assert_eq!(run.task.waiting_for(), "");
+    let fetch = acts.iter().find(|act| words(std::slice::from_ref(act)) == ["acquire environment"]).unwrap();
+    assert!(run.fails(fetch, FailureKind::TimedOut).is_empty());
+    assert_eq!(run.told().waiting_for, failure(FailureKind::TimedOut).detail);
+    let again = run.deadline();
+    assert_eq!(words(&again), ["acquire environment"]);
+    run.works(&again[0]);
+    assert_eq!(run.told().waiting_for, "");
 }

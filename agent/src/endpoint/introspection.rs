@@ -218,7 +218,7 @@ impl TaskView {
                 image: spec.image.clone(),
                 known_status: container.status.as_str(),
                 waiting_for: waits.get(&container.name).cloned(),
-                exit_code: container.exit.as_ref().map(|exit| exit.code),
+                exit_code: container.exit_code(),
                 created_at: container.created_at.and_then(rfc3339),
                 started_at: container.started_at.and_then(rfc3339),
                 ports: ports(task, container),

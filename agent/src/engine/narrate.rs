@@ -96,7 +96,8 @@ fn resource(old: &Resource, new: &Resource, now: Timestamp) -> Option<String> {
         (S::None, S::Acquiring) => Some(format!("wants {thing}")),
         (S::Acquiring, S::Ready) => Some(format!("has {thing}{took}")),
         (S::Acquiring, S::None) if new.tries > old.tries => {
-            Some(format!("did not get {thing}{took}; try {}", new.tries))
+            let why = new.trouble.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+            Some(format!("did not get {thing}{took}{why}; try {}", new.tries))
         }
         (S::Releasing, S::Gone) if old.attempt.is_some() => Some(format!("has given back {thing}{took}")),
         (S::Releasing, S::Ready) => Some(format!("could not give back {thing}{took}; try {}", new.tries)),

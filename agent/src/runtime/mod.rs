@@ -183,7 +183,7 @@ pub trait Runtime: Send + Sync + 'static {
     /// # Errors
     /// [`RuntimeError::NoSuchImage`] when the image has to be pulled first.
     fn create(&self, request: CreateRequest) -> BoxFuture<'_, Result<EngineId, RuntimeError>>;
-    /// Starts a container that was never started. Starting a running one changes nothing.
+    /// Starts a container that does not run. Starting a running one changes nothing.
     ///
     /// # Errors
     /// [`RuntimeError::PortTaken`] when a host port cannot be bound; the container did not start.

@@ -13,7 +13,7 @@ use crate::units::Timestamp;
 pub enum ContainerStatus {
     /// The engine has none yet.
     Pending,
-    /// The engine has it; it never ran.
+    /// The engine has it; it never ran, or is to be started again.
     Created,
     /// Its main process runs.
     Running,
@@ -185,6 +185,12 @@ impl Container {
     #[must_use]
     pub fn as_seen(&self) -> (ContainerStatus, Option<Health>, u32) {
         (self.seen_status(), self.health, self.restarts)
+    }
+
+    /// How it ended; `None` while it runs, or is about to again.
+    #[must_use]
+    pub fn exit_code(&self) -> Option<i32> {
+        self.exit.as_ref().filter(|_| self.is_stopped()).map(|exit| exit.code)
     }
 
     /// Its status as ECS's users see it: one that is about to be started again counts as running.

@@ -32,6 +32,7 @@ impl Task {
             return;
         }
         resource.apply(ResourceInput::Failed);
+        resource.trouble = Some(failure.detail.clone());
         let key = resource.key.clone();
         let final_try = resource.tries >= MAX_RESOURCE_TRIES;
         match (&key, failure.kind) {

@@ -306,6 +306,11 @@ impl Task {
         {
             return format!("a network interface with the address {} to be plugged in", attachment.mac);
         }
+        let elsewhere = [&ResourceKey::Environment, &ResourceKey::Credentials];
+        let trouble = elsewhere.into_iter().filter_map(|key| self.resource(key)?.trouble.as_ref()).next();
+        if let Some(trouble) = trouble.filter(|_| !self.is_stopping()) {
+            return trouble.clone();
+        }
         let away =
             |failure: &Option<Failure>| matches!(failure, Some(f) if f.kind == FailureKind::EngineAway);
         if self.state.containers.iter().any(|c| !c.is_stopped() && away(&c.failure)) {

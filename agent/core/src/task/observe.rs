@@ -205,6 +205,7 @@ impl Task {
             Outcome::Acquired(acquired) => {
                 resource.apply(ResourceInput::Succeeded);
                 resource.tries = 0;
+                resource.trouble = None;
                 match acquired {
                     Acquired::Plain => {}
                     Acquired::Cgroup { parent } => resource.yielded.cgroup_parent = parent,

@@ -108,6 +108,9 @@ pub struct Resource {
     /// When to try again.
     #[serde(default)]
     pub retry_at: Option<Timestamp>,
+    /// Why it could not be had the last time, while it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
     /// What it yielded.
     #[serde(default)]
     pub yielded: Yield,
@@ -163,6 +166,7 @@ impl Resource {
             touched: false,
             tries: 0,
             retry_at: None,
+            trouble: None,
             yielded: Yield::default(),
         }
     }

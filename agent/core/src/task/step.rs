@@ -79,7 +79,7 @@ pub enum Act {
         /// The container whose network it joins, in `awsvpc` alone.
         holder: Option<EngineId>,
     },
-    /// Start a container that never ran.
+    /// Start a container that does not run.
     Start {
         /// The attempt.
         attempt: AttemptId,
@@ -203,7 +203,7 @@ impl Report {
                 name: container.name.clone(),
                 status: container.seen_status(),
                 id: container.id.clone(),
-                exit_code: container.exit.as_ref().filter(|_| container.is_stopped()).map(|exit| exit.code),
+                exit_code: container.exit_code(),
                 reason: reason_of(spec, container).map(|reason| cut_reason(&reason)),
                 bindings: if container.started_at.is_some() {
                     task.bindings(&container.name)

@@ -212,7 +212,7 @@ pub(super) async fn container(
         labels: labels(task.spec(), spec),
         desired_status: if task.is_stopping() || container.is_stopped() { "STOPPED" } else { "RUNNING" },
         known_status: status(container),
-        exit_code: container.exit.as_ref().filter(|_| container.is_stopped()).map(|exit| exit.code),
+        exit_code: container.exit_code(),
         limits: Some(ContainerLimits { cpu: spec.cpu.0.max(2), memory: spec.memory.unwrap_or_default().0 }),
         created_at: details.and_then(|d| d.created_at).or(container.created_at).and_then(rfc3339),
         started_at: container.started_at.and_then(rfc3339),
