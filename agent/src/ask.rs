@@ -137,6 +137,23 @@ pub async fn tasks(socket: &Path) -> Result<String, AskError> {
     Ok(lines.join("\n") + if lines.is_empty() { "" } else { "\n" })
 }
 
+/// The images of the host, a line for each: its size, whether a task has it, and when the agent pulled it.
+///
+/// # Errors
+/// When the agent, or the engine, does not answer.
+pub async fn images(socket: &Path) -> Result<String, AskError> {
+    let told: Value = get_json(socket, "/v1/images").await?;
+    let mut text = String::new();
+    for image in told.as_array().into_iter().flatten() {
+        let mebibytes = image["bytes"].as_u64().unwrap_or_default().div_ceil(1 << 20);
+        let used = if image["inUse"] == true { "in use" } else { "unused" };
+        let pulled = image["pulledAt"].as_str().map(|at| format!("pulled {at}"));
+        let whose = pulled.unwrap_or_else(|| "not pulled by this agent".to_owned());
+        text += &format!("{}  {mebibytes} MiB  {used}  {whose}\n", image["name"].as_str().unwrap_or("-"));
+    }
+    Ok(text)
+}
+
 #[derive(Deserialize)]
 struct Explained {
     task: String,

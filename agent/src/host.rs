@@ -163,6 +163,7 @@ pub fn attributes(
         "env-files.s3",
         "full-sync",
         "network.container-port-range",
+        "pid-ipc-namespace-sharing",
     ]
     .map(|name| format!("ecs.capability.{name}"))
     .to_vec();

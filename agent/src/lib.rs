@@ -9,9 +9,10 @@
 //! | 5 | [`session`], [`endpoint`] | the conversation with the control plane; what operators ask |
 //! | 4 | [`engine`] | the shell round the core: persists, then acts, feeds back what it observes |
 //! | 3 | [`runtime`], [`cgroup`], [`network`], [`image`], [`secret`], [`environment`], [`credentials`] | one external system each |
-//! | 2 | [`store`], [`journal`], [`supervise`], [`telemetry`], [`web`], [`frames`], [`config`] | state, owned futures, logs, HTTP, framing, configuration |
+//! | 2 | [`store`], [`journal`], [`supervise`], [`telemetry`], [`web`], [`frames`], [`backoff`], [`config`] | state, owned futures, logs, HTTP, framing, pauses, configuration |
 
 pub mod ask;
+pub mod backoff;
 pub mod cgroup;
 pub mod clock;
 pub mod config;

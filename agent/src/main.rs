@@ -42,6 +42,8 @@ enum Command {
     Status,
     /// The tasks on this host, and what they wait for.
     Tasks,
+    /// The images on this host: which are in use, and which this agent has pulled.
+    Images,
     /// What happened to a task, in order: waits with their reasons, steps with their durations, ends with
     /// their causes and the last lines. Kept for a week.
     Explain {
@@ -171,6 +173,7 @@ fn ask(question: &Command, config: &Config) -> Result<u8, DaemonError> {
         let text = match question {
             Command::Status => ask::status(&socket).await,
             Command::Tasks => ask::tasks(&socket).await,
+            Command::Images => ask::images(&socket).await,
             Command::Explain { task } => ask::explain(&socket, task).await,
             Command::Logs { task, container, tail, follow } => {
                 let mut out = std::io::stdout();
@@ -209,7 +212,9 @@ fn show(net: &Net, config: &Config) -> Result<(), DaemonError> {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
             let tracker = Tracker::new();
-            let text = runtime.block_on(describe::inspect(&data_dir, task, &tracker)).map_err(failed)?;
+            let text = runtime
+                .block_on(describe::inspect(&data_dir, task, config.endpoint, &tracker))
+                .map_err(failed)?;
             print!("{text}");
             Ok(())
         }

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use berth_agent::runtime::docker::{Docker, DockerConfig};
 use berth_agent::runtime::{
-    CreateRequest, EngineEvent, EngineEventKind, Fetched, Runtime, RuntimeError, inspect_all, labels,
+    CreateRequest, EngineEvent, EngineEventKind, Fetched, ImageFacts, PullRequest, Runtime, RuntimeError,
+    inspect_all, labels,
 };
 use berth_core::ids::{ContainerName, EngineId, Family, TaskArn};
 use berth_core::spec::{ContainerSpec, EnvVar, HealthCheck, NetworkMode, TaskFields, TaskSpec};
@@ -69,6 +70,13 @@ impl Rig {
             spec,
             bindings: Vec::new(),
         }
+    }
+
+    async fn pull(&self, reference: &str) -> Result<ImageFacts, RuntimeError> {
+        let patience = Millis::from_secs(60);
+        let request =
+            PullRequest { reference, auth: None, begin: patience, inactivity: patience, progress: &|_| () };
+        self.docker.pull(request).await
     }
 
     async fn start(&self, request: &Request) -> EngineId {
@@ -257,7 +265,7 @@ async fn what_is_not_there_or_in_the_way_is_named() {
         assert_eq!(rig.docker.image(&request.spec.image).await.unwrap(), None);
         let found = rig.docker.image("berth-demo").await.unwrap().unwrap();
         assert!(found.id.starts_with("sha256:"), "{found:?}");
-        let pulled = rig.docker.pull(&request.spec.image, None, Millis::from_secs(60)).await;
+        let pulled = rig.pull(&request.spec.image).await;
         assert!(matches!(&pulled, Err(RuntimeError::Refused(why)) if !why.is_empty()), "{pulled:?}");
 
         let id = rig.start(&rig.request(&["serve"])).await;
@@ -475,6 +483,29 @@ async fn calls_are_quick() {
         println!("create {:?} (median), start {:?} (median, host network)", creates[4], starts[4]);
         println!("inspect {inspect:?}, list of 50 {list:?}, 50 inspections {inspects:?}");
         assert!(list + inspects < Duration::from_secs(1), "{list:?} + {inspects:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn stopped_containers_of_others_are_known_and_no_container_of_an_agents() {
+    with_rig(|rig| async move {
+        let mut request = rig.request(&["serve"]);
+        request.name += "-task";
+        let ours = rig.docker.create(request.build()).await.unwrap();
+        let name = format!("{}-stranger", rig.namespace);
+        let made =
+            std::process::Command::new("docker").args(["create", "--name", &name, IMAGE]).output().unwrap();
+        let stranger = EngineId::new(String::from_utf8(made.stdout).unwrap().trim()).unwrap();
+        let found = rig.docker.strangers().await;
+        rig.docker.remove(&stranger).await.unwrap();
+        let found = found.unwrap();
+        let at = found.iter().find(|(id, _)| id == &stranger).map(|(_, at)| at.0);
+        let now = rig.docker.now().0;
+        assert!(at.is_some_and(|at| now.saturating_sub(at) < 60_000), "{at:?} {now}");
+        assert!(found.iter().all(|(id, _)| id != &ours));
+        let listed = rig.docker.images().await.unwrap();
+        assert!(listed.iter().any(|image| image.name == IMAGE && image.bytes > 0), "{listed:?}");
     })
     .await;
 }

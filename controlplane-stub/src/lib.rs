@@ -13,7 +13,7 @@
 //! | [`vpc`] | subnets, security groups, addresses for tasks |
 //! | [`tls`] | the certificate authority, join tokens, certificates of hosts |
 //! | [`model`], [`arn`], [`state`] | the records, their names, and what request handlers work with |
-//! | [`supervise`], [`clock`] | owned futures; the time |
+//! | [`supervise`], [`clock`], [`hex`] | owned futures; the time; bytes as text |
 
 pub mod agents;
 pub mod api;
@@ -23,6 +23,7 @@ pub mod clock;
 pub mod controller;
 pub mod credentials;
 pub mod daemon;
+pub mod hex;
 pub mod model;
 pub mod scheduler;
 pub mod simulated;

@@ -17,6 +17,7 @@
 //! | [`registry`] | a registry of images that can be made to fail |
 //! | [`mod@bench`] | what the benchmark stands on |
 //! | [`expect`] | asking again until an answer is there, where no event tells |
+//! | [`files`] | what is written in files |
 //! | [`vpc`] | subnets and security groups of a test, and what a host has of networks |
 //! | [`sim`] | simulated hosts, and parts of a real host that can be broken |
 //!
@@ -33,6 +34,7 @@ pub mod ecs;
 pub mod endpoint;
 pub mod engine;
 pub mod expect;
+pub mod files;
 pub mod http;
 pub mod program;
 pub mod python;

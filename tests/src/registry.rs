@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fs;
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,6 +32,16 @@ pub const USER: &str = "berth";
 /// See [`USER`].
 pub const PASSWORD: &str = "a~>?";
 
+/// How large the layer is that each image has for itself: large enough for engines to tell how far they are.
+const LAYER: usize = 2 << 20;
+
+/// Bytes that cannot be compressed, and that no other image has.
+fn noise(size: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; size];
+    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// What the registry does instead of answering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -38,6 +49,8 @@ pub enum Fault {
     Status(u16),
     /// It answers with that status so many times, and then as it should.
     Passing(u16, u32),
+    /// It accepts connections, and never answers.
+    Silence,
     /// It sends half of each blob, and then nothing.
     Stall,
     /// It sends half of each blob, and hangs up.
@@ -144,7 +157,7 @@ impl Registry {
     pub async fn put(&self, path: &str) -> Result<String> {
         let image = format!("{}/{path}", self.name());
         let unique = self.folder.path().join("unique");
-        fs::write(&unique, format!("{image} {:?}", std::time::SystemTime::now()).repeat(200))?;
+        fs::write(&unique, noise(LAYER)?)?;
         let (unique, config) = (unique.display().to_string(), self.folder.path().display().to_string());
         let container = docker(&["create", demo::IMAGE]).await?;
         let made = async {
@@ -247,6 +260,9 @@ impl Door {
             let message = code.to_lowercase();
             let text = serde_json::json!({ "errors": [{ "code": code, "message": message }] });
             return told(status, &text.to_string());
+        }
+        if fault == Some(Fault::Silence) {
+            std::future::pending::<()>().await;
         }
         match self.pass(request).await {
             Ok((head, body)) => {

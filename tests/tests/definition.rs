@@ -194,3 +194,52 @@ async fn a_shared_volume_outlives_its_task_and_must_be_there_unless_it_is_made()
     ensure!(data.is_dir(), "the shared volume went with the task");
     cluster.engine.remove_volume(&name).await
 }
+
+#[tokio::test]
+async fn containers_of_a_task_share_processes_and_ipc_where_it_says_so() -> Result<()> {
+    let mut cluster = Cluster::start_vpc(vpc::Vpc::new("veth").file(), &vpc::ENV).await?;
+    let both = || json!([stays("one", json!({})), stays("two", json!({}))]);
+    for mode in ["bridge", "none", "awsvpc"] {
+        let mut definition = demo::task(&format!("shared-{mode}"), mode, both());
+        definition["pidMode"] = json!("task");
+        definition["ipcMode"] = json!("task");
+        let task = match mode {
+            "awsvpc" => vpc::run(&cluster, definition, &["sg-open"]).await?,
+            _ => cluster.run(definition).await?,
+        };
+        cluster.until(&task, "RUNNING", PATIENCE).await?;
+        let (one, two) = (process(&cluster, &task, "one").await?, process(&cluster, &task, "two").await?);
+        let space = |pid: &str, kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}"));
+        for kind in ["pid", "ipc"] {
+            let shared = space(&one.to_string(), kind)?;
+            ensure!(shared == space(&two.to_string(), kind)?, "{mode}: {kind} is not shared");
+            ensure!(shared != space("self", kind)?, "{mode}: {kind} is the host's");
+        }
+        // They are taken over by the next agent, and end with the task.
+        cluster.agent.kill().await?;
+        cluster.agent.start_again()?;
+        cluster.stop(&task, None).await?;
+        let stopped = cluster.until(&task, "STOPPED", PATIENCE).await?;
+        assert_eq!(stopped["stopCode"], "UserInitiated", "{stopped}");
+        let holder = format!("-pause-{}", task.rsplit('/').next().unwrap_or_default());
+        eventually(PATIENCE, "what holds them is gone", || async {
+            Ok(cluster.engine.named(&holder).await.is_err().then_some(()))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_task_whose_shared_processes_lose_their_first_ends() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let mut definition = demo::task("first", "none", json!([stays("one", json!({}))]));
+    definition["pidMode"] = json!("task");
+    let (task, _) = cluster.running(definition).await?;
+    let id = task.rsplit('/').next().unwrap_or_default();
+    let holder = format!("-pause-{id}");
+    cluster.engine.kill(&cluster.engine.named(&holder).await?).await?;
+    let stopped = cluster.until(&task, "STOPPED", PATIENCE).await?;
+    ensure!(text(&stopped, "stoppedReason")?.starts_with("Essential container in task exited"), "{stopped}");
+    Ok(())
+}

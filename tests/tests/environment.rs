@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -11,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use berth_tests::cluster::{container, text};
 use berth_tests::expect::PATIENCE;
-use berth_tests::{Cluster, Server, demo, eventually};
+use berth_tests::{Cluster, Server, demo, eventually, files};
 use serde_json::{Value, json};
 
 const SECRET: &str = "hunter2-tell-nobody";
@@ -32,20 +31,6 @@ async fn environment(cluster: &Cluster, task: &str) -> Result<BTreeMap<String, S
         Some((name.to_owned(), value.to_owned()))
     });
     Ok(pairs.collect())
-}
-
-/// The files below a folder that hold the text.
-fn files_with(folder: &Path, text: &str) -> Result<Vec<String>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            found.extend(files_with(&path, text)?);
-        } else if path.is_file() && fs::read(&path)?.windows(text.len()).any(|w| w == text.as_bytes()) {
-            found.push(path.display().to_string());
-        }
-    }
-    Ok(found)
 }
 
 #[tokio::test]
@@ -83,7 +68,7 @@ async fn a_secret_is_in_the_environment_and_nowhere_else() -> Result<()> {
     let labels = format!("{:?}", made.config.and_then(|config| config.labels));
     ensure!(!labels.contains(SECRET), "it is in a label");
     ensure!(!cluster.agent.output().contains(SECRET), "it is in the log");
-    assert_eq!(files_with(cluster.agent.data_dir(), SECRET)?, Vec::<String>::new());
+    assert_eq!(files::with(cluster.agent.data_dir(), SECRET)?, Vec::<String>::new());
     ensure!(!cluster.task(&task).await?.to_string().contains(SECRET), "it is in describe-tasks");
     let described =
         cluster.ecs.call("DescribeTaskDefinition", json!({ "taskDefinition": "secrets" })).await?;

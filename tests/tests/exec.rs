@@ -69,7 +69,7 @@ async fn a_terminal_is_passed_on_with_its_size() -> Result<()> {
     let program = berth_tests::program::binary("berth-agent")?;
     // `script` gives it a terminal of its own.
     let line = format!(
-        "stty columns 101 rows 37; {} exec -i {task} -- /usr/bin/sh -c 'test -t 0 && sleep 1 && stty size'",
+        "stty columns 101 rows 37; {} exec -i {task} -- /usr/bin/sh -c 'test -t 0 && until [ \"$(stty size)\" = \"37 101\" ]; do sleep 0.05; done; stty size'",
         program.display()
     );
     let done = Command::new("script")

@@ -178,10 +178,10 @@ async fn a_pull_that_stalls_holds_up_nobody_and_ends_with_its_task() -> Result<(
     .await?;
     stalls.fail(Some(Fault::Stall));
     let waits = cluster.run(stays("stalls", &slow, json!({}))).await?;
-    eventually(PATIENCE, "it says what it waits for", || async {
-        let url = format!("http://{}/v1/tasks", cluster.agent.introspection()?);
-        let (_, tasks) = berth_tests::http::get(&url).await?;
-        Ok(tasks.contains(&format!("image {slow}")).then_some(()))
+    eventually(PATIENCE, "it says what it waits for, and how far that is", || async {
+        let said = cluster.agent.typed(&["tasks"]).await?;
+        let (_, rest) = said.split_once(&format!("waits for image {slow}, ")).unwrap_or_default();
+        Ok(rest.contains(" of ").then_some(()))
     })
     .await?;
     cluster.running(stays("works", &quick, json!({}))).await?;
@@ -224,5 +224,59 @@ async fn a_full_disk_gets_rid_of_images_that_nobody_uses_and_of_no_other() -> Re
     ensure!(has(&others).await, "somebody else's image is gone");
     // What was cleaned up comes again when it is wanted.
     cluster.running(stays("again", &first, json!({}))).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_mirror_is_asked_first_and_the_registry_itself_when_it_does_not_have_the_image() -> Result<()> {
+    let (mirror, origin) = (registry().await?, registry().await?);
+    // The mirror has the one, the registry itself the other.
+    let there = mirror.put("hub/team/mirrored:1").await?;
+    let only_at_home = origin.put("team/home:1").await?;
+    let mirrored = format!("{}/team/mirrored:1", origin.name());
+    let logins = json!({
+        mirror.name(): { "username": USER, "password": PASSWORD },
+        origin.name(): { "username": USER, "password": PASSWORD },
+    });
+    let cluster = Cluster::start_with(&[
+        ("ECS_ENGINE_AUTH_TYPE", "docker"),
+        ("ECS_ENGINE_AUTH_DATA", &logins.to_string()),
+        ("BERTH_REGISTRY_MIRRORS", &format!("{}={}/hub", origin.name(), mirror.name())),
+    ])
+    .await?;
+    let (task, described) = cluster.running(stays("mirrored", &mirrored, json!({}))).await?;
+    ensure!(text(container(&described, "app")?, "imageDigest")?.starts_with("sha256:"), "{described}");
+    ensure!(cluster.engine.docker().inspect_image(&there).await.is_err(), "the mirror's name is left behind");
+    cluster.running(stays("home", &only_at_home, json!({}))).await?;
+    let told = cluster.agent.typed(&["explain", &task]).await?;
+    ensure!(told.contains(" KiB came"), "{told}");
+    let images = cluster.agent.typed(&["images"]).await?;
+    let line = images.lines().find(|line| line.starts_with(&mirrored)).unwrap_or_default();
+    ensure!(line.contains("in use") && line.contains("pulled 20"), "{images}");
+    cluster.stop(&task, None).await?;
+    cluster.until(&task, "STOPPED", PATIENCE).await?;
+    origin.forget(&mirrored).await
+}
+
+#[tokio::test]
+async fn a_registry_that_never_answers_is_given_up() -> Result<()> {
+    let registry = registry().await?;
+    let image = registry.put("team/silent:1").await?;
+    let logins = json!({ registry.name(): { "username": USER, "password": PASSWORD } }).to_string();
+    let cluster = Cluster::start_with(&[
+        ("ECS_ENGINE_AUTH_TYPE", "docker"),
+        ("ECS_ENGINE_AUTH_DATA", &logins),
+        ("ECS_IMAGE_PULL_BEHAVIOR", "always"),
+        ("BERTH_IMAGE_PULL_BEGIN_TIMEOUT", "1s"),
+    ])
+    .await?;
+    registry.fail(Some(Fault::Silence));
+    let (_, stopped) = cluster.stopped(stays("silent", &image, json!({}))).await?;
+    let reason = text(container(&stopped, "app")?, "reason")?;
+    ensure!(
+        reason.starts_with("CannotPullContainerError: ")
+            && reason.contains("the registry says nothing for 1"),
+        "{reason}"
+    );
     Ok(())
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use berth_tests::cluster::container;
 use berth_tests::endpoint::Inside;
 use berth_tests::expect::PATIENCE;
-use berth_tests::{Cluster, Endpoint, demo, python, vpc};
+use berth_tests::{Cluster, Endpoint, demo, eventually, python, vpc};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -145,16 +145,15 @@ async fn what_containers_use_comes_from_the_kernel() -> Result<()> {
     ] {
         ensure!(number(&first, pointer)? > 0, "{pointer} is 0 in {first}");
     }
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    let second = inside.json("/stats").await?;
-    assert_eq!(
-        second["precpu_stats"]["cpu_usage"]["total_usage"],
-        first["cpu_stats"]["cpu_usage"]["total_usage"]
-    );
-    ensure!(
-        second["network_rate_stats"]["tx_bytes_per_sec"].as_f64().is_some_and(|rate| rate > 0.0),
-        "{second}"
-    );
+    // Its own questions are traffic.
+    eventually(PATIENCE, "a rate since an earlier reading", || async {
+        let later = inside.json("/stats").await?;
+        let rate = later["network_rate_stats"]["tx_bytes_per_sec"].as_f64().is_some_and(|rate| rate > 0.0);
+        let earlier = |stats: &Value| stats.pointer("/precpu_stats/cpu_usage/total_usage").cloned();
+        Ok((rate && earlier(&later) == first.pointer("/cpu_stats/cpu_usage/total_usage").cloned())
+            .then_some(()))
+    })
+    .await?;
     let whole = inside.json("/task/stats").await?;
     let id = cluster.engine.id_of(&arn, "busy").await?;
     ensure!(whole[&id]["memory_stats"]["usage"].is_u64(), "{whole}");

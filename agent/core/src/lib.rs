@@ -9,10 +9,11 @@
 //! | floor | modules |
 //! | --- | --- |
 //! | 1 | [`task`], [`ledger`], [`spec`] |
-//! | 0 | [`ids`], [`units`], [`resources`], [`attachment`] |
+//! | 0 | [`ids`], [`units`], [`resources`], [`attachment`], [`image`] |
 
 pub mod attachment;
 pub mod ids;
+pub mod image;
 pub mod ledger;
 pub mod resources;
 pub mod spec;

@@ -94,7 +94,7 @@ fn a_stop_while_pulling_does_not_wait_for_the_pull() {
     assert_eq!(run.told().started_at, None);
     // What the pull says in the end does not matter any more.
     let before = run.task.clone();
-    let late = Outcome::Acquired(berth_core::task::Acquired::Image { digest: None });
+    let late = Outcome::Acquired(berth_core::task::Acquired::Image { digest: None, pulled_bytes: 0 });
     assert!(run.done(pull, late).is_empty());
     assert_eq!(run.task, before);
 }

@@ -17,7 +17,7 @@ use berth_core::units::{Mebibytes, Millis, PortRange};
 
 pub use self::logins::RegistryLogin;
 pub use self::secrets::{Secret, SecretSource, VaultSource, VaultToken};
-pub use self::variables::{SECRET_VARIABLES, Strings, VARIABLES, Variables};
+pub use self::variables::{SECRET_VARIABLES, Strings, VARIABLES, Variables, without_secrets};
 
 /// When images are pulled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -81,9 +81,12 @@ pub struct Config {
     pub start_timeout: Millis,
     pub create_timeout: Millis,
     pub cleanup_wait: Millis,
+    pub cleanup_wait_jitter: Millis,
     pub pull_behavior: PullBehavior,
     pub pull_inactivity_timeout: Millis,
+    pub pull_begin_timeout: Millis,
     pub pull_timeout: Millis,
+    pub registry_mirrors: BTreeMap<String, Vec<String>>,
     pub log_level: String,
     pub log_format: LogFormat,
     pub log_file: Option<LogFile>,
@@ -132,7 +135,8 @@ pub struct CleanUp {
     pub at_once: usize,
     /// The share of the disk in percent above which that does not count, and below which it does again.
     pub pressure: (u8, u8),
-    /// Whether images that somebody else brought are removed, too: after how long, and which not.
+    /// Whether images and stopped containers of somebody else are removed, too: after how long, and which
+    /// images not.
     pub untracked: Option<(Millis, Vec<String>)>,
 }
 

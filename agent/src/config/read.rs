@@ -142,9 +142,21 @@ impl Config {
                 Millis::from_secs(3 * 3600),
                 Millis::from_secs(1),
             ),
+            cleanup_wait_jitter: r.span("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION_JITTER", Millis(0), Millis(0)),
             image_cleanup: cleanup::read(&mut r, pull_behavior),
             pull_behavior,
             pull_inactivity_timeout: r.span("ECS_IMAGE_PULL_INACTIVITY_TIMEOUT", minute, minute),
+            pull_begin_timeout: r.span(
+                "BERTH_IMAGE_PULL_BEGIN_TIMEOUT",
+                Millis::from_secs(300),
+                Millis::from_secs(1),
+            ),
+            registry_mirrors: r.read(
+                "BERTH_REGISTRY_MIRRORS",
+                "REGISTRY=MIRROR,MIRROR;REGISTRY=MIRROR, such as docker.io=mirror.local:5000/hub",
+                BTreeMap::new(),
+                cleanup::mirrors,
+            ),
             pull_timeout: r.span("ECS_IMAGE_PULL_TIMEOUT", Millis::from_secs(2 * 3600), minute),
             log_level: r.read(
                 "ECS_LOGLEVEL",

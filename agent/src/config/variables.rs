@@ -69,6 +69,13 @@ impl Strings for Variables {
 /// Variables whose values are shown to nobody.
 pub const SECRET_VARIABLES: &[&str] = &["BERTH_JOIN_TOKEN", "BERTH_VAULT_TOKEN", "ECS_ENGINE_AUTH_DATA"];
 
+/// Starts a program of the operator's without the agent's own secrets: they are none of its business.
+pub fn without_secrets(command: &mut tokio::process::Command) {
+    for name in SECRET_VARIABLES {
+        command.env_remove(name);
+    }
+}
+
 /// Every variable that the agent minds, with what it means and what holds without it.
 pub const VARIABLES: &[(&str, &str, &str)] = &[
     ("ECS_CLUSTER", "default", "cluster to join"),
@@ -95,8 +102,15 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
         "longest that the engine may take to make a container (at least 1m)",
     ),
     ("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION", "3h", "how long stopped containers are kept (at least 1s)"),
+    ("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION_JITTER", "0", "how much longer, at most, by chance"),
     ("ECS_IMAGE_PULL_BEHAVIOR", "default", "default, always, once or prefer-cached"),
     ("ECS_IMAGE_PULL_INACTIVITY_TIMEOUT", "1m", "longest silence of a pull (at least 1m)"),
+    ("BERTH_IMAGE_PULL_BEGIN_TIMEOUT", "5m", "longest time until a registry says anything"),
+    (
+        "BERTH_REGISTRY_MIRRORS",
+        "none",
+        "where images are looked for first, REGISTRY=MIRROR,MIRROR;..., such as docker.io=mirror.local:5000/hub",
+    ),
     ("ECS_IMAGE_PULL_TIMEOUT", "2h", "longest that a pull may take"),
     ("ECS_ENGINE_AUTH_TYPE", "(none)", "form of ECS_ENGINE_AUTH_DATA: docker or dockercfg"),
     ("ECS_ENGINE_AUTH_DATA", "(none)", "logins of registries, a JSON object by registry"),
@@ -109,8 +123,12 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
         "85,80",
         "percent of the engine's disk above which they go whatever their age, until it is below the second",
     ),
-    ("ECS_ENABLE_UNTRACKED_IMAGE_CLEANUP", "false", "remove images that somebody else brought here, too"),
-    ("NON_ECS_IMAGE_MINIMUM_CLEANUP_AGE", "1h", "how long ago these must have been made"),
+    (
+        "ECS_ENABLE_UNTRACKED_IMAGE_CLEANUP",
+        "false",
+        "remove images of somebody else, and stopped containers, too",
+    ),
+    ("NON_ECS_IMAGE_MINIMUM_CLEANUP_AGE", "1h", "how long ago these must have been made, or have ended"),
     ("ECS_EXCLUDE_UNTRACKED_IMAGE", "(none)", "which of these stay: names with commas between"),
     ("ECS_LOGLEVEL", "info", "error, warn, info, debug or trace"),
     ("ECS_LOG_OUTPUT_FORMAT", "auto", "logfmt, json, or auto: by where the log goes"),

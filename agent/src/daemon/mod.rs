@@ -22,14 +22,14 @@ use crate::credentials::{Credentials, Sealed};
 use crate::endpoint::address;
 use crate::endpoint::introspection::Introspection;
 use crate::endpoint::readings::Readings;
-use crate::engine::{self, CleanUp, Engine, Parts, Timeouts, World};
+use crate::engine::{self, Engine, Parts, Timeouts, World};
 use crate::environment::Environments;
 use crate::host;
 use crate::image::{Images, Logins, PullSettings, Records};
 use crate::journal::Journal;
 use crate::network::awsvpc::{Awsvpc, AwsvpcConfig};
-use crate::network::off::Off as NoInterfaces;
 use crate::network::ports::PortChooser;
+use crate::network::shared::SharedOnly;
 use crate::network::{Offers, TaskNetwork, probe};
 use crate::runtime::docker::{Docker, DockerConfig};
 use crate::runtime::{EngineInfo, Runtime, RuntimeError};
@@ -90,10 +90,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     let total =
         host::capacity(&config, offers.interfaces).map_err(|e| DaemonError::Terminal(e.to_string()))?;
     let (saved, identity) = identify(&config, &*store, saved, &world).await?;
-    let registration = registration(&config, &info, &*cgroups, &total, &offers);
-
     let endpoint = serve::open_endpoint(&config, &tracker).await;
     let endpoint_at = config.endpoint.filter(|_| endpoint.is_some());
+    // What did not open is not offered.
+    let config = Config { endpoint: endpoint_at, ..config };
+    let registration = registration(&config, &info, &*cgroups, &total, &offers);
+
     let secrets = Arc::new(Secrets::new(config.secrets.clone()));
     let parts = Parts {
         images: Images::new(
@@ -108,10 +110,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         cgroups,
         ports: PortChooser::new(config.dynamic_ports),
         network,
-        clean_up: clean_up(&config, &info),
+        clean_up: config.image_cleanup.clone(),
+        // In a container the engine's disk may be out of sight.
+        disk: Some(PathBuf::from(&info.root)).filter(|root| root.is_dir()),
         journal: start_journal(&config, &data_dir, &tracker),
         store: Arc::clone(&store),
         settings: Settings { stop_timeout: config.stop_timeout, retention: config.cleanup_wait },
+        retention_jitter: config.cleanup_wait_jitter,
         timeouts: Timeouts { create: config.create_timeout, start: config.start_timeout },
         pids_limit: config.pids_limit,
         agent,
@@ -245,7 +250,7 @@ async fn choose_network(
     tracker: &Tracker,
 ) -> Result<Arc<dyn TaskNetwork>, DaemonError> {
     if !config.task_eni {
-        return Ok(Arc::new(NoInterfaces));
+        return Ok(Arc::new(SharedOnly::new(docker, tracker.child())));
     }
     let impossible = |error: std::io::Error| {
         DaemonError::Terminal(format!(
@@ -271,9 +276,11 @@ fn logins(config: &Config, secrets: &Arc<Secrets>) -> Logins {
     Logins::new(config.registry_logins.clone(), docker, Arc::clone(secrets))
 }
 
-const fn pull_settings(config: &Config) -> PullSettings {
+fn pull_settings(config: &Config) -> PullSettings {
     PullSettings {
         behavior: config.pull_behavior,
+        begin: config.pull_begin_timeout,
+        mirrors: config.registry_mirrors.clone(),
         inactivity: config.pull_inactivity_timeout,
         total: config.pull_timeout,
     }
@@ -340,19 +347,6 @@ fn registration(
         engine_version: format!("DockerVersion: {}", info.version),
         hostname: host::hostname(),
     }
-}
-
-fn clean_up(config: &Config, info: &EngineInfo) -> Option<CleanUp> {
-    let rules = config.image_cleanup.clone()?;
-    Some(CleanUp {
-        interval: rules.interval,
-        age: rules.age,
-        at_once: rules.at_once,
-        // In a container the engine's disk may be out of sight.
-        disk: Some(PathBuf::from(&info.root)).filter(|root| root.is_dir()),
-        pressure: rules.pressure,
-        untracked: rules.untracked,
-    })
 }
 
 /// What happens to tasks, for people. Tasks run without it, too.

@@ -13,13 +13,12 @@ use axum::routing::get;
 use axum::{Json, Router};
 use berth_core::ids::ContainerInstanceArn;
 use berth_core::task::{Container, Task};
-use berth_core::units::Timestamp;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock;
+use crate::clock::rfc3339;
 use crate::engine::Engine;
 use crate::runtime::Details;
 use crate::session::SessionStatus;
@@ -193,13 +192,13 @@ struct PortView {
 }
 
 impl TaskView {
-    async fn of(task: &Task, readings: &Readings) -> Self {
+    async fn of(task: &Task, about: &Introspection) -> Self {
         let state = task.state();
-        let waits: HashMap<_, _> = task.container_waits(clock::now()).into_iter().collect();
+        let waits: HashMap<_, _> = about.engine.container_waits(task).into_iter().collect();
         let mut containers = Vec::with_capacity(state.containers.len());
         for (container, spec) in state.containers.iter().zip(&task.spec().containers) {
             // Without the engine the rest is still true.
-            let details = readings.details(container).await.ok().flatten().unwrap_or_default();
+            let details = about.readings.details(container).await.ok().flatten().unwrap_or_default();
             containers.push(ContainerView {
                 image_id: details.image_id.clone(),
                 restart_count: spec.restart_policy.as_ref().map(|_| container.restarts),
@@ -259,10 +258,6 @@ fn ports(task: &Task, container: &Container) -> Vec<PortView> {
         .collect()
 }
 
-fn rfc3339(at: Timestamp) -> Option<String> {
-    Some(jiff::Timestamp::from_millisecond(i64::try_from(at.0).ok()?).ok()?.to_string())
-}
-
 /// All tasks, or one by `?taskarn=` or `?dockerid=` (a prefix of 12 digits or fewer will do).
 async fn tasks(
     State(state): State<Arc<Introspection>>,
@@ -273,10 +268,8 @@ async fn tasks(
         (Some(_), Some(_)) => {
             (StatusCode::BAD_REQUEST, "Request contains both taskarn and dockerid; give one").into_response()
         }
-        (Some(arn), None) => {
-            one(all.iter().filter(|task| task.spec().arn.as_str() == arn), &state.readings).await
-        }
-        (None, Some(id)) => one(all.iter().filter(|task| has_container(task, id)), &state.readings).await,
+        (Some(arn), None) => one(all.iter().filter(|task| task.spec().arn.as_str() == arn), &state).await,
+        (None, Some(id)) => one(all.iter().filter(|task| has_container(task, id)), &state).await,
         (None, None) => task_views(&state).await.into_response(),
     }
 }
@@ -285,7 +278,7 @@ async fn tasks(
 pub(super) async fn task_views(about: &Introspection) -> impl IntoResponse + use<> {
     let mut tasks = Vec::new();
     for task in about.engine.tasks() {
-        tasks.push(TaskView::of(&task, &about.readings).await);
+        tasks.push(TaskView::of(&task, about).await);
     }
     Json(TaskList { tasks })
 }
@@ -299,10 +292,10 @@ fn has_container(task: &Task, id: &str) -> bool {
         .any(|full| full.as_str() == id || (short && !id.is_empty() && full.as_str().starts_with(id)))
 }
 
-async fn one<'a>(mut found: impl Iterator<Item = &'a Arc<Task>>, readings: &Readings) -> Response {
+async fn one<'a>(mut found: impl Iterator<Item = &'a Arc<Task>>, about: &Introspection) -> Response {
     match (found.next(), found.next()) {
         (None, _) => (StatusCode::NOT_FOUND, "no such task").into_response(),
-        (Some(task), None) => Json(TaskView::of(task, readings).await).into_response(),
+        (Some(task), None) => Json(TaskView::of(task, about).await).into_response(),
         (Some(_), Some(_)) => (StatusCode::BAD_REQUEST, "the id is the beginning of several").into_response(),
     }
 }

@@ -1,4 +1,4 @@
-//! The operator's socket: what `berth-agent status`, `tasks`, `explain` and `logs` ask of the agent that
+//! The operator's socket: what `berth-agent status`, `tasks`, `images`, `explain`, `logs` and `exec` ask of the agent that
 //! runs. Only root and the agent's own user get an answer.
 
 use std::collections::HashMap;
@@ -22,7 +22,8 @@ use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::Engine;
+use crate::clock::rfc3339;
+use crate::engine::{Engine, KnownImage};
 use crate::journal;
 use crate::session::SessionStatus;
 use crate::supervise::Tracker;
@@ -74,6 +75,7 @@ pub async fn serve(listener: UnixListener, state: Local, stop: CancellationToken
     let router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/tasks", get(tasks))
+        .route("/v1/images", get(images))
         .route("/v1/explain/{task}", get(explain))
         .route("/v1/logs/{task}/{container}", get(logs))
         .route("/v1/exec/{task}/{container}", get(start))
@@ -120,6 +122,24 @@ async fn status(State(state): State<Arc<Local>>) -> Json<Value> {
 
 async fn tasks(State(state): State<Arc<Local>>) -> Response {
     task_views(&state.about).await.into_response()
+}
+
+async fn images(State(state): State<Arc<Local>>) -> Response {
+    match state.about.engine.images().await {
+        Ok(images) => {
+            let entry = |known: KnownImage| {
+                json!({
+                    "name": known.image.name,
+                    "bytes": known.image.bytes,
+                    "pulledAt": known.record.and_then(|record| rfc3339(record.pulled_at)),
+                    "usedAt": known.record.and_then(|record| rfc3339(record.used_at)),
+                    "inUse": known.in_use,
+                })
+            };
+            Json(images.into_iter().map(entry).collect::<Vec<_>>()).into_response()
+        }
+        Err(error) => (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
+    }
 }
 
 async fn explain(State(state): State<Arc<Local>>, UrlPath(task): UrlPath<String>) -> Response {

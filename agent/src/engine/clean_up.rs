@@ -1,17 +1,20 @@
 //! Removes images that nobody needs: those that are old, a few at a time, and more of them when the disk
 //! fills. Never one that a task of this host has, and never one that this agent did not pull, unless the
-//! operator asks for that.
+//! operator asks for that; then stopped containers that no agent made go as well.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use berth_core::image::familiar;
 use berth_core::units::Millis;
 use nix::sys::statvfs::statvfs;
 
 use super::Shared;
 use crate::clock;
+use crate::config::CleanUp;
+use crate::runtime::LocalImage;
 
 /// How often the disk is looked at, beside after each pull.
 const LOOK: Duration = Duration::from_secs(60);
@@ -20,35 +23,39 @@ const OWN: &str = "berth-pause:";
 /// Longest that one removal may take.
 const REMOVAL: Duration = Duration::from_secs(60);
 
-/// The operator's rules.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CleanUp {
-    /// How often old images are removed.
-    pub interval: Millis,
-    /// How long ago an image must have been pulled to be old.
-    pub age: Millis,
-    /// How many are removed at a time.
-    pub at_once: usize,
-    /// Where the engine keeps images; nowhere that can be looked at, where there is none.
-    pub disk: Option<PathBuf>,
-    /// The share of the disk in percent above which images are removed whatever their age, and the share
-    /// below which that ends.
-    pub pressure: (u8, u8),
-    /// Whether images that this agent did not pull are removed, too, and after how long, and which not.
-    pub untracked: Option<(Millis, Vec<String>)>,
+/// What cleaning up goes by.
+pub(super) struct Cleaner {
+    /// The operator's rules; without any, nothing is removed.
+    pub(super) rules: Option<CleanUp>,
+    /// Where the engine keeps images; `None` where that is out of sight.
+    pub(super) disk: Option<PathBuf>,
 }
 
-/// Cleans up for as long as the agent runs.
-pub(super) async fn run(shared: Arc<Shared>, rules: CleanUp) {
-    let mut cycle = tokio::time::interval(rules.interval.as_duration());
+/// Cleans up for as long as the agent runs, and has written down what was pulled.
+pub(super) async fn run(shared: Arc<Shared>, cleaner: Cleaner) {
+    let interval = cleaner.rules.as_ref().map_or(LOOK, |rules| rules.interval.as_duration());
+    let mut cycle = tokio::time::interval(interval);
     let mut look = tokio::time::interval(LOOK);
     // The first tick of a cycle is at once: an agent that has just started has no opinion yet.
     cycle.tick().await;
+    let mut was_full = false;
     loop {
-        tokio::select! {
-            _ = cycle.tick() => old(&shared, &rules).await,
-            _ = look.tick() => pressed(&shared, &rules).await,
-            () = shared.images.pulled() => pressed(&shared, &rules).await,
+        let is_cycle = tokio::select! {
+            _ = cycle.tick() => true,
+            _ = look.tick() => false,
+            () = shared.images.pulled() => false,
+        };
+        if let Some(rules) = &cleaner.rules {
+            if is_cycle {
+                old(&shared, rules).await;
+            } else {
+                let full = pressed(&shared, &cleaner, rules).await;
+                if let (Some(percent), false) = (full, was_full) {
+                    let disk = cleaner.disk.as_deref().unwrap_or_else(|| "".as_ref()).display();
+                    tracing::warn!(%disk, percent, "the disk is full, and no image is left that could go");
+                }
+                was_full = full.is_some();
+            }
         }
         let images = Arc::clone(&shared);
         let saved = tokio::task::spawn_blocking(move || images.images.records().save()).await;
@@ -59,9 +66,9 @@ pub(super) async fn run(shared: Arc<Shared>, rules: CleanUp) {
 }
 
 /// The images that tasks of this host have, also of those that have stopped and are kept.
-fn in_use(shared: &Shared) -> HashSet<String> {
+pub(super) fn in_use(shared: &Shared) -> HashSet<String> {
     let tasks = shared.registry.views();
-    tasks.iter().flat_map(|task| task.spec().containers.iter().map(|c| c.image.clone())).collect()
+    tasks.iter().flat_map(|task| task.spec().containers.iter().map(|c| familiar(&c.image))).collect()
 }
 
 async fn old(shared: &Shared, rules: &CleanUp) {
@@ -77,12 +84,38 @@ async fn old(shared: &Shared, rules: &CleanUp) {
         }
     }
     if let Some((age, kept)) = &rules.untracked {
-        others(shared, &used, *age, kept, left).await;
+        containers_of_others(shared, *age).await;
+        images_of_others(shared, &used, *age, kept, left).await;
+    }
+}
+
+/// Stopped containers of somebody else, one after the other.
+async fn containers_of_others(shared: &Shared, age: Millis) {
+    let found = match shared.runtime.strangers().await {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::debug!(%error, "containers of others are not cleaned up now");
+            return;
+        }
+    };
+    let now = clock::now();
+    for (id, _) in found.into_iter().filter(|(_, since)| now.since(*since).0 >= age.0) {
+        match tokio::time::timeout(REMOVAL, shared.runtime.remove(&id)).await {
+            Ok(Ok(())) => tracing::info!(container = %id, "removed a stopped container of somebody else"),
+            Ok(Err(error)) => tracing::debug!(container = %id, %error, "a stopped container stays"),
+            Err(_) => return,
+        }
     }
 }
 
 /// Images that somebody else brought here.
-async fn others(shared: &Shared, used: &HashSet<String>, age: Millis, kept: &[String], mut left: usize) {
+async fn images_of_others(
+    shared: &Shared,
+    used: &HashSet<String>,
+    age: Millis,
+    kept: &[String],
+    mut left: usize,
+) {
     let all = match shared.runtime.images().await {
         Ok(all) => all,
         Err(error) => {
@@ -91,37 +124,37 @@ async fn others(shared: &Shared, used: &HashSet<String>, age: Millis, kept: &[St
         }
     };
     let now = clock::now();
-    for (image, made_at) in all {
-        let spared = used.contains(&image)
-            || kept.contains(&image)
-            || shared.images.records().has(&image)
+    for LocalImage { name: image, made_at, .. } in all {
+        let name = familiar(&image);
+        let spared = used.contains(&name)
+            || kept.contains(&name)
+            || shared.images.records().has(&name)
             || image.starts_with(OWN);
-        if left > 0 && !spared && now.0.saturating_sub(made_at.0) >= age.0 && remove(shared, &image).await {
+        if left > 0 && !spared && now.since(made_at).0 >= age.0 && remove(shared, &image).await {
             left -= 1;
         }
     }
 }
 
-/// Removes images until the disk has room again.
-async fn pressed(shared: &Shared, rules: &CleanUp) {
+/// Removes images until the disk has room again; how full it is, in percent, where it has none.
+async fn pressed(shared: &Shared, cleaner: &Cleaner, rules: &CleanUp) -> Option<u8> {
     let (high, low) = rules.pressure;
-    if filled(rules).await.is_none_or(|share| share < high) {
-        return;
+    if filled(cleaner).await? < high {
+        return None;
     }
     let used = in_use(shared);
     for image in shared.images.records().unused(&|image| used.contains(image), Millis(0), clock::now()) {
         remove(shared, &image).await;
-        if filled(rules).await.is_none_or(|share| share < low) {
-            return;
+        if filled(cleaner).await? < low {
+            return None;
         }
     }
-    let (disk, percent) = (rules.disk.clone().unwrap_or_default(), filled(rules).await);
-    tracing::warn!(disk = %disk.display(), percent, "the disk is full, and no image is left that could go");
+    filled(cleaner).await
 }
 
 /// How much of the disk is in use, in percent.
-async fn filled(rules: &CleanUp) -> Option<u8> {
-    let disk = rules.disk.clone()?;
+async fn filled(cleaner: &Cleaner) -> Option<u8> {
+    let disk = cleaner.disk.clone()?;
     let looked = tokio::task::spawn_blocking(move || statvfs(&disk)).await;
     let stat = looked.ok()?.ok()?;
     let (all, free) = (stat.blocks(), stat.blocks_available());
@@ -130,7 +163,7 @@ async fn filled(rules: &CleanUp) -> Option<u8> {
 
 /// Whether it is gone. The engine refuses where a container has it.
 async fn remove(shared: &Shared, image: &str) -> bool {
-    if shared.images.is_wanted(image) {
+    if shared.images.progress(image).is_some() {
         return false;
     }
     match tokio::time::timeout(REMOVAL, shared.runtime.remove_image(image)).await {

@@ -80,7 +80,7 @@ impl Engine {
         let mut writes = Vec::new();
         let mut started = Vec::new();
         for (spec, stop) in fresh {
-            let mut task = Task::new(Arc::clone(&spec), self.shared.settings, now);
+            let mut task = Task::new(Arc::clone(&spec), self.shared.settings_of(&spec.arn), now);
             let (event, receiver) = match stop {
                 Some(cause) => (Event::Stop(cause), watch::channel(Verdict::Granted).1),
                 None => {

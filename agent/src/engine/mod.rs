@@ -32,6 +32,8 @@ mod registry;
 mod restore;
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use berth_core::attachment::SecurityGroup;
@@ -39,14 +41,17 @@ use berth_core::ids::{ContainerInstanceArn, TaskArn};
 use berth_core::ledger::Verdict;
 use berth_core::resources::Resources;
 use berth_core::task::{Act, Event, Settings, StopCause, Task};
+use berth_core::units::Millis;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::actor::{Actor, MAILBOX, Message};
 use self::admission::Admission;
+use self::clean_up::Cleaner;
 use self::path_ids::PathIds;
 use self::registry::{Handle, Registry};
 use crate::cgroup::Cgroups;
 use crate::clock;
+use crate::config::CleanUp;
 use crate::credentials::{Credentials, RoleCredentials};
 use crate::environment::Environments;
 use crate::image::Images;
@@ -58,10 +63,10 @@ use crate::store::{Saved, Store, StoreError, Write};
 use crate::supervise::Tracker;
 
 pub use self::admission::Usage;
-pub use self::clean_up::CleanUp;
 pub use self::intake::Assignment;
 pub use self::keepsake::engine_name;
 pub use self::perform::Timeouts;
+pub use self::questions::KnownImage;
 pub use self::restore::{World, look};
 
 /// What the engine works with.
@@ -82,12 +87,17 @@ pub struct Parts {
     pub network: Arc<dyn TaskNetwork>,
     /// How images are cleaned up; they are not, where there are no rules.
     pub clean_up: Option<CleanUp>,
+    /// Where the engine keeps images; `None` where that is out of sight.
+    pub disk: Option<PathBuf>,
     /// Where what happens is written for people; nowhere, where there is none.
     pub journal: Option<Journal>,
     /// State.
     pub store: Arc<dyn Store>,
     /// What holds for every task.
     pub settings: Settings,
+    /// How much longer than `settings.retention` stopped tasks may be kept, so that those which stopped
+    /// together are not removed together.
+    pub retention_jitter: Millis,
     /// How long the container engine may take.
     pub timeouts: Timeouts,
     /// Most processes in a task.
@@ -112,6 +122,7 @@ struct Shared {
     journal: Option<Journal>,
     store: Arc<dyn Store>,
     settings: Settings,
+    retention_jitter: Millis,
     timeouts: Timeouts,
     pids_limit: Option<u32>,
     agent: String,
@@ -127,6 +138,15 @@ struct Shared {
 impl Shared {
     fn instance(&self) -> Option<ContainerInstanceArn> {
         self.instance.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What holds for a task: the same whenever it is asked.
+    fn settings_of(&self, task: &TaskArn) -> Settings {
+        let mut hasher = DefaultHasher::new();
+        task.hash(&mut hasher);
+        let jitter = hasher.finish().checked_rem(self.retention_jitter.0).unwrap_or_default();
+        let retention = Millis(self.settings.retention.0.saturating_add(jitter));
+        Settings { retention, ..self.settings }
     }
 }
 
@@ -159,6 +179,7 @@ impl Engine {
             journal: parts.journal,
             store: parts.store,
             settings: parts.settings,
+            retention_jitter: parts.retention_jitter,
             timeouts: parts.timeouts,
             pids_limit: parts.pids_limit,
             agent: parts.agent,
@@ -224,9 +245,8 @@ impl Engine {
         shared.tracker.spawn_droppable("engine events", reconcile::follow(follower, cursor));
         let follower = engine.clone();
         shared.tracker.spawn_droppable("namespaces", async move { follower.follow_namespaces().await });
-        if let Some(rules) = parts.clean_up {
-            shared.tracker.spawn_droppable("image clean-up", clean_up::run(Arc::clone(&shared), rules));
-        }
+        let cleaner = Cleaner { rules: parts.clean_up, disk: parts.disk };
+        shared.tracker.spawn_droppable("image clean-up", clean_up::run(Arc::clone(&shared), cleaner));
         let sweeper = engine.clone();
         shared.tracker.spawn_droppable("sweep", async move { sweeper.sweep().await });
         Ok(engine)

@@ -94,7 +94,11 @@ fn resource(old: &Resource, new: &Resource, now: Timestamp) -> Option<String> {
     let took = took(old.attempt.as_ref(), now);
     match (old.status, new.status) {
         (S::None, S::Acquiring) => Some(format!("wants {thing}")),
-        (S::Acquiring, S::Ready) => Some(format!("has {thing}{took}")),
+        (S::Acquiring, S::Ready) => {
+            let bytes = new.yielded.pulled_bytes;
+            let came = if bytes > 0 { format!(", {} KiB came", bytes.div_ceil(1024)) } else { String::new() };
+            Some(format!("has {thing}{took}{came}"))
+        }
         (S::Acquiring, S::None) if new.tries > old.tries => {
             let why = new.trouble.as_ref().map_or_else(String::new, |why| format!(": {why}"));
             Some(format!("did not get {thing}{took}{why}; try {}", new.tries))

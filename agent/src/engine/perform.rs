@@ -94,7 +94,9 @@ async fn acquire(shared: &Shared, spec: &Arc<TaskSpec>, resource: ResourceKey) -
             into_outcome(within(QUICK, "RUNNING", bound).await, |()| Outcome::Acquired(Acquired::Plain))
         }
         ResourceKey::Image(image) => match shared.images.ensure(&image, login_of(spec, &image)).await {
-            Ok(facts) => Outcome::Acquired(Acquired::Image { digest: facts.digest }),
+            Ok(had) => {
+                Outcome::Acquired(Acquired::Image { digest: had.facts.digest, pulled_bytes: had.pulled })
+            }
             Err(error) => {
                 let kind = match error {
                     ImageError::EngineAway(_) => FailureKind::EngineAway,

@@ -7,14 +7,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_core::ids::{ContainerName, EngineId, TaskArn};
+use berth_core::image::familiar;
 use berth_core::task::Task;
 
-use super::Engine;
+use super::{Engine, clean_up};
+use crate::clock;
 use crate::credentials::RoleCredentials;
-use crate::runtime::{Details, Exec, ExecRequest, LogStream, RuntimeError};
+use crate::image::{Progress, Record};
+use crate::runtime::{Details, Exec, ExecRequest, LocalImage, LogStream, Pulling, RuntimeError};
 
 /// Longest that an answer about a container may take.
 const DETAILS: Duration = Duration::from_secs(2);
+
+/// An image that the engine has, and what this agent knows of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownImage {
+    /// The image.
+    pub image: LocalImage,
+    /// Where this agent has pulled it: when, and when it was used last.
+    pub record: Option<Record>,
+    /// Whether a task of this host has it.
+    pub in_use: bool,
+}
 
 impl Engine {
     /// All tasks as they stand.
@@ -46,6 +60,41 @@ impl Engine {
     #[must_use]
     pub fn task(&self, task: &TaskArn) -> Option<Arc<Task>> {
         self.shared.registry.get(task).map(|handle| Arc::clone(&handle.view.borrow()))
+    }
+
+    /// What each container of a task waits for, for people: an image with how far it is.
+    #[must_use]
+    pub fn container_waits(&self, task: &Task) -> Vec<(ContainerName, String)> {
+        let mut waits = task.container_waits(clock::now());
+        for (name, on) in &mut waits {
+            let image = task.spec().container(name).map(|spec| spec.image.as_str()).unwrap_or_default();
+            if on.strip_prefix("image ") != Some(image) {
+                continue;
+            }
+            match self.shared.images.progress(image) {
+                Some(Progress::Queued) => on.push_str(", behind other pulls"),
+                Some(Progress::Again) => on.push_str(", to be tried again"),
+                Some(Progress::Pulling(Pulling { bytes, of })) if of > 0 => {
+                    on.push_str(&format!(", {} of {} KiB", bytes.div_ceil(1024), of.div_ceil(1024)));
+                }
+                Some(Progress::Pulling(_)) | None => {}
+            }
+        }
+        waits
+    }
+
+    /// The images that the engine has, by name, and what this agent knows of them.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub async fn images(&self) -> Result<Vec<KnownImage>, RuntimeError> {
+        let used = clean_up::in_use(&self.shared);
+        let known = |image: LocalImage| KnownImage {
+            record: self.shared.images.records().of(&image.name),
+            in_use: used.contains(&familiar(&image.name)),
+            image,
+        };
+        Ok(self.shared.runtime.images().await?.into_iter().map(known).collect())
     }
 
     /// A container in detail, as the engine has it; `None` when it has none.

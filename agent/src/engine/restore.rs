@@ -67,7 +67,10 @@ pub(super) fn reunite(shared: &Shared, saved: Saved, mut world: World) -> Vec<(T
     let mut tasks = Vec::new();
     for (spec, state) in saved.tasks {
         let found = world.tasks.remove(&spec.arn).unwrap_or_default();
-        tasks.push((Task::restored(spec, shared.settings, state), vec![Event::Restored(found.facts)]));
+        tasks.push((
+            Task::restored(Arc::clone(&spec), shared.settings_of(&spec.arn), state),
+            vec![Event::Restored(found.facts)],
+        ));
     }
     for (arn, found) in world.tasks {
         let read = |(name, json): &(ContainerName, String)| {
@@ -83,7 +86,8 @@ pub(super) fn reunite(shared: &Shared, saved: Saved, mut world: World) -> Vec<(T
             shared.path_ids.adopt(&arn, container, &keepsake.path_ids);
         }
         let bindings: Vec<_> = keepsakes.into_iter().flat_map(|(_, k)| k.bindings).collect();
-        let task = Task::adopted(Arc::new(spec), shared.settings, &bindings, now);
+        let settings = shared.settings_of(&spec.arn);
+        let task = Task::adopted(Arc::new(spec), settings, &bindings, now);
         tasks.push((task, vec![Event::Restored(found.facts)]));
     }
     for (task, _) in &tasks {

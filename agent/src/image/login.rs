@@ -9,15 +9,14 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use berth_core::image::{HUB, normal_registry, registry};
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 
-use crate::config::{RegistryLogin, Secret};
+use crate::config::{RegistryLogin, Secret, without_secrets};
 use crate::runtime::RegistryAuth;
 use crate::secret::Secrets;
 
-/// Docker Hub, as images and logins call it.
-const HUB: &str = "docker.io";
 /// Docker Hub, as `docker login` writes it.
 const HUB_LOGIN: &str = "https://index.docker.io/v1/";
 /// Longest that a credential helper may take.
@@ -80,7 +79,7 @@ impl Logins {
         docker_config: Option<PathBuf>,
         secrets: Arc<Secrets>,
     ) -> Self {
-        let own = own.into_iter().map(|(registry, login)| (normal(&registry), login)).collect();
+        let own = own.into_iter().map(|(registry, login)| (normal_registry(&registry), login)).collect();
         Self { own, docker_config, secrets }
     }
 
@@ -108,24 +107,6 @@ impl Logins {
     }
 }
 
-/// The registry that an image's name begins with (distribution reference grammar).
-fn registry(image: &str) -> String {
-    match image.split_once('/') {
-        Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => normal(first),
-        _ => HUB.to_owned(),
-    }
-}
-
-/// One name for each registry, however it was written.
-fn normal(registry: &str) -> String {
-    let bare = registry.trim_start_matches("https://").trim_start_matches("http://");
-    let bare = bare.split('/').next().unwrap_or_default();
-    match bare {
-        "index.docker.io" | "registry-1.docker.io" => HUB.to_owned(),
-        other => other.to_owned(),
-    }
-}
-
 /// A login of the Docker command line.
 async fn of_docker(folder: &Path, registry: &str) -> Result<Option<(String, Secret)>, LoginError> {
     let path = folder.join("config.json");
@@ -133,12 +114,16 @@ async fn of_docker(folder: &Path, registry: &str) -> Result<Option<(String, Secr
     let config: DockerConfig = serde_json::from_str(&text).map_err(|error| {
         LoginError(format!("{} is wrong in line {}, column {}", path.display(), error.line(), error.column()))
     })?;
-    let helper =
-        config.cred_helpers.iter().find(|(name, _)| normal(name) == registry).map(|(_, helper)| helper);
+    let helper = config
+        .cred_helpers
+        .iter()
+        .find(|(name, _)| normal_registry(name) == registry)
+        .map(|(_, helper)| helper);
     if let Some(helper) = helper.or(config.creds_store.as_ref()) {
         return helped(helper, registry).await;
     }
-    let found = config.auths.iter().find(|(name, auth)| normal(name) == registry && !auth.auth.is_empty());
+    let found =
+        config.auths.iter().find(|(name, auth)| normal_registry(name) == registry && !auth.auth.is_empty());
     let Some((name, auth)) = found else { return Ok(None) };
     let decoded = BASE64_STANDARD.decode(&auth.auth).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let pair = decoded.as_deref().and_then(|text| text.split_once(':'));
@@ -155,6 +140,7 @@ async fn helped(helper: &str, registry: &str) -> Result<Option<(String, Secret)>
         return Err(failed("is no name of a helper".to_owned()));
     }
     let mut command = tokio::process::Command::new(&program);
+    without_secrets(&mut command);
     command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let asked = async {
         let mut child = command.spawn()?;
@@ -185,21 +171,6 @@ async fn helped(helper: &str, registry: &str) -> Result<Option<(String, Secret)>
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_images_name_tells_its_registry() {
-        for (image, expected) in [
-            ("web", HUB),
-            ("library/web:1", HUB),
-            ("index.docker.io/library/web", HUB),
-            ("localhost/web", "localhost"),
-            ("127.0.0.1:5000/a/web:1", "127.0.0.1:5000"),
-            ("registry.local/a@sha256:00", "registry.local"),
-        ] {
-            assert_eq!(registry(image), expected, "{image}");
-        }
-        assert_eq!(normal("https://registry.local/v2/"), "registry.local");
-    }
 
     #[tokio::test]
     async fn the_tasks_login_comes_first_then_the_operators_then_dockers() {

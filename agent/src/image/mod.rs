@@ -1,27 +1,34 @@
 //! Images: makes sure that one is here, by the operator's choice of when to pull.
+//!
+//! | part | its one job |
+//! | --- | --- |
+//! | `pull`, `lanes` | one image is brought here; whose turn it is |
+//! | `login` | what registries want to know |
+//! | `record` | what was pulled here, and when it was used |
+//! | `words` | what registries mean when they refuse |
 
+mod lanes;
 mod login;
+mod pull;
 mod record;
+mod words;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
+use berth_core::image::familiar;
 use berth_core::units::Millis;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 
+use self::pull::{Puller, refused};
 use crate::clock;
 use crate::config::PullBehavior;
-use crate::runtime::{ImageFacts, Runtime, RuntimeError};
+use crate::runtime::{ImageFacts, Runtime};
 
 pub use self::login::{LoginError, Logins};
-pub use self::record::Records;
-
-/// Pulls that may run at once; more would only share the disk.
-const CONCURRENT_PULLS: usize = 4;
-/// Tries of one pull, with growing pauses between them.
-const TRIES: u32 = 3;
-const FIRST_PAUSE: Duration = Duration::from_millis(1100);
+pub use self::pull::Progress;
+pub use self::record::{Record, Records};
 
 /// Why an image is not to be had. The text is for users.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -35,14 +42,18 @@ pub enum ImageError {
 }
 
 /// How images are had.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct PullSettings {
     /// When to pull.
     pub behavior: PullBehavior,
-    /// Longest silence.
+    /// Longest time until the registry says anything.
+    pub begin: Millis,
+    /// Longest silence afterwards.
     pub inactivity: Millis,
     /// Longest pull.
     pub total: Millis,
+    /// Where images of a registry are looked for first.
+    pub mirrors: BTreeMap<String, Vec<String>>,
 }
 
 /// An image, and the login that the task has for it: with another it may not be had.
@@ -52,15 +63,30 @@ struct Wanted {
     login: Option<String>,
 }
 
+impl Wanted {
+    /// Spreads the pauses of pulls.
+    fn seed(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
 type Answer = Option<Result<ImageFacts, ImageError>>;
+
+/// A pull that runs, and how others hear of it.
+#[derive(Clone)]
+struct Pull {
+    answer: watch::Receiver<Answer>,
+    progress: watch::Receiver<Progress>,
+}
 
 /// Makes sure that images are here; one look and one pull for each, however many wait for it.
 pub struct Images {
     runtime: Arc<dyn Runtime>,
-    settings: PullSettings,
-    logins: Logins,
-    pulls: Semaphore,
-    under_way: Mutex<HashMap<Wanted, watch::Receiver<Answer>>>,
+    behavior: PullBehavior,
+    puller: Puller,
+    under_way: Mutex<HashMap<Wanted, Pull>>,
     records: Records,
     news: Notify,
 }
@@ -70,10 +96,9 @@ impl Images {
     #[must_use]
     pub fn new(runtime: Arc<dyn Runtime>, settings: PullSettings, logins: Logins, records: Records) -> Self {
         Self {
+            behavior: settings.behavior,
+            puller: Puller::new(Arc::clone(&runtime), settings, logins),
             runtime,
-            settings,
-            logins,
-            pulls: Semaphore::new(CONCURRENT_PULLS),
             under_way: Mutex::default(),
             records,
             news: Notify::new(),
@@ -91,11 +116,13 @@ impl Images {
         self.news.notified().await;
     }
 
-    /// Whether somebody waits for that image now.
+    /// How far the pull of that image is; `None` when nobody waits for it.
     #[must_use]
-    pub fn is_wanted(&self, reference: &str) -> bool {
+    pub fn progress(&self, reference: &str) -> Option<Progress> {
+        let name = familiar(reference);
         let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        under_way.keys().any(|wanted| wanted.reference == reference)
+        let pull = under_way.iter().find(|(wanted, _)| familiar(&wanted.reference) == name)?.1;
+        Some(*pull.progress.borrow())
     }
 
     /// Makes sure that the image is here, or waits for another who does that already. `login` is where the
@@ -103,16 +130,18 @@ impl Images {
     ///
     /// # Errors
     /// [`ImageError`] in the words that users see.
-    pub async fn ensure(&self, reference: &str, login: Option<&str>) -> Result<ImageFacts, ImageError> {
+    pub async fn ensure(&self, reference: &str, login: Option<&str>) -> Result<Had, ImageError> {
         let wanted = Wanted { reference: reference.to_owned(), login: login.map(str::to_owned) };
+        let (progress, seen) = watch::channel(Progress::default());
         loop {
             let (answer, mut waiting) = {
                 let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
                 match under_way.get(&wanted) {
-                    Some(waiting) => (None, waiting.clone()),
+                    Some(pull) => (None, pull.answer.clone()),
                     None => {
                         let (answer, waiting) = watch::channel(None);
-                        under_way.insert(wanted.clone(), waiting.clone());
+                        let pull = Pull { answer: waiting.clone(), progress: seen.clone() };
+                        under_way.insert(wanted.clone(), pull);
                         (Some(answer), waiting)
                     }
                 }
@@ -121,37 +150,45 @@ impl Images {
                 // Dropped on the way (its task was stopped), the guard lets the next one try.
                 let _guard = UnderWay { images: self, wanted: &wanted };
                 self.records.used(reference, clock::now());
-                let result = self.have(&wanted).await;
+                let result = self.have(&wanted, &progress).await;
                 answer.send_replace(Some(result.clone()));
-                return result;
+                let pulled = match *progress.borrow() {
+                    Progress::Pulling(pulling) => pulling.bytes,
+                    _ => 0,
+                };
+                return result.map(|facts| Had { facts, pulled });
             }
             if let Ok(answer) = waiting.wait_for(Option::is_some).await
                 && let Some(result) = answer.clone()
             {
-                return result;
+                return result.map(|facts| Had { facts, pulled: 0 });
             }
         }
     }
 
-    async fn have(&self, wanted: &Wanted) -> Result<ImageFacts, ImageError> {
+    async fn have(
+        &self,
+        wanted: &Wanted,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<ImageFacts, ImageError> {
         let reference = wanted.reference.as_str();
-        match self.settings.behavior {
+        match self.behavior {
             PullBehavior::PreferCached => match self.local(reference).await? {
                 Some(facts) => Ok(facts),
-                None => self.pull(wanted).await,
+                None => self.take_note(wanted, self.puller.pull(wanted, progress).await),
             },
             PullBehavior::Once => {
                 let known = self.records.has(reference);
                 match self.local(reference).await? {
                     Some(facts) if known => Ok(facts),
-                    local => self.pull_or(wanted, local).await,
+                    local => self.pull_or(wanted, local, progress).await,
                 }
             }
             PullBehavior::Default => {
                 let local = self.local(reference).await?;
-                self.pull_or(wanted, local).await
+                self.pull_or(wanted, local, progress).await
             }
-            PullBehavior::Always => self.pull(wanted).await,
+            PullBehavior::Always => self.take_note(wanted, self.puller.pull(wanted, progress).await),
         }
     }
 
@@ -160,11 +197,16 @@ impl Images {
     }
 
     /// Pulls, with an image that is here already to fall back on: then one try is enough.
-    async fn pull_or(&self, wanted: &Wanted, local: Option<ImageFacts>) -> Result<ImageFacts, ImageError> {
+    async fn pull_or(
+        &self,
+        wanted: &Wanted,
+        local: Option<ImageFacts>,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<ImageFacts, ImageError> {
         let Some(local) = local else {
-            return self.pull(wanted).await;
+            return self.take_note(wanted, self.puller.pull(wanted, progress).await);
         };
-        match self.pull_once(wanted).await {
+        match self.take_note(wanted, self.puller.once(wanted, progress).await) {
             Ok(facts) => Ok(facts),
             Err(error) => {
                 tracing::info!(image = wanted.reference, %error, "not pulled; using the image that is here");
@@ -173,54 +215,22 @@ impl Images {
         }
     }
 
-    async fn pull(&self, wanted: &Wanted) -> Result<ImageFacts, ImageError> {
-        let mut pause = FIRST_PAUSE;
-        let mut tries = 1;
-        loop {
-            match self.pull_once(wanted).await {
-                // A registry that was away for a moment when the engine asked whether it wants a login
-                // is sent none, and complains of that.
-                Err(ImageError::CannotPull(reason))
-                    if tries < TRIES && (is_passing(&reason) || tries == 1 && wants_login(&reason)) =>
-                {
-                    tracing::info!(
-                        image = wanted.reference,
-                        reason,
-                        "the pull failed and will be tried again"
-                    );
-                    tokio::time::sleep(pause).await;
-                    pause *= 2;
-                    tries += 1;
-                }
-                result => return result,
-            }
+    fn take_note<T>(&self, wanted: &Wanted, result: Result<T, ImageError>) -> Result<T, ImageError> {
+        if result.is_ok() {
+            self.records.pulled(&wanted.reference, clock::now());
+            self.news.notify_one();
         }
+        result
     }
+}
 
-    async fn pull_once(&self, wanted: &Wanted) -> Result<ImageFacts, ImageError> {
-        let reference = wanted.reference.as_str();
-        let login = self.logins.of(reference, wanted.login.as_deref()).await;
-        let login = login.map_err(|error| ImageError::CannotPull(format!("{reference}: {error}")))?;
-        let permit = self
-            .pulls
-            .acquire()
-            .await
-            .map_err(|_| ImageError::CannotPull("the agent is stopping".to_owned()))?;
-        let pull = self.runtime.pull(reference, login, self.settings.inactivity);
-        let result = tokio::time::timeout(self.settings.total.as_duration(), pull).await;
-        drop(permit);
-        match result {
-            Ok(Ok(facts)) => {
-                self.records.pulled(reference, clock::now());
-                self.news.notify_one();
-                Ok(facts)
-            }
-            Ok(Err(error)) => Err(refused(reference, error)),
-            Err(_) => {
-                Err(ImageError::CannotPull(format!("{reference}: not pulled within {}", self.settings.total)))
-            }
-        }
-    }
+/// An image that is here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Had {
+    /// What it is.
+    pub facts: ImageFacts,
+    /// How many bytes came for whoever asked, 0 for those who waited for another's pull.
+    pub pulled: u64,
 }
 
 struct UnderWay<'a> {
@@ -234,63 +244,17 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// What an error of the engine means for the image: an engine that answers is not away.
-fn refused(reference: &str, error: RuntimeError) -> ImageError {
-    match error {
-        RuntimeError::Unavailable(detail) => ImageError::EngineAway(detail),
-        error => ImageError::CannotPull(with_hint(reference, &error.to_string())),
-    }
-}
-
-/// Whether trying again soon may help.
-fn is_passing(reason: &str) -> bool {
-    if wants_login(reason) {
-        return false;
-    }
-    let final_answers = [
-        "not found",
-        "manifest unknown",
-        "invalid reference",
-        "does not exist",
-        "no such host",
-        "registry auth",
-    ];
-    !final_answers.iter().any(|answer| reason.contains(answer))
-}
-
-/// Whether the registry wants a login, or another one.
-fn wants_login(reason: &str) -> bool {
-    ["denied", "unauthorized", "no basic auth credentials"].iter().any(|answer| reason.contains(answer))
-}
-
-fn with_hint(reference: &str, reason: &str) -> String {
-    let hint = if reason.contains("no such host")
-        || reason.contains("dial tcp")
-        || reason.contains("connection refused")
-    {
-        "the registry cannot be reached from this host"
-    } else if wants_login(reason) {
-        "the image does not exist, or its registry wants a login"
-    } else if reason.contains("not found") || reason.contains("manifest unknown") {
-        "check the image's name and tag"
-    } else if reason.to_ascii_lowercase().contains("toomanyrequests") {
-        "the registry limits how often it is asked: log in there, or try later"
-    } else if reason.contains("verification failed") {
-        "what the registry sent is damaged: push the image again"
-    } else {
-        return format!("{reference}: {reason}");
-    };
-    format!("{reference}: {reason} ({hint})")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::RuntimeError;
     use crate::runtime::fake::{Call, FakeRuntime};
 
     fn images(runtime: &FakeRuntime) -> Images {
         let settings = PullSettings {
             behavior: PullBehavior::PreferCached,
+            begin: Millis::from_secs(60),
+            mirrors: BTreeMap::new(),
             inactivity: Millis::from_secs(60),
             total: Millis::from_secs(60),
         };

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use berth_core::image::familiar;
 use berth_core::units::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -14,17 +16,18 @@ const FILE: &str = "images.json";
 
 /// One image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Record {
+pub struct Record {
     /// When it was pulled last.
-    pulled_at: Timestamp,
+    pub pulled_at: Timestamp,
     /// When a task wanted it last.
-    used_at: Timestamp,
+    pub used_at: Timestamp,
 }
 
-/// The images that this agent has pulled, by reference.
+/// The images that this agent has pulled, by their familiar names.
 pub struct Records {
     path: Option<PathBuf>,
     images: Mutex<BTreeMap<String, Record>>,
+    changed: AtomicBool,
 }
 
 impl Records {
@@ -34,30 +37,39 @@ impl Records {
         let path = data_dir.map(|folder| folder.join(FILE));
         let text = path.as_ref().and_then(|path| fs::read(path).ok());
         let images = text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-        Self { path, images: Mutex::new(images) }
+        Self { path, images: Mutex::new(images), changed: AtomicBool::new(false) }
+    }
+
+    /// What is known of an image, where this agent has pulled it.
+    #[must_use]
+    pub fn of(&self, reference: &str) -> Option<Record> {
+        self.lock().get(&familiar(reference)).copied()
     }
 
     /// Whether this agent has pulled it.
     #[must_use]
     pub fn has(&self, reference: &str) -> bool {
-        self.lock().contains_key(reference)
+        self.of(reference).is_some()
     }
 
     /// It was pulled.
     pub fn pulled(&self, reference: &str, now: Timestamp) {
-        self.lock().insert(reference.to_owned(), Record { pulled_at: now, used_at: now });
+        self.lock().insert(familiar(reference), Record { pulled_at: now, used_at: now });
+        self.changed.store(true, Ordering::Release);
     }
 
     /// A task wants it.
     pub fn used(&self, reference: &str, now: Timestamp) {
-        if let Some(record) = self.lock().get_mut(reference) {
+        if let Some(record) = self.lock().get_mut(&familiar(reference)) {
             record.used_at = now;
+            self.changed.store(true, Ordering::Release);
         }
     }
 
     /// It is not here any more.
     pub fn removed(&self, reference: &str) {
-        self.lock().remove(reference);
+        self.lock().remove(&familiar(reference));
+        self.changed.store(true, Ordering::Release);
     }
 
     /// Those that nobody uses and that were pulled so long ago, the one that was used longest ago first.
@@ -74,12 +86,15 @@ impl Records {
         found.into_iter().map(|(reference, _)| reference.clone()).collect()
     }
 
-    /// Writes the file. Blocks.
+    /// Writes the file, where something has changed. Blocks.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn save(&self) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
+        if !self.changed.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
         let text = serde_json::to_vec(&*self.lock())?;
         let next = path.with_extension("next");
         fs::write(&next, text)?;
@@ -103,13 +118,14 @@ mod tests {
             records.pulled(name, Timestamp(pulled));
             records.used(name, Timestamp(used));
         }
-        let unused = |records: &Records| records.unused(&|name| name == "c", Millis(50), Timestamp(100));
-        assert_eq!(unused(&records), ["b", "a"]);
+        let unused =
+            |records: &Records| records.unused(&|name| name == "c:latest", Millis(50), Timestamp(100));
+        assert_eq!(unused(&records), ["b:latest", "a:latest"]);
         records.save().unwrap();
         let again = Records::open(Some(folder.path()));
-        assert_eq!(unused(&again), ["b", "a"]);
+        assert_eq!(unused(&again), ["b:latest", "a:latest"]);
         again.removed("b");
-        assert_eq!(unused(&again), ["a"]);
+        assert_eq!(unused(&again), ["a:latest"]);
         // Wanted again, by a task that is gone by now.
         again.used("never pulled here", Timestamp(1));
         assert!(!again.has("never pulled here"));

@@ -3,13 +3,18 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::time::Duration;
 
 use super::guard;
 use super::netlink::Netlink;
 use super::netns::{Namespace, Pins};
 use super::plan::ENDPOINT_LINK;
 use crate::supervise::Tracker;
+
+/// Longest that the endpoint may take to answer.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// The ids of the tasks that have a namespace.
 #[must_use]
@@ -21,11 +26,17 @@ pub fn list(data_dir: &Path) -> Vec<String> {
     names
 }
 
-/// The interfaces, addresses, routes and rules of one task, by its id or its ARN.
+/// The interfaces, addresses, routes and rules of one task, by its id or its ARN, and whether it reaches the
+/// agent's endpoint at that address.
 ///
 /// # Errors
 /// When it has no namespace here, or the agent may not enter it.
-pub async fn inspect(data_dir: &Path, task: &str, tracker: &Tracker) -> io::Result<String> {
+pub async fn inspect(
+    data_dir: &Path,
+    task: &str,
+    endpoint: Option<SocketAddr>,
+    tracker: &Tracker,
+) -> io::Result<String> {
     let id = task.rsplit('/').next().unwrap_or(task);
     let namespace = Namespace::pinned(&Pins::new(data_dir).path(id)).map_err(|_| {
         io::Error::new(io::ErrorKind::NotFound, format!("task {id} has no network namespace here"))
@@ -45,7 +56,14 @@ pub async fn inspect(data_dir: &Path, task: &str, tracker: &Tracker) -> io::Resu
     }
     let rules = guard::count(&namespace).await?;
     let _ = writeln!(text, "rules {} ingress, {} egress", rules.0, rules.1);
-    let reachable = inside.link(ENDPOINT_LINK).await?.is_some_and(|link| link.is_up);
-    let _ = writeln!(text, "link to the agent's endpoint {}", if reachable { "up" } else { "missing" });
+    let link = inside.link(ENDPOINT_LINK).await?.is_some_and(|link| link.is_up);
+    let _ = writeln!(text, "link to the agent's endpoint {}", if link { "up" } else { "missing" });
+    if let Some(address) = endpoint {
+        let reached = match namespace.enter(move || Ok(TcpStream::connect_timeout(&address, ANSWER))).await? {
+            Ok(_) => "answers".to_owned(),
+            Err(error) => format!("does not answer: {error}"),
+        };
+        let _ = writeln!(text, "the agent's endpoint {address} {reached}");
+    }
     Ok(text)
 }

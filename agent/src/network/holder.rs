@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use berth_core::ids::{EngineId, TaskArn};
-use berth_core::spec::TaskSpec;
+use berth_core::spec::{Sharing, TaskSpec};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, OnceCell, mpsc};
@@ -91,7 +91,7 @@ pub(super) struct Pool {
 pub(super) fn failed(error: RuntimeError) -> NetworkError {
     match error {
         RuntimeError::Unavailable(why) => NetworkError::EngineAway(why),
-        other => NetworkError::Passing(format!("the container that holds the network: {other}")),
+        other => NetworkError::Passing(format!("the container that holds the task's namespaces: {other}")),
     }
 }
 
@@ -144,7 +144,7 @@ impl Pool {
             while self.ready().len() < self.size {
                 wait_for_quiet(&*self.engine).await;
                 let name = format!("{POOLED}{}", uuid::Uuid::new_v4().simple());
-                match self.make(&name, "").await {
+                match self.make(&name, "", false).await {
                     Ok(held) => self.ready().push_back(held),
                     Err(error) => {
                         // The next task that takes one asks again.
@@ -168,11 +168,13 @@ impl Pool {
         self.image.get_or_try_init(load).await.map(String::as_str).map_err(failed)
     }
 
-    async fn make(&self, name: &str, hostname: &str) -> Result<Held, NetworkError> {
+    async fn make(&self, name: &str, hostname: &str, shares_ipc: bool) -> Result<Held, NetworkError> {
         let image = self.image().await?;
-        let id = self.engine.hold(name, image, hostname).await.map_err(failed)?;
+        let id = self.engine.hold(name, image, hostname, shares_ipc).await.map_err(failed)?;
         self.running(&id).await?.ok_or_else(|| {
-            NetworkError::Passing(format!("the container {name}, which holds the network, has ended"))
+            NetworkError::Passing(format!(
+                "the container {name}, which holds the task's namespaces, has ended"
+            ))
         })
     }
 
@@ -188,7 +190,9 @@ impl Pool {
     /// A holder for a task: one that was kept ready, or a new one.
     pub(super) async fn take(&self, task: &TaskSpec, hostname: &str) -> Result<Held, NetworkError> {
         let name = holder_name(task);
-        let kept = self.ready().pop_front();
+        let shares_ipc = task.ipc_mode == Some(Sharing::Task);
+        // One that was kept ready lets nobody share its IPC.
+        let kept = if shares_ipc { None } else { self.ready().pop_front() };
         self.wanted.notify_one();
         if let Some(held) = kept {
             // One that was removed by hand meanwhile has no name to change.
@@ -198,7 +202,7 @@ impl Pool {
                 Err(error) => tracing::warn!(%error, "a holder that was kept ready is of no use"),
             }
         }
-        self.make(&name, hostname).await
+        self.make(&name, hostname, shares_ipc).await
     }
 
     /// Tells when the holder ends.

@@ -16,6 +16,7 @@ pub mod pause;
 pub mod plan;
 pub mod ports;
 pub mod probe;
+pub mod shared;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -55,8 +56,8 @@ pub enum NetworkError {
 /// known.
 pub type Survivor = (Arc<TaskSpec>, Option<EngineId>);
 
-/// The networks of tasks in `awsvpc` mode. A namespace is held open by a container of the agent's,
-/// which the task's own containers join.
+/// The networks of tasks in `awsvpc` mode, and what else the containers of a task share. A namespace is held
+/// open by a container of the agent's, which the task's own containers join.
 pub trait TaskNetwork: Send + Sync + 'static {
     /// A namespace for the task: the container that holds it. Asked again, the same one.
     ///

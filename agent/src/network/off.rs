@@ -1,4 +1,4 @@
-//! A host that offers no task an interface of its own.
+//! A host whose tasks share nothing and have no interfaces: for simulations, which have no kernel.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Holders: containers of the agent's own that do nothing but hold a network namespace open. They
+//! Holders: containers of the agent's own that do nothing but hold namespaces open. They
 //! belong to no task definition, and are never listed among the containers of tasks.
 
 use std::time::Duration;
@@ -27,13 +27,14 @@ pub trait Holders: Send + Sync + 'static {
         reference: &'a str,
         archive: &'a (dyn Fn() -> Vec<u8> + Send + Sync),
     ) -> BoxFuture<'a, Result<(), RuntimeError>>;
-    /// Makes and starts a holder without a network of the engine's. One of that name which runs
-    /// already is it.
+    /// Makes and starts a holder without a network of the engine's, whose IPC others may join where that is
+    /// wanted. One of that name which runs already is it.
     fn hold<'a>(
         &'a self,
         name: &'a str,
         image: &'a str,
         hostname: &'a str,
+        shares_ipc: bool,
     ) -> BoxFuture<'a, Result<EngineId, RuntimeError>>;
     /// Gives a holder another name.
     fn rename<'a>(&'a self, id: &'a EngineId, name: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>>;

@@ -240,17 +240,16 @@ pub trait Runtime: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<BoxStream<'static, Result<EngineEvent, RuntimeError>>, RuntimeError>>;
     /// The local image of that reference, if there is one.
     fn image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<ImageFacts>, RuntimeError>>;
-    /// All images that have a name, by name, with when they were made.
-    fn images(&self) -> BoxFuture<'_, Result<Vec<(String, Timestamp)>, RuntimeError>>;
+    /// All images that have a name, an entry for each of their names.
+    fn images(&self) -> BoxFuture<'_, Result<Vec<LocalImage>, RuntimeError>>;
     /// Takes a name from an image, and removes the image with its last name. False when a container has it.
     fn remove_image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<bool, RuntimeError>>;
-    /// Pulls an image and says what it is then. No progress for `inactivity` ends it.
-    fn pull<'a>(
-        &'a self,
-        reference: &'a str,
-        auth: Option<RegistryAuth>,
-        inactivity: Millis,
-    ) -> BoxFuture<'a, Result<ImageFacts, RuntimeError>>;
+    /// Gives an image another name.
+    fn tag<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// Stopped containers that no agent has made, with when they ended, or were made where they never ran.
+    fn strangers(&self) -> BoxFuture<'_, Result<Vec<(EngineId, Timestamp)>, RuntimeError>>;
+    /// Pulls an image and says what it is then.
+    fn pull<'a>(&'a self, request: PullRequest<'a>) -> BoxFuture<'a, Result<ImageFacts, RuntimeError>>;
     /// The engine's time, for cursors.
     fn now(&self) -> Timestamp;
 }
@@ -266,6 +265,40 @@ pub async fn inspect_all(
 ) -> Vec<(EngineId, Result<Fact, RuntimeError>)> {
     let inspections = ids.iter().map(|id| async move { (id.clone(), runtime.inspect(id).await) });
     stream::iter(inspections).buffered(INSPECTIONS).collect().await
+}
+
+/// An image to be pulled.
+pub struct PullRequest<'a> {
+    /// The image.
+    pub reference: &'a str,
+    /// The login of its registry, where it wants one.
+    pub auth: Option<RegistryAuth>,
+    /// Longest time until the registry says anything.
+    pub begin: Millis,
+    /// Longest silence afterwards.
+    pub inactivity: Millis,
+    /// Hears how far it is.
+    pub progress: &'a (dyn Fn(Pulling) + Send + Sync),
+}
+
+/// How far a pull is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pulling {
+    /// Bytes that have come.
+    pub bytes: u64,
+    /// Bytes of the layers whose size is known; more may become known.
+    pub of: u64,
+}
+
+/// An image that the engine has, by one of its names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalImage {
+    /// The name, with a tag.
+    pub name: String,
+    /// When it was made.
+    pub made_at: Timestamp,
+    /// How large it is on the disk; layers that it shares with others count for each.
+    pub bytes: u64,
 }
 
 /// What the engine knows of an image.

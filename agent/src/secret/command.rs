@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
 use super::{Provider, Reference, SecretError};
-use crate::config::Secret;
+use crate::config::{Secret, without_secrets};
 
 /// Most of what a program that failed has to say.
 const MAX_EXCUSE: usize = 300;
@@ -36,12 +36,7 @@ impl Command {
         };
         let mut command = tokio::process::Command::new(program);
         command.args(arguments).arg(&reference.text).stdin(Stdio::null()).kill_on_drop(true);
-        // The agent's own secrets are none of its business.
-        for (name, _) in std::env::vars_os() {
-            if name.as_encoded_bytes().starts_with(b"BERTH_") || name == "ECS_ENGINE_AUTH_DATA" {
-                command.env_remove(name);
-            }
-        }
+        without_secrets(&mut command);
         let output = command.output().await.map_err(|error| {
             SecretError::Refused(format!("{}: cannot run {program}: {error}", reference.text))
         })?;

@@ -63,8 +63,9 @@ pub(super) fn sharing(word: &str) -> Result<Option<Sharing>, String> {
     match word {
         "" => Ok(None),
         "host" => Ok(Some(Sharing::Host)),
+        "task" => Ok(Some(Sharing::Task)),
         "none" => Ok(Some(Sharing::None)),
-        other => Err(format!("{other:?} is not possible on this instance; use host")),
+        other => Err(format!("{other:?} is none of host, task and none")),
     }
 }
 
@@ -105,7 +106,7 @@ mod tests {
         assert!(linux_parameters(swappy).is_err());
         let relative = v1::Tmpfs { container_path: "run".to_owned(), size_mib: 1, ..Default::default() };
         assert!(tmpfs(relative).is_err());
-        assert!(sharing("task").unwrap_err().contains("task"));
+        assert!(sharing("family").unwrap_err().contains("family"));
         assert!(log_configuration(v1::LogConfiguration::default()).is_err());
     }
 }

@@ -5,7 +5,6 @@
 
 mod admit;
 mod attachment;
-mod backoff;
 mod channel;
 mod conversation;
 mod convert;
@@ -18,7 +17,7 @@ mod volume;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use berth_core::ids::ContainerInstanceArn;
 use berth_core::resources::Resources;
@@ -29,8 +28,8 @@ use tokio::sync::{Mutex, watch};
 use tonic::Code;
 use tonic::transport::Channel;
 
-use self::backoff::Backoff;
 use self::tls::Credentials;
+use crate::backoff::Backoff;
 use crate::clock;
 use crate::config::Secret;
 use crate::engine::Engine;
@@ -38,6 +37,10 @@ use crate::store::{Identity, Store, StoreError, Write};
 
 pub use self::endpoint::{Endpoint, InvalidEndpoint};
 pub use self::tls::TlsError;
+
+/// The pauses between attempts to reach the control plane.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// What the agent says of itself when it registers.
 #[derive(Debug, Clone)]
@@ -166,7 +169,8 @@ impl Session {
     /// # Errors
     /// [`SessionError`] when trying again would not help.
     pub async fn run(&self) -> Result<(), SessionError> {
-        let mut backoff = Backoff::new(clock::now().0 ^ u64::from(std::process::id()) << 32);
+        let seed = clock::now().0 ^ u64::from(std::process::id()) << 32;
+        let mut backoff = Backoff::new(seed, FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             let began = Instant::now();
             let Err(failed) = self.once().await;

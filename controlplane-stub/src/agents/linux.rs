@@ -42,6 +42,7 @@ pub(super) const fn sharing(sharing: Option<Sharing>) -> &'static str {
     match sharing {
         None => "",
         Some(Sharing::Host) => "host",
+        Some(Sharing::Task) => "task",
         Some(Sharing::None) => "none",
     }
 }

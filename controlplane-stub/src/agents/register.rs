@@ -228,5 +228,5 @@ fn new_instance(view: &dyn View, arns: &Arns, registration: &Registration) -> In
 fn derived_id(cluster: &str, host_key: &str, life: u64) -> String {
     let text = format!("{cluster}/{life}/{host_key}");
     let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-    digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    crate::hex::encode(&digest.as_ref()[..16])
 }

@@ -20,7 +20,6 @@ mod context;
 mod dev;
 mod dispatch;
 mod error;
-mod hex;
 mod instance;
 mod page;
 mod server;

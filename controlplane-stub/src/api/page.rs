@@ -4,7 +4,7 @@ use ring::digest;
 use serde_json::{Value, json};
 
 use super::error::{ApiError, ApiResult};
-use super::hex;
+use crate::hex;
 
 /// Which page a caller asks for.
 #[derive(Debug, Clone, Copy)]

@@ -1,14 +1,13 @@
 //! Credentials from AWS's Security Token Service, or what speaks like it: `AssumeRole`, signed with the
 //! control plane's own key (AWS STS API reference; Signature Version 4).
 
-use std::fmt;
-
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use ring::{digest, hmac};
 
 use super::{Credentials, CredentialsError, LIFETIME, Printed, Provider};
 use crate::clock;
+use crate::hex;
 
 const CONTENT_TYPE: &str = "application/x-www-form-urlencoded; charset=utf-8";
 /// Longest name of a session.
@@ -98,7 +97,7 @@ impl Sts {
         let to_sign = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", sha256(&canonical));
         let first = format!("AWS4{}", self.key.secret).into_bytes();
         let key = [day, &self.region, "sts", "aws4_request"].iter().fold(first, |key, step| mac(&key, step));
-        let signature = Hex(&mac(&key, &to_sign)).to_string();
+        let signature = hex::encode(&mac(&key, &to_sign));
         let authorization = format!(
             "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={names}, Signature={signature}",
             self.key.id
@@ -130,15 +129,7 @@ fn mac(key: &[u8], text: &str) -> Vec<u8> {
 }
 
 fn sha256(text: &str) -> String {
-    Hex(digest::digest(&digest::SHA256, text.as_bytes()).as_ref()).to_string()
-}
-
-struct Hex<'a>(&'a [u8]);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
+    hex::encode(digest::digest(&digest::SHA256, text.as_bytes()).as_ref())
 }
 
 /// All but the unreserved characters of RFC 3986, as a form and a signature want it.

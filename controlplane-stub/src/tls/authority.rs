@@ -97,8 +97,7 @@ impl Authority {
     #[must_use]
     pub fn fingerprint(&self) -> String {
         let digest = ring::digest::digest(&ring::digest::SHA256, &self.certificate);
-        let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("sha256:{hex}")
+        format!("sha256:{}", crate::hex::encode(digest.as_ref()))
     }
 
     /// The certificate in PEM.

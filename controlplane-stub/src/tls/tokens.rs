@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TlsError;
 use super::files;
+use crate::hex;
 
 /// How long a token holds unless asked otherwise.
 pub const DEFAULT_TOKEN_LIFETIME: Millis = Millis::from_secs(24 * 60 * 60);
@@ -19,10 +20,6 @@ const FILE: &str = "join-tokens.json";
 struct Entry {
     sha256: String,
     expires_at: Timestamp,
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn entries(directory: &Path) -> Result<Vec<Entry>, TlsError> {
@@ -42,12 +39,12 @@ pub fn create_token(directory: &Path, lifetime: Millis, now: Timestamp) -> Resul
     SystemRandom::new()
         .fill(&mut secret)
         .map_err(|_| TlsError::Certificate("the system has no randomness".to_owned()))?;
-    let token = format!("berth-{}", hex(&secret));
+    let token = format!("berth-{}", hex::encode(&secret));
     let _lock = files::lock(directory)?;
     let mut entries = entries(directory)?;
     entries.retain(|entry| entry.expires_at > now);
     entries.push(Entry {
-        sha256: hex(digest(&SHA256, token.as_bytes()).as_ref()),
+        sha256: hex::encode(digest(&SHA256, token.as_bytes()).as_ref()),
         expires_at: now.after(lifetime),
     });
     let path = directory.join(FILE);
@@ -58,6 +55,6 @@ pub fn create_token(directory: &Path, lifetime: Millis, now: Timestamp) -> Resul
 
 /// Whether a token was given and has not expired. Blocks.
 pub(super) fn is_known(directory: &Path, token: &str, now: Timestamp) -> Result<bool, TlsError> {
-    let hash = hex(digest(&SHA256, token.trim().as_bytes()).as_ref());
+    let hash = hex::encode(digest(&SHA256, token.trim().as_bytes()).as_ref());
     Ok(entries(directory)?.iter().any(|entry| entry.sha256 == hash && entry.expires_at > now))
 }

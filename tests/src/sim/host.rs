@@ -23,6 +23,7 @@ use berth_agent::store::{Identity, Store, Write};
 use berth_agent::supervise::Tracker;
 use berth_core::resources::Resources;
 use berth_core::task::{Fact, Settings};
+use berth_core::units::Millis;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -220,6 +221,8 @@ impl Agent {
         };
         let runtime: Arc<dyn Runtime> = Arc::new(runtime.clone());
         let settings = PullSettings {
+            begin: Millis::from_secs(60),
+            mirrors: BTreeMap::new(),
             behavior: PullBehavior::PreferCached,
             inactivity: config.pull_inactivity_timeout,
             total: config.pull_timeout,
@@ -240,6 +243,8 @@ impl Agent {
             ports: PortChooser::new(config.dynamic_ports),
             network: Arc::new(berth_agent::network::off::Off),
             clean_up: None,
+            disk: None,
+            retention_jitter: Millis(0),
             journal: None,
             store: Arc::clone(&store),
             settings: Settings { stop_timeout: config.stop_timeout, retention: config.cleanup_wait },

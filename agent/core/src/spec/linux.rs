@@ -60,6 +60,8 @@ pub struct Tmpfs {
 pub enum Sharing {
     /// With the host.
     Host,
+    /// With each other.
+    Task,
     /// With nobody, not even the engine's default allows.
     None,
 }

@@ -77,6 +77,8 @@ pub enum Acquired {
     Image {
         /// The digest that the registry gave it.
         digest: Option<String>,
+        /// How many bytes came for it; 0 when it was here, or came for another task.
+        pulled_bytes: u64,
     },
     /// The network namespace.
     Namespace {

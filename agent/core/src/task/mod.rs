@@ -50,7 +50,7 @@ pub use step::{Act, AttachmentStatus, ContainerReport, Report, Step};
 use crate::attachment::Provider;
 use crate::ids::{AttemptId, ContainerName};
 use crate::resources::{Shortfall, describe};
-use crate::spec::{ContainerSpec, NetworkMode, TaskSpec};
+use crate::spec::{ContainerSpec, NetworkMode, Sharing, TaskSpec};
 use crate::units::{Millis, Timestamp};
 
 /// The status of a task, as the agent reports it.
@@ -380,8 +380,12 @@ fn needed_resources(spec: &TaskSpec) -> Vec<Resource> {
     if spec.cpu.is_some() {
         keys.push(ResourceKey::CpuBound);
     }
-    if spec.network_mode == NetworkMode::Awsvpc {
-        keys.extend([ResourceKey::Namespace, ResourceKey::Interface]);
+    let awsvpc = spec.network_mode == NetworkMode::Awsvpc;
+    if awsvpc || [spec.pid_mode, spec.ipc_mode].contains(&Some(Sharing::Task)) {
+        keys.push(ResourceKey::Namespace);
+    }
+    if awsvpc {
+        keys.push(ResourceKey::Interface);
     }
     if spec.containers.iter().any(ContainerSpec::has_values_elsewhere) {
         keys.push(ResourceKey::Environment);

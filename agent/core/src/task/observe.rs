@@ -63,7 +63,7 @@ impl Task {
             self.stop(StopCause::new(
                 StopCode::EssentialContainerExited,
                 format!(
-                    "{}: the container that holds the task's network has ended",
+                    "{}: the container that holds the task's namespaces has ended",
                     StopCause::ESSENTIAL_EXITED
                 ),
             ));
@@ -210,7 +210,10 @@ impl Task {
                     Acquired::Plain => {}
                     Acquired::Cgroup { parent } => resource.yielded.cgroup_parent = parent,
                     Acquired::Ports(ports) => resource.yielded.ports = ports,
-                    Acquired::Image { digest } => resource.yielded.digest = digest,
+                    Acquired::Image { digest, pulled_bytes } => {
+                        resource.yielded.digest = digest;
+                        resource.yielded.pulled_bytes = pulled_bytes;
+                    }
                     Acquired::Namespace { holder } => resource.yielded.holder = Some(holder),
                 }
                 let image = match &resource.key {

@@ -81,6 +81,9 @@ pub struct Yield {
     /// Of the ports: the ports chosen.
     #[serde(default)]
     pub ports: Vec<PortBinding>,
+    /// Of an image: how many bytes came for this task.
+    #[serde(default)]
+    pub pulled_bytes: u64,
     /// Of an image: its digest.
     #[serde(default)]
     pub digest: Option<String>,

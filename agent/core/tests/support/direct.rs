@@ -103,7 +103,9 @@ impl Direct {
             | ResourceKey::Credentials
             | ResourceKey::Interface => Acquired::Plain,
             ResourceKey::Namespace => Acquired::Namespace { holder: id("holder") },
-            ResourceKey::Image(image) => Acquired::Image { digest: Some(format!("sha256:{image}")) },
+            ResourceKey::Image(image) => {
+                Acquired::Image { digest: Some(format!("sha256:{image}")), pulled_bytes: 0 }
+            }
             ResourceKey::Ports(container) => {
                 self.ports += 1;
                 Acquired::Ports(vec![PortBinding {

@@ -141,7 +141,7 @@ impl Host {
             }
             ResourceKey::Image(image) => {
                 self.images.insert(image.clone());
-                Acquired::Image { digest: Some(format!("sha256:{image}")) }
+                Acquired::Image { digest: Some(format!("sha256:{image}")), pulled_bytes: 0 }
             }
             ResourceKey::Ports(name) => {
                 let chosen = self.choose_ports(name);

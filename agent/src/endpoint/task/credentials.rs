@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::TaskEndpoint;
 use super::caller::Refusal;
-use super::metadata::rfc3339;
+use crate::clock::rfc3339;
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use berth_core::ids::ContainerName;
 use berth_core::spec::{ContainerSpec, NetworkMode, TaskSpec};
 use berth_core::task::{Container, ContainerStatus, Health, ResourceKey, Task};
-use berth_core::units::Timestamp;
 use serde::Serialize;
 
+use crate::clock::rfc3339;
 use crate::runtime::{Details, labels};
 
 use super::{TaskEndpoint, Version};
@@ -354,8 +354,4 @@ fn networks(task: &TaskSpec, details: Option<&Details>, version: Version) -> Vec
         Network { mode, four: texts(true), six: texts(false), mac, ..Network::default() }
     };
     own.iter().map(network).collect()
-}
-
-pub(super) fn rfc3339(at: Timestamp) -> Option<String> {
-    Some(jiff::Timestamp::from_millisecond(i64::try_from(at.0).ok()?).ok()?.to_string())
 }

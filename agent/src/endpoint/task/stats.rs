@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::endpoint::readings::Readings;
 use crate::usage::{Cpu, Traffic, Usage};
 
-use super::metadata::rfc3339;
+use crate::clock::rfc3339;
 
 /// The least time between two readings that are compared.
 const LEAST_SPAN_MS: u64 = 1000;

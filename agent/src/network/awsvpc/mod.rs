@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use berth_core::attachment::SecurityGroup;
 use berth_core::ids::{EngineId, TaskArn};
-use berth_core::spec::TaskSpec;
+use berth_core::spec::{NetworkMode, TaskSpec};
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::mpsc;
 
@@ -269,7 +269,9 @@ impl TaskNetwork for Awsvpc {
     }
 
     fn endpoint_address(&self, task: &TaskArn) -> Option<Ipv4Addr> {
-        self.tasks().get(task).map(|known| known.endpoint)
+        let tasks = self.tasks();
+        let connected = |known: &&Known| known.task.network_mode == NetworkMode::Awsvpc;
+        tasks.get(task).filter(connected).map(|known| known.endpoint)
     }
 
     fn offers(&self) -> Offers {

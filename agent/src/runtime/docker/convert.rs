@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use berth_core::ids::{ContainerInstanceArn, ContainerName, EngineId, TaskArn};
+use berth_core::image::repository;
 use berth_core::task::{Exit, Fact, Health};
 use berth_core::units::Timestamp;
 use serde::Deserialize;
@@ -57,6 +58,9 @@ pub(super) struct HealthState {
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Summary {
     pub(super) id: String,
+    /// In seconds.
+    #[serde(default)]
+    pub(super) created: u64,
     #[serde(default, deserialize_with = "or_default")]
     pub(super) labels: BTreeMap<String, String>,
 }
@@ -76,8 +80,11 @@ pub(super) struct Image {
 pub(super) struct ListedImage {
     #[serde(default, deserialize_with = "or_default")]
     pub(super) repo_tags: Vec<String>,
-    /// In seconds.
-    pub(super) created: u64,
+    /// In seconds; before 1970 where nobody wrote it down.
+    pub(super) created: i64,
+    /// In bytes.
+    #[serde(default)]
+    pub(super) size: i64,
 }
 
 /// What the engine says of itself.
@@ -220,32 +227,6 @@ impl Image {
     }
 }
 
-/// The repository of a reference: no tag, no digest, and what stands for Docker Hub left out.
-pub(super) fn repository(reference: &str) -> &str {
-    let name = reference.split_once('@').map_or(reference, |(name, _)| name);
-    let after_host = name.rfind('/').map_or(0, |slash| slash + 1);
-    let name = name[after_host..].find(':').map_or(name, |colon| &name[..after_host + colon]);
-    for prefix in
-        ["docker.io/library/", "index.docker.io/library/", "docker.io/", "index.docker.io/", "library/"]
-    {
-        if let Some(rest) = name.strip_prefix(prefix) {
-            return rest;
-        }
-    }
-    name
-}
-
-/// The reference with `:latest` where it names neither tag nor digest: without one the engine
-/// would pull every tag of the repository.
-pub(super) fn with_tag(reference: &str) -> String {
-    let last = reference.rsplit('/').next().unwrap_or(reference);
-    if last.contains(':') || last.contains('@') {
-        reference.to_owned()
-    } else {
-        format!("{reference}:latest")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,13 +292,5 @@ mod tests {
         assert_eq!(image().facts("docker.io/library/busybox:1.36").digest.as_deref(), Some("sha256:b"));
         assert_eq!(image().facts("other/busybox").digest.as_deref(), Some("sha256:a"));
         assert_eq!(image().facts("nothing").digest, None);
-    }
-
-    #[test]
-    fn repositories_and_tags() {
-        assert_eq!(repository("localhost:5000/a/b:1@sha256:x"), "localhost:5000/a/b");
-        assert_eq!(with_tag("localhost:5000/a"), "localhost:5000/a:latest");
-        assert_eq!(with_tag("a:1"), "a:1");
-        assert_eq!(with_tag("a@sha256:0"), "a@sha256:0");
     }
 }

@@ -70,8 +70,8 @@ fn host_config(request: &CreateRequest, ports: Option<PortMap>) -> Result<HostCo
         links: some(request.links.iter().map(|(container, alias)| format!("{container}:{alias}"))),
         dns: some(spec.dns_servers.iter().cloned()),
         dns_search: some(spec.dns_search_domains.iter().cloned()),
-        pid_mode: request.task.pid_mode.map(sharing),
-        ipc_mode: request.task.ipc_mode.map(sharing),
+        pid_mode: request.task.pid_mode.map(|mode| sharing(mode, request)).transpose()?,
+        ipc_mode: request.task.ipc_mode.map(|mode| sharing(mode, request)).transpose()?,
         cap_add: some(linux.add_capabilities.iter().cloned()),
         cap_drop: some(linux.drop_capabilities.iter().cloned()),
         devices: some(linux.devices.iter().map(|device| DeviceMapping {
@@ -113,12 +113,18 @@ fn network_mode(request: &CreateRequest) -> Result<String, RuntimeError> {
     }
 }
 
-fn sharing(sharing: Sharing) -> String {
+fn sharing(sharing: Sharing, request: &CreateRequest) -> Result<String, RuntimeError> {
     match sharing {
-        Sharing::Host => "host",
-        Sharing::None => "none",
+        Sharing::Host => Ok("host".to_owned()),
+        Sharing::Task => of_holder(request),
+        Sharing::None => Ok("none".to_owned()),
     }
-    .to_owned()
+}
+
+/// The namespace of the container that holds it for the task.
+fn of_holder(request: &CreateRequest) -> Result<String, RuntimeError> {
+    let holder = request.holder.as_ref().map(|holder| format!("container:{holder}"));
+    holder.ok_or_else(|| RuntimeError::Refused("no container holds the task's namespaces".to_owned()))
 }
 
 fn tmpfs_options(tmpfs: &Tmpfs) -> String {

@@ -55,14 +55,24 @@ impl Docker {
         }
     }
 
-    async fn make_holder(&self, name: &str, image: &str, hostname: &str) -> Result<EngineId, RuntimeError> {
+    async fn make_holder(
+        &self,
+        name: &str,
+        image: &str,
+        hostname: &str,
+        shares_ipc: bool,
+    ) -> Result<EngineId, RuntimeError> {
         let link = self.connector.link().await?;
         let own = self.namespace.clone().unwrap_or_default();
         let body = ContainerCreateBody {
             image: Some(image.to_owned()),
             hostname: (!hostname.is_empty()).then(|| hostname.to_owned()),
             labels: Some(HashMap::from([(labels::HOLDER.to_owned(), own)])),
-            host_config: Some(HostConfig { network_mode: Some("none".to_owned()), ..HostConfig::default() }),
+            host_config: Some(HostConfig {
+                network_mode: Some("none".to_owned()),
+                ipc_mode: shares_ipc.then(|| "shareable".to_owned()),
+                ..HostConfig::default()
+            }),
             ..ContainerCreateBody::default()
         };
         let options = CreateContainerOptions { name: Some(name.to_owned()), ..Default::default() };
@@ -108,8 +118,9 @@ impl Holders for Docker {
         name: &'a str,
         image: &'a str,
         hostname: &'a str,
+        shares_ipc: bool,
     ) -> BoxFuture<'a, Result<EngineId, RuntimeError>> {
-        self.pace.launch(self.make_holder(name, image, hostname)).boxed()
+        self.pace.launch(self.make_holder(name, image, hostname, shares_ipc)).boxed()
     }
 
     fn rename<'a>(&'a self, id: &'a EngineId, name: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>> {

@@ -33,7 +33,7 @@ pub use self::transport::InvalidAddress;
 use self::transport::{Address, escape};
 use super::{
     CreateRequest, Details, EngineEvent, EngineEventKind, EngineInfo, Exec, ExecRequest, ImageFacts, Listed,
-    LogStream, RegistryAuth, Runtime, RuntimeError, labels,
+    LocalImage, LogStream, PullRequest, Runtime, RuntimeError, labels,
 };
 
 /// How to reach the engine, and how hard to drive it.
@@ -237,6 +237,32 @@ impl Docker {
         };
         Ok(summaries.into_iter().filter_map(known).collect())
     }
+
+    async fn of_others(&self) -> Result<Vec<(EngineId, Timestamp)>, RuntimeError> {
+        let link = self.connector.link().await?;
+        let stopped = serde_json::json!({ "status": ["created", "exited", "dead"] }).to_string();
+        let path = format!("/containers/json?all=1&filters={}", escape(&stopped, ""));
+        let summaries: Vec<Summary> = match link.get(&path).await {
+            Ok(summaries) => summaries,
+            Err(error) => return Err(self.connector.failed(&link, error).await),
+        };
+        let mut found = Vec::new();
+        for summary in summaries.into_iter().filter(is_strange) {
+            let Ok(id) = EngineId::new(&summary.id) else { continue };
+            let since = match self.inspect(&id).await? {
+                Fact::Created { .. } => Some(Timestamp(summary.created.saturating_mul(1000))),
+                Fact::Exited { exit, .. } => exit.finished_at,
+                Fact::Running { .. } | Fact::Missing => None,
+            };
+            found.extend(since.map(|since| (id, since)));
+        }
+        Ok(found)
+    }
+}
+
+/// Whether no agent has made it: neither a task's container nor the holder of a task's network.
+fn is_strange(summary: &Summary) -> bool {
+    !summary.labels.contains_key(labels::TASK_ARN) && !summary.labels.contains_key(labels::HOLDER)
 }
 
 fn mentions(answer: &Answer, text: &str) -> bool {
@@ -321,7 +347,7 @@ impl Runtime for Docker {
         details::of(&self.connector, id).boxed()
     }
 
-    fn images(&self) -> BoxFuture<'_, Result<Vec<(String, Timestamp)>, RuntimeError>> {
+    fn images(&self) -> BoxFuture<'_, Result<Vec<LocalImage>, RuntimeError>> {
         image::all(&self.connector).boxed()
     }
 
@@ -384,13 +410,16 @@ impl Runtime for Docker {
         image::find(&self.connector, reference).boxed()
     }
 
-    fn pull<'a>(
-        &'a self,
-        reference: &'a str,
-        auth: Option<RegistryAuth>,
-        inactivity: Millis,
-    ) -> BoxFuture<'a, Result<ImageFacts, RuntimeError>> {
-        image::pull(&self.connector, reference, auth, inactivity).boxed()
+    fn tag<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        image::tag(&self.connector, from, to).boxed()
+    }
+
+    fn strangers(&self) -> BoxFuture<'_, Result<Vec<(EngineId, Timestamp)>, RuntimeError>> {
+        self.of_others().boxed()
+    }
+
+    fn pull<'a>(&'a self, request: PullRequest<'a>) -> BoxFuture<'a, Result<ImageFacts, RuntimeError>> {
+        image::pull(&self.connector, request).boxed()
     }
 
     fn now(&self) -> Timestamp {

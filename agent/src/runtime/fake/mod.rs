@@ -16,8 +16,8 @@ use tokio::time::sleep;
 
 use self::state::State;
 use super::{
-    CreateRequest, Details, EngineEvent, EngineInfo, Exec, ExecRequest, ImageFacts, Listed, LogStream,
-    RegistryAuth, Runtime, RuntimeError, labels,
+    CreateRequest, Details, EngineEvent, EngineInfo, Exec, ExecRequest, ImageFacts, Listed, LocalImage,
+    LogStream, PullRequest, Runtime, RuntimeError, labels,
 };
 
 /// A call that can be made to fail or to take its time.
@@ -349,7 +349,7 @@ impl Runtime for FakeRuntime {
         .boxed()
     }
 
-    fn images(&self) -> BoxFuture<'_, Result<Vec<(String, Timestamp)>, RuntimeError>> {
+    fn images(&self) -> BoxFuture<'_, Result<Vec<LocalImage>, RuntimeError>> {
         self.call(Call::Image, |_, _| Ok(Vec::new())).boxed()
     }
 
@@ -404,13 +404,17 @@ impl Runtime for FakeRuntime {
         self.call(Call::Image, |state, _| Ok(state.image(reference))).boxed()
     }
 
-    fn pull<'a>(
-        &'a self,
-        reference: &'a str,
-        _: Option<RegistryAuth>,
-        _: Millis,
-    ) -> BoxFuture<'a, Result<ImageFacts, RuntimeError>> {
-        self.call(Call::Pull, |state, _| state.pull(reference)).boxed()
+    fn tag<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        self.call(Call::Image, |_, _| Ok(())).boxed()
+    }
+
+    fn strangers(&self) -> BoxFuture<'_, Result<Vec<(EngineId, Timestamp)>, RuntimeError>> {
+        // Nobody else uses this engine.
+        self.call(Call::List, |_, _| Ok(Vec::new())).boxed()
+    }
+
+    fn pull<'a>(&'a self, request: PullRequest<'a>) -> BoxFuture<'a, Result<ImageFacts, RuntimeError>> {
+        self.call(Call::Pull, move |state, _| state.pull(request.reference)).boxed()
     }
 
     fn now(&self) -> Timestamp {

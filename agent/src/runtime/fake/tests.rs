@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use tokio::time::{Duration, Instant, timeout};
 
 use super::{Behaviour, Call, FakeRuntime};
-use crate::runtime::{CreateRequest, EngineEventKind, Fetched, Runtime, RuntimeError};
+use crate::runtime::{CreateRequest, EngineEventKind, Fetched, PullRequest, Runtime, RuntimeError};
 
 fn request(number: u8, image: &str) -> CreateRequest {
     let container = ContainerName::new("web").unwrap();
@@ -68,6 +68,10 @@ async fn exit_code(engine: &FakeRuntime, id: &EngineId) -> Option<i32> {
         Fact::Exited { exit, .. } => Some(exit.code),
         _ => None,
     }
+}
+
+fn wanted(reference: &str) -> PullRequest<'_> {
+    PullRequest { reference, auth: None, begin: Millis(1), inactivity: Millis(1), progress: &|_| () }
 }
 
 #[tokio::test(start_paused = true)]
@@ -127,9 +131,9 @@ async fn names_ports_and_images_are_as_with_an_engine() {
     engine.remote_image("far");
     engine.no_image("nowhere");
     assert!(matches!(engine.create(request(3, "far")).await, Err(RuntimeError::NoSuchImage(_))));
-    engine.pull("far", None, Millis(1)).await.unwrap();
+    engine.pull(wanted("far")).await.unwrap();
     engine.create(request(3, "far")).await.unwrap();
-    assert!(matches!(engine.pull("nowhere", None, Millis(1)).await, Err(RuntimeError::Refused(_))));
+    assert!(matches!(engine.pull(wanted("nowhere")).await, Err(RuntimeError::Refused(_))));
 }
 
 #[tokio::test]

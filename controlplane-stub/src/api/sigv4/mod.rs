@@ -8,7 +8,7 @@ use berth_core::units::{Millis, Timestamp};
 use ring::{digest, hmac};
 
 use super::error::{ApiError, ApiResult};
-use super::hex;
+use crate::hex;
 
 /// How far a client's clock may be off.
 const SKEW: Millis = Millis::from_secs(5 * 60);

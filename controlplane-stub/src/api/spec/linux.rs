@@ -63,10 +63,9 @@ pub(super) fn sharing(mode: Option<&str>, member: &str) -> ApiResult<Option<Shar
     match mode.unwrap_or_default() {
         "" => Ok(None),
         "host" => Ok(Some(Sharing::Host)),
+        "task" => Ok(Some(Sharing::Task)),
         "none" => Ok(Some(Sharing::None)),
-        other => {
-            Err(ApiError::invalid_parameter(format!("{member} {other} is not supported here. Use host.")))
-        }
+        other => Err(ApiError::invalid_parameter(format!("{member} {other} is unknown."))),
     }
 }
 
@@ -91,6 +90,6 @@ mod tests {
     fn nothing_that_was_not_asked_for_is_given() {
         assert_eq!(parameters(&input::LinuxParameters::default()), LinuxParameters::default());
         assert_eq!(sharing(None, "pidMode").unwrap(), None);
-        assert!(sharing(Some("task"), "pidMode").is_err());
+        assert!(sharing(Some("family"), "pidMode").is_err());
     }
 }

@@ -9,8 +9,9 @@ use super::render::Renderer;
 use crate::api::context::{self, Context};
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::tag::{self, Tag};
-use crate::api::{hex, spec, task_definition};
+use crate::api::{spec, task_definition};
 use crate::controller::{LaunchError, LaunchRequest, Launched, NetworkRequest};
+use crate::hex;
 use crate::model::{Cluster, TaskDefinition};
 use crate::scheduler::placement::{MAX_COUNT, RequiredAttribute, Target};
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 /// Bytes in lower-case hex.
 #[must_use]
-pub(super) fn encode(bytes: &[u8]) -> String {
+pub fn encode(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");
@@ -14,7 +14,7 @@ pub(super) fn encode(bytes: &[u8]) -> String {
 
 /// The bytes that `text` shows; `None` when it is not hex.
 #[must_use]
-pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
+pub fn decode(text: &str) -> Option<Vec<u8>> {
     text.as_bytes()
         .chunks(2)
         .map(|pair| match pair {
