@@ -7,6 +7,8 @@ mod environment;
 mod linux;
 mod volume;
 
+use std::ops::RangeInclusive;
+
 use berth_core::ids::{ContainerName, Family, InvalidId, TaskArn};
 use berth_core::spec::{
     Condition, ContainerSpec, Dependency, HealthCheck, Link, NetworkMode, PortMapping, TaskFields, TaskSpec,
@@ -18,14 +20,12 @@ use serde_json::{Map, Value};
 
 use super::error::{ApiError, ApiResult};
 use super::task_definition::defaults::normalise_sizes;
-use super::task_definition::input::{self, Definition, Pair};
+use super::task_definition::input::{self, Definition, LEAST_MEMORY, Pair, TASK_CPU};
 use crate::model::TaskDefinition;
 use crate::scheduler::placement::RequiredAttribute;
 
 /// The most characters of the overrides as JSON.
 const MAX_OVERRIDES: usize = 8192;
-/// The least memory of a container in MiB.
-const LEAST_MEMORY: i64 = 6;
 
 /// What a request changes of the definition for its tasks.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -91,8 +91,8 @@ pub(super) fn specify(definition: &TaskDefinition, overrides: &Value, arn: TaskA
         family: Family::new(&definition.family).map_err(|error| invalid_id(&error))?,
         revision: definition.revision,
         network_mode: mode,
-        cpu: size(overrides.cpu.as_deref(), view.cpu(), "cpu")?.map(CpuUnits),
-        memory: size(overrides.memory.as_deref(), view.memory(), "memory")?.map(Mebibytes),
+        cpu: size(overrides.cpu.as_deref(), view.cpu(), "cpu", &TASK_CPU)?.map(CpuUnits),
+        memory: size(overrides.memory.as_deref(), view.memory(), "memory", &(1..=u32::MAX))?.map(Mebibytes),
         containers: containers?,
         attachment: None,
         pid_mode: linux::sharing(view.pid_mode.as_deref(), "pidMode")?,
@@ -309,11 +309,18 @@ fn mode(text: &str) -> ApiResult<NetworkMode> {
 }
 
 /// A size of the task: the override's before the definition's.
-fn size(changed: Option<&str>, own: Option<u32>, member: &str) -> ApiResult<Option<u32>> {
+fn size(
+    changed: Option<&str>,
+    own: Option<u32>,
+    member: &str,
+    allowed: &RangeInclusive<u32>,
+) -> ApiResult<Option<u32>> {
     let invalid = || ApiError::invalid_parameter(format!("Invalid '{member}' setting for task."));
     match changed {
         None => Ok(own),
-        Some(text) => text.parse().ok().filter(|amount| *amount > 0).map(Some).ok_or_else(invalid),
+        Some(text) => {
+            text.parse().ok().filter(|amount| allowed.contains(amount)).map(Some).ok_or_else(invalid)
+        }
     }
 }
 
@@ -415,6 +422,8 @@ mod tests {
                 "Invalid 'cpu' setting for container 'a'.",
             ),
             (json!({"memory": "x"}), "Invalid 'memory' setting for task."),
+            (json!({"cpu": "127"}), "Invalid 'cpu' setting for task."),
+            (json!({"cpu": "196609"}), "Invalid 'cpu' setting for task."),
             (json!({"memory": "32"}), "containers[a].memory: 64 MiB is more than the task's 32 MiB"),
         ] {
             let error = specified(body(), &overrides).unwrap_err();

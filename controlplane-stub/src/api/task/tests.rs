@@ -73,6 +73,109 @@ async fn a_launch_that_cannot_be_is_refused_in_the_words_of_ecs() {
     }
 }
 
+/// Parameters of a launch of `web` that break a rule, and the words in which it is reported.
+fn parameter_refusals() -> Vec<(Value, &'static str)> {
+    const TOKEN: &str = "clientToken should have at most 64 printable ASCII characters.";
+    const BOTH: &str = "Specifying both a launch type and capacity provider strategy is not supported. Remove one and try again.";
+    let strategy = json!([{"capacityProvider": "x"}]);
+    let member_of = |expression: &str| json!({"type": "memberOf", "expression": expression});
+    vec![
+        (json!({"count": -1}), "count should be between 1 and 10."),
+        (json!({"group": "g".repeat(256)}), "group should not be longer than 255 characters."),
+        (json!({"startedBy": "s".repeat(129)}), "startedBy should not be longer than 128 characters."),
+        (json!({"propagateTags": "SERVICE"}), "propagateTags should be one of [TASK_DEFINITION, NONE]"),
+        (json!({"clientToken": "t".repeat(65)}), TOKEN),
+        (json!({"clientToken": "a b"}), TOKEN),
+        (json!({"clientToken": "é"}), TOKEN),
+        (json!({"launchType": "EC2", "capacityProviderStrategy": strategy}), BOTH),
+        (
+            json!({"capacityProviderStrategy": strategy}),
+            "The specified capacity provider was not found. Specify a valid capacity provider and try again.",
+        ),
+        (
+            json!({"placementConstraints": vec![json!({"type": "distinctInstance"}); 10]}),
+            "Too many placement constraints: at most 10.",
+        ),
+        (
+            json!({"placementConstraints": [member_of("")]}),
+            "memberOf expression should not be null or empty.",
+        ),
+        (
+            json!({"placementConstraints": [{"type": "near"}]}),
+            "constraint.type should be one of [distinctInstance, memberOf]",
+        ),
+        (
+            json!({"placementStrategy": vec![json!({"type": "random"}); 6]}),
+            "Too many placement strategies: at most 5.",
+        ),
+        (
+            json!({"placementStrategy": [{"type": "pack"}]}),
+            "strategy.type should be one of [random, spread, binpack]",
+        ),
+        (
+            json!({"overrides": {"containerOverrides": [{"name": "app", "memory": 5}]}}),
+            "Invalid 'memory' setting for container 'app'.",
+        ),
+        (json!({"overrides": {"cpu": "127"}}), "Invalid 'cpu' setting for task."),
+    ]
+}
+
+#[tokio::test]
+async fn parameters_of_a_launch_have_bounds() {
+    let api = Api::start().await;
+    let container = json!({"name": "app", "image": "busybox", "memory": 64});
+    let constraint = json!({"type": "memberOf", "expression": "attribute:stack exists"});
+    let body =
+        json!({"family": "web", "containerDefinitions": [container], "placementConstraints": [constraint]});
+    api.ok("RegisterTaskDefinition", body).await;
+    let launch = |parameters: Value| {
+        let mut body = json!({"taskDefinition": "web"});
+        body.as_object_mut().unwrap().extend(parameters.as_object().unwrap().clone());
+        body
+    };
+    for (parameters, message) in parameter_refusals() {
+        let refused = api.refused("RunTask", launch(parameters.clone())).await;
+        assert_eq!(refused, (INVALID.to_owned(), message.to_owned()), "{parameters}");
+    }
+    // As an agent is not connected, what is sound fails at the instance.
+    api.instance().await;
+    for parameters in [
+        json!({"count": 10}),
+        json!({"group": "g".repeat(255), "startedBy": "s".repeat(128), "clientToken": "~".repeat(64)}),
+        json!({"placementConstraints": vec![json!({"type": "distinctInstance"}); 9]}),
+        json!({"placementStrategy": vec![json!({"type": "random"}); 5]}),
+        json!({"overrides": {"cpu": "128", "containerOverrides": [{"name": "app", "memory": 6}]}}),
+    ] {
+        let reply = api.ok("RunTask", launch(parameters.clone())).await;
+        assert_eq!(reply["failures"][0]["reason"], "AGENT", "{parameters}");
+    }
+    let many = json!({"taskDefinition": "web", "containerInstances": vec!["f".repeat(32); 11]});
+    let refused = api.refused("StartTask", many).await;
+    assert_eq!(refused, (INVALID.to_owned(), "containerInstances can have at most 10 items.".to_owned()));
+}
+
+#[tokio::test]
+async fn the_interface_of_a_task_is_asked_for_within_bounds() {
+    let api = Api::start().await;
+    let container = json!({"name": "app", "image": "busybox", "memory": 64});
+    let body = json!({"family": "vpc", "networkMode": "awsvpc", "containerDefinitions": [container]});
+    api.ok("RegisterTaskDefinition", body).await;
+    for (network, message) in [
+        (json!({"subnets": vec!["subnet-1"; 17]}), "subnets can have at most 16 items."),
+        (
+            json!({"subnets": ["subnet-1"], "securityGroups": vec!["sg-1"; 6]}),
+            "securityGroups can have at most 5 items.",
+        ),
+        (
+            json!({"subnets": ["subnet-1"], "assignPublicIp": "ENABLED"}),
+            "Assign public IP is not supported for this launch type.",
+        ),
+    ] {
+        let body = json!({"taskDefinition": "vpc", "networkConfiguration": {"awsvpcConfiguration": network}});
+        assert_eq!(api.refused("RunTask", body).await, (INVALID.to_owned(), message.to_owned()));
+    }
+}
+
 #[tokio::test]
 async fn instances_that_cannot_take_a_task_are_failures() {
     let api = Api::start().await;

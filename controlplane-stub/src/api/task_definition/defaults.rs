@@ -131,6 +131,19 @@ mod tests {
     }
 
     #[test]
+    fn a_restart_policy_and_a_docker_volume_show_their_defaults() {
+        let shown = filled(json!({
+            "volumes": [{"name": "v", "dockerVolumeConfiguration": {}}, {"name": "w"}],
+            "containerDefinitions": [{"name": "a", "restartPolicy": {"enabled": true}}]
+        }));
+        let volumes =
+            json!([{"name": "v", "dockerVolumeConfiguration": {"scope": "task"}}, {"name": "w", "host": {}}]);
+        assert_eq!(shown["volumes"], volumes);
+        let policy = json!({"enabled": true, "restartAttemptPeriod": 300});
+        assert_eq!(shown["containerDefinitions"][0]["restartPolicy"], policy);
+    }
+
+    #[test]
     fn sizes_in_words_become_numbers() {
         for (cpu, memory, plain) in [
             ("1 vCPU", "1 GB", ("1024", "1024")),

@@ -4,11 +4,17 @@
 //! and echoed are kept as JSON.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::api::error::{ApiError, ApiResult};
+
+/// CPU units that a task may have, by its definition or by an override.
+pub(in crate::api) const TASK_CPU: RangeInclusive<u32> = 128..=196_608;
+/// The least memory of a container in MiB.
+pub(in crate::api) const LEAST_MEMORY: i64 = 6;
 
 /// The whole definition.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -26,7 +32,7 @@ pub(in crate::api) struct Definition {
     pub(in crate::api) execution_role_arn: Option<String>,
     pub(in crate::api) pid_mode: Option<String>,
     pub(in crate::api) ipc_mode: Option<String>,
-    pub(in crate::api) proxy_configuration: Option<Value>,
+    pub(in crate::api) proxy_configuration: Option<Proxy>,
     pub(in crate::api) runtime_platform: Option<RuntimePlatform>,
     pub(in crate::api) ephemeral_storage: Option<EphemeralStorage>,
     pub(in crate::api) inference_accelerators: Vec<Value>,
@@ -276,6 +282,14 @@ pub(in crate::api) struct DockerVolume {
     pub(in crate::api) autoprovision: bool,
     pub(in crate::api) driver_opts: BTreeMap<String, String>,
     pub(in crate::api) labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(in crate::api) struct Proxy {
+    pub(in crate::api) container_name: String,
+    #[serde(rename = "type")]
+    pub(in crate::api) kind: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

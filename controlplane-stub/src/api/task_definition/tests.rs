@@ -1,8 +1,13 @@
 //! Tests of registering, looking up and ending task definitions.
 
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
+use tokio::sync::broadcast;
 
 use crate::api::testing::{Api, text};
+use crate::store::{Commit, CommitError, Key, Revision, Store, Txn, View};
 
 const CLIENT: &str = "ClientException";
 
@@ -63,6 +68,37 @@ async fn revisions_rise_one_by_one_however_many_register_at_once() {
         .collect();
     revisions.sort_unstable();
     assert_eq!(revisions, (1..=40).collect::<Vec<u64>>());
+}
+
+/// A store in which somebody else is always faster.
+struct Contended(Arc<dyn Store>);
+
+impl Store for Contended {
+    fn view(&self) -> Arc<dyn View> {
+        self.0.view()
+    }
+
+    fn commit(&self, _: Txn) -> BoxFuture<'_, Result<Revision, CommitError>> {
+        Box::pin(async { Err(CommitError::Conflict(Key::Family("f".to_owned()))) })
+    }
+
+    fn watch(&self) -> broadcast::Receiver<Arc<Commit>> {
+        self.0.watch()
+    }
+
+    fn reset(&self) -> BoxFuture<'_, Result<Revision, CommitError>> {
+        self.0.reset()
+    }
+}
+
+#[tokio::test]
+async fn a_revision_that_others_always_take_first_is_given_up() {
+    let mut api = Api::start().await;
+    api.context.state.store = Arc::new(Contended(Arc::clone(&api.context.state.store)));
+    let body = json!({"family": "f", "containerDefinitions": [container(&json!({}))]});
+    let message = "Too many concurrent attempts to create a new revision of the specified family.";
+    let refused = api.refused("RegisterTaskDefinition", body).await;
+    assert_eq!(refused, (CLIENT.to_owned(), message.to_owned()));
 }
 
 #[tokio::test]

@@ -2,12 +2,12 @@
 
 use std::ops::RangeInclusive;
 
-use super::super::input::{Container, HealthCheck, LinuxParameters, LogConfiguration, RestartPolicy};
+use super::super::input::{
+    Container, HealthCheck, LEAST_MEMORY, LinuxParameters, LogConfiguration, RestartPolicy,
+};
 use super::{one_of, refuse};
 use crate::api::error::ApiResult;
 
-/// The least memory of a container in MiB.
-const LEAST_MEMORY: i64 = 6;
 /// The most environment files of a container.
 const MAX_ENVIRONMENT_FILES: usize = 10;
 /// The most exit codes that a restart policy may ignore.
@@ -179,6 +179,8 @@ fn check_log(name: &str, log: &LogConfiguration) -> ApiResult<()> {
     Ok(())
 }
 
+/// `swappiness` without `maxSwap` is taken: ECS ignores it rather than refuse it (API reference,
+/// `LinuxParameters`).
 fn check_linux(name: &str, linux: &LinuxParameters) -> ApiResult<()> {
     within(name, "linuxParameters.swappiness", linux.swappiness, 0..=100)?;
     within(name, "linuxParameters.maxSwap", linux.max_swap, 0..=i64::from(i32::MAX))?;

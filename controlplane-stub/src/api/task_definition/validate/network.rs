@@ -8,7 +8,10 @@ use super::super::input::{Container, Definition, PortMapping};
 use super::{one_of, refuse};
 use crate::api::error::{ApiError, ApiResult};
 
-/// The most ports of a container port range.
+/// The most port ranges of a container (API reference, `PortMapping`).
+const MAX_RANGES: usize = 100;
+/// The most ports of one range. ECS has no such bound; an agent holds a socket for each port that it
+/// chooses until the container starts.
 const MAX_RANGE: u16 = 100;
 
 pub(super) fn check(definition: &Definition) -> ApiResult<()> {
@@ -16,6 +19,7 @@ pub(super) fn check(definition: &Definition) -> ApiResult<()> {
     let mut host_ports = BTreeSet::new();
     for container in &definition.container_definitions {
         check_members(mode, container)?;
+        check_range_count(container)?;
         let mut container_ports: BTreeSet<(&str, u16)> = BTreeSet::new();
         for mapping in &container.port_mappings {
             one_of(
@@ -68,6 +72,17 @@ fn check_members(mode: &str, container: &Container) -> ApiResult<()> {
     Ok(())
 }
 
+fn check_range_count(container: &Container) -> ApiResult<()> {
+    let ranges = container.port_mappings.iter().filter(|m| m.container_port_range.is_some()).count();
+    if ranges > MAX_RANGES {
+        return refuse(format!(
+            "Invalid 'containerPortRange' setting for container '{}'. At most {MAX_RANGES} port ranges.",
+            container.name
+        ));
+    }
+    Ok(())
+}
+
 fn container_ports_of(mode: &str, container: &Container, mapping: &PortMapping) -> ApiResult<PortRange> {
     let name = &container.name;
     if let Some(text) = &mapping.container_port_range {
@@ -107,18 +122,17 @@ fn check_host_port(
         ));
     }
     let bound = match mode {
-        "bridge" => given,
+        "bridge" => PortRange::single(given),
         // The containers of an awsvpc task share one address as those of a host task do.
-        _ => ports.first(),
+        _ => Some(ports),
     };
-    if mapping.container_port_range.is_none()
-        && bound != 0
-        && !taken.insert((mapping.protocol().to_owned(), bound))
-    {
-        return refuse(format!(
-            "{} host port '{bound}' is mapped multiple times in task.",
-            mapping.protocol().to_ascii_uppercase()
-        ));
+    for port in bound.into_iter().flat_map(PortRange::ports) {
+        if !taken.insert((mapping.protocol().to_owned(), port)) {
+            return refuse(format!(
+                "{} host port '{port}' is mapped multiple times in task.",
+                mapping.protocol().to_ascii_uppercase()
+            ));
+        }
     }
     Ok(())
 }

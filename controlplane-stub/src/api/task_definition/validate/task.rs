@@ -5,17 +5,13 @@ use std::collections::BTreeSet;
 use berth_core::ids::is_resource_name;
 use berth_core::spec::MAX_CONTAINERS;
 
-use super::super::input::{Container, Definition};
+use super::super::input::{Container, Definition, TASK_CPU, Volume};
 use super::{one_of, refuse};
 use crate::api::error::ApiResult;
-use crate::scheduler::query::Query;
+use crate::scheduler::query::{MAX_LENGTH, Query};
 
 /// The most placement constraints of a definition.
 const MAX_CONSTRAINTS: usize = 10;
-/// The most characters of an expression.
-const MAX_EXPRESSION: usize = 2000;
-/// Task CPU units that ECS takes.
-const TASK_CPU: std::ops::RangeInclusive<u32> = 128..=196_608;
 
 pub(super) fn check_set(definition: &Definition) -> ApiResult<()> {
     if definition.family.is_empty() {
@@ -118,16 +114,7 @@ pub(super) fn check_volumes(definition: &Definition) -> ApiResult<()> {
         if !names.insert(volume.name.as_str()) {
             return refuse("Volume names must be unique within a Task Definition.");
         }
-        if let Some(docker) = &volume.docker_volume_configuration {
-            let scope = docker.scope.as_deref().unwrap_or("task");
-            one_of("dockerVolumeConfiguration.scope", scope, &["task", "shared"])?;
-            if docker.autoprovision && scope != "shared" {
-                return refuse(format!(
-                    "Volume '{}': autoprovision is only possible with the scope 'shared'.",
-                    volume.name
-                ));
-            }
-        }
+        check_volume_kind(volume)?;
     }
     for container in &definition.container_definitions {
         for mount in &container.mount_points {
@@ -153,6 +140,32 @@ pub(super) fn check_volumes(definition: &Definition) -> ApiResult<()> {
     Ok(())
 }
 
+fn check_volume_kind(volume: &Volume) -> ApiResult<()> {
+    // An empty `host` leaves the place to the engine, as none does: it is no kind of its own.
+    let on_host = volume.host.as_ref().and_then(|host| host.source_path.as_ref());
+    let kinds = [
+        on_host.is_some_and(|path| !path.is_empty()),
+        volume.docker_volume_configuration.is_some(),
+        volume.efs_volume_configuration.is_some(),
+        volume.fsx_windows_file_server_volume_configuration.is_some(),
+    ];
+    if kinds.into_iter().filter(|given| *given).count() > 1 {
+        return refuse(
+            "When the volume parameter is specified, only one volume configuration type should be used.",
+        );
+    }
+    let Some(docker) = &volume.docker_volume_configuration else { return Ok(()) };
+    let scope = docker.scope.as_deref().unwrap_or("task");
+    one_of("dockerVolumeConfiguration.scope", scope, &["task", "shared"])?;
+    if docker.autoprovision && scope != "shared" {
+        return refuse(format!(
+            "Volume '{}': autoprovision is only possible with the scope 'shared'.",
+            volume.name
+        ));
+    }
+    Ok(())
+}
+
 pub(super) fn check_constraints(definition: &Definition) -> ApiResult<()> {
     if definition.placement_constraints.len() > MAX_CONSTRAINTS {
         return refuse(format!("Too many placement constraints: at most {MAX_CONSTRAINTS}."));
@@ -165,9 +178,9 @@ pub(super) fn check_constraints(definition: &Definition) -> ApiResult<()> {
         if expression.trim().is_empty() {
             return refuse("constraint.expression should not be null or empty.");
         }
-        if expression.len() > MAX_EXPRESSION {
+        if expression.chars().count() > MAX_LENGTH {
             return refuse(format!(
-                "constraint.expression should not be longer than {MAX_EXPRESSION} characters."
+                "constraint.expression should not be longer than {MAX_LENGTH} characters."
             ));
         }
         if let Err(error) = Query::parse(expression) {
@@ -193,10 +206,24 @@ pub(super) fn check_members(definition: &Definition) -> ApiResult<()> {
     for kind in &definition.requires_compatibilities {
         one_of("requiresCompatibilities", kind, &["EC2", "FARGATE", "EXTERNAL", "MANAGED_INSTANCES"])?;
     }
+    check_proxy(definition)?;
     if let Some(architecture) =
         definition.runtime_platform.as_ref().and_then(|p| p.cpu_architecture.as_deref())
     {
         one_of("runtimePlatform.cpuArchitecture", architecture, &["X86_64", "ARM64"])?;
+    }
+    Ok(())
+}
+
+/// The proxy is one of the task's own containers (API reference, `ProxyConfiguration`).
+fn check_proxy(definition: &Definition) -> ApiResult<()> {
+    let Some(proxy) = &definition.proxy_configuration else { return Ok(()) };
+    one_of("proxyConfiguration.type", proxy.kind.as_deref().unwrap_or("APPMESH"), &["APPMESH"])?;
+    if !definition.container_definitions.iter().any(|c| c.name == proxy.container_name) {
+        return refuse(format!(
+            "The proxy configuration names container '{}', which does not exist.",
+            proxy.container_name
+        ));
     }
     Ok(())
 }
