@@ -5,22 +5,19 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use berth_proto::talk;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::endpoint::exec::HEADER;
-use crate::frames::Frame;
 use crate::journal::Entry;
 use crate::runtime::ExecRequest;
 use crate::supervise::Tracker;
-use crate::terminal::{self, Raw};
 
 /// What went wrong, for people.
 #[derive(Debug, thiserror::Error)]
@@ -216,7 +213,7 @@ pub async fn exec(
     interactive: bool,
 ) -> Result<i32, AskError> {
     let id = task.rsplit('/').next().unwrap_or(task);
-    let wanted = ExecRequest { command: command.to_vec(), tty: interactive && terminal::is_there() };
+    let wanted = ExecRequest { command: command.to_vec(), tty: interactive && talk::has_terminal() };
     let header = BASE64_STANDARD.encode(serde_json::to_vec(&wanted).map_err(failed)?);
     let stream = connect(socket).await?;
     let (mut sender, connection) =
@@ -239,69 +236,5 @@ pub async fn exec(
         return Err(AskError(String::from_utf8_lossy(&text).into_owned()));
     }
     let wire = TokioIo::new(hyper::upgrade::on(response).await.map_err(failed)?);
-    let _raw = wanted.tty.then(Raw::begin);
-    let (from, to) = tokio::io::split(wire);
-    tokio::select! {
-        ended = hear(from) => ended,
-        failure = tell(to, wanted.tty, interactive) => Err(failure),
-    }
-}
-
-/// Copies what the program says; its exit code.
-async fn hear(mut from: impl AsyncRead + Unpin) -> Result<i32, AskError> {
-    let (mut out, mut err) = (tokio::io::stdout(), tokio::io::stderr());
-    while let Some(frame) = Frame::read(&mut from).await.map_err(failed)? {
-        match frame {
-            Frame::Out(bytes) => {
-                out.write_all(&bytes).await.map_err(failed)?;
-                out.flush().await.map_err(failed)?;
-            }
-            Frame::Err(bytes) => {
-                err.write_all(&bytes).await.map_err(failed)?;
-                err.flush().await.map_err(failed)?;
-            }
-            Frame::Exit(code) => return Ok(code),
-            Frame::Failed(why) => return Err(AskError(why)),
-            _ => return Err(AskError("the agent sent a frame of the wrong side".to_owned())),
-        }
-    }
-    Err(AskError("the agent hung up".to_owned()))
-}
-
-/// Passes on what is typed, and the terminal's size. Ends with a failure alone.
-async fn tell(mut to: impl AsyncWrite + Unpin, tty: bool, interactive: bool) -> AskError {
-    let told = async {
-        let mut changed = signal(SignalKind::window_change())?;
-        let mut typed = tokio::io::stdin();
-        let mut buffer = vec![0; 16 * 1024];
-        let mut open = interactive;
-        if !interactive {
-            Frame::EndOfInput.write(&mut to).await?;
-        }
-        if let Some((columns, rows)) = terminal::size().filter(|_| tty) {
-            Frame::Resize(columns, rows).write(&mut to).await?;
-        }
-        loop {
-            tokio::select! {
-                read = typed.read(&mut buffer), if open => match read? {
-                    0 => {
-                        open = false;
-                        Frame::EndOfInput.write(&mut to).await?;
-                    }
-                    count => Frame::In(Bytes::copy_from_slice(&buffer[..count])).write(&mut to).await?,
-                },
-                _ = changed.recv() => {
-                    if let Some((columns, rows)) = terminal::size().filter(|_| tty) {
-                        Frame::Resize(columns, rows).write(&mut to).await?;
-                    }
-                }
-            }
-        }
-        #[expect(unreachable_code, reason = "names the kind of error")]
-        std::io::Result::Ok(())
-    };
-    match told.await {
-        Ok(()) => AskError("the input ended".to_owned()),
-        Err(error) => failed(error),
-    }
+    talk::sit(wire, wanted.tty, interactive).await.map_err(failed)
 }

@@ -185,6 +185,9 @@ pub fn attributes(
             names.push(format!("{LEGACY}.task-iam-role-network-host"));
         }
     }
+    if config.remote_exec {
+        names.push("ecs.capability.execute-command".to_owned());
+    }
     if !config.disable_privileged {
         names.push(format!("{LEGACY}.privileged-container"));
     }

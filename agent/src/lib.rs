@@ -5,11 +5,11 @@
 //!
 //! | floor | rooms | one job |
 //! | --- | --- | --- |
-//! | 6 | [`daemon`], [`ask`], [`terminal`] | build, start order, stop order; what an operator types |
+//! | 6 | [`daemon`], [`ask`] | build, start order, stop order; what an operator types |
 //! | 5 | [`session`], [`endpoint`] | the conversation with the control plane; what operators ask |
 //! | 4 | [`engine`] | the shell round the core: persists, then acts, feeds back what it observes |
 //! | 3 | [`runtime`], [`cgroup`], [`network`], [`image`], [`secret`], [`environment`], [`credentials`] | one external system each |
-//! | 2 | [`store`], [`journal`], [`supervise`], [`telemetry`], [`web`], [`frames`], [`backoff`], [`config`] | state, owned futures, logs, HTTP, framing, pauses, configuration |
+//! | 2 | [`store`], [`journal`], [`supervise`], [`telemetry`], [`web`], [`backoff`], [`config`] | state, owned futures, logs, HTTP, pauses, configuration |
 
 pub mod ask;
 pub mod backoff;
@@ -21,7 +21,6 @@ pub mod daemon;
 pub mod endpoint;
 pub mod engine;
 pub mod environment;
-pub mod frames;
 pub mod host;
 pub mod image;
 pub mod journal;
@@ -32,6 +31,5 @@ pub mod session;
 pub mod store;
 pub mod supervise;
 pub mod telemetry;
-pub mod terminal;
 pub mod usage;
 pub mod web;

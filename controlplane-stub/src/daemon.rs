@@ -13,11 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agents::listener::{AgentAddress, Listener};
 use crate::agents::registry::Registry;
+use crate::agents::streams::Streams;
 use crate::agents::{self, Agents, HEARTBEAT_INTERVAL};
 use crate::api;
 use crate::arn::Arns;
 use crate::controller::Controller;
 use crate::credentials;
+use crate::remote::Remote;
 use crate::simulated::{Dial, Simulated};
 use crate::state::{AccessKey, ApiState};
 use crate::store::Store;
@@ -214,6 +216,7 @@ impl Daemon {
         let (front, back, broken) = (Tracker::new(), Tracker::new(), CancellationToken::new());
         let arns = Arns::new(&config.region, &config.account);
         let registry = Registry::new();
+        let streams = Streams::new(registry.clone());
         let controller = Controller::start(
             Arc::clone(&store),
             registry.clone(),
@@ -233,6 +236,7 @@ impl Daemon {
         let parts = agents::Parts {
             store: Arc::clone(&store),
             registry: registry.clone(),
+            streams: streams.clone(),
             arns: arns.clone(),
             vpc: vpc.clone(),
             certifier,
@@ -257,6 +261,7 @@ impl Daemon {
             store: Arc::clone(&store),
             controller,
             registry,
+            remote: Remote::new(streams, &front),
             vpc,
             simulated: config.dev.then(|| Simulated::new(Arc::clone(&store), dial, &front)),
             arns,

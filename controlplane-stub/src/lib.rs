@@ -6,6 +6,8 @@
 //! | [`api`] | ECS's JSON 1.1 over HTTP: typed requests, ECS's errors; writes desired state only |
 //! | [`agents`] | the gRPC side: enrolment, registration, sessions; writes observed state only |
 //! | [`simulated`] | development: agents of this process over the real sessions |
+//! | [`remote`] | programs in containers and logs, for operators who are elsewhere |
+//! | [`operator`] | the other side of that: what the command `berth` does |
 //! | [`controller`] | applies what the scheduler plans; the one owner of placement |
 //! | [`scheduler`] | pure: read-only view in, plan out |
 //! | [`store`] | read, transactional compare-and-swap, watch |
@@ -13,7 +15,7 @@
 //! | [`vpc`] | subnets, security groups, addresses for tasks |
 //! | [`tls`] | the certificate authority, join tokens, certificates of hosts |
 //! | [`model`], [`arn`], [`state`] | the records, their names, and what request handlers work with |
-//! | [`supervise`], [`clock`], [`hex`] | owned futures; the time; bytes as text |
+//! | [`supervise`], [`clock`], [`hex`], [`sigv4`] | owned futures; the time; bytes as text; signed requests |
 
 pub mod agents;
 pub mod api;
@@ -25,7 +27,10 @@ pub mod credentials;
 pub mod daemon;
 pub mod hex;
 pub mod model;
+pub mod operator;
+pub mod remote;
 pub mod scheduler;
+pub mod sigv4;
 pub mod simulated;
 pub mod state;
 pub mod store;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::agents::registry::Registry;
 use crate::arn::Arns;
 use crate::controller::Controller;
+use crate::remote::Remote;
 use crate::simulated::Simulated;
 use crate::store::Store;
 use crate::vpc::CurrentVpc;
@@ -19,6 +20,8 @@ pub struct ApiState {
     pub controller: Controller,
     /// Which agents are connected, and what they said of their hosts.
     pub registry: Registry,
+    /// What operators do in containers from afar.
+    pub remote: Remote,
     /// Subnets and security groups.
     pub vpc: CurrentVpc,
     /// Simulated agents; `None` unless this is a development server.

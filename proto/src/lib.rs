@@ -1,5 +1,8 @@
 //! `berth.v1`: the protocol between the agent and the control plane, generated from
-//! `berth/v1/agent.proto`, where every message and field is documented. No logic lives here.
+//! `berth/v1/agent.proto`, where every message and field is documented. No logic lives here, but for
+//! [`talk`]: how frames travel where there is no gRPC.
+
+pub mod talk;
 
 /// The messages and services of `berth.v1`.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, reason = "generated")]

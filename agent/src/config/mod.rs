@@ -115,6 +115,7 @@ pub struct Config {
     pub task_role: bool,
     pub task_role_on_host: bool,
     pub run_dir: PathBuf,
+    pub remote_exec: bool,
     pub join_token: Option<Secret>,
     pub ca_fingerprint: Option<String>,
     pub server_name: Option<String>,

@@ -146,6 +146,7 @@ impl Config {
             image_cleanup: cleanup::read(&mut r, pull_behavior),
             pull_behavior,
             pull_inactivity_timeout: r.span("ECS_IMAGE_PULL_INACTIVITY_TIMEOUT", minute, minute),
+            remote_exec: r.flag("BERTH_REMOTE_EXEC", true),
             pull_begin_timeout: r.span(
                 "BERTH_IMAGE_PULL_BEGIN_TIMEOUT",
                 Millis::from_secs(300),

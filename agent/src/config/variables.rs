@@ -105,6 +105,7 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     ("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION_JITTER", "0", "how much longer, at most, by chance"),
     ("ECS_IMAGE_PULL_BEHAVIOR", "default", "default, always, once or prefer-cached"),
     ("ECS_IMAGE_PULL_INACTIVITY_TIMEOUT", "1m", "longest silence of a pull (at least 1m)"),
+    ("BERTH_REMOTE_EXEC", "true", "let the control plane start programs in containers for operators"),
     ("BERTH_IMAGE_PULL_BEGIN_TIMEOUT", "5m", "longest time until a registry says anything"),
     (
         "BERTH_REGISTRY_MIRRORS",

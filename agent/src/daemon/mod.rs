@@ -34,7 +34,7 @@ use crate::network::{Offers, TaskNetwork, probe};
 use crate::runtime::docker::{Docker, DockerConfig};
 use crate::runtime::{EngineInfo, Runtime, RuntimeError};
 use crate::secret::Secrets;
-use crate::session::{Backend, Endpoint, Registration, Session};
+use crate::session::{Attaching, Backend, Endpoint, Registration, Session};
 use crate::store::memory::MemoryStore;
 use crate::store::redb::RedbStore;
 use crate::store::{Identity, Saved, Store, StoreError, Write};
@@ -124,7 +124,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         total,
     };
     let engine = Engine::start(parts, saved, world, tracker.child()).await.map_err(failed)?;
-    let session = Arc::new(Session::new(backend, registration, engine.clone(), store, identity));
+    let session = Arc::new(Session::new(
+        backend,
+        registration,
+        engine.clone(),
+        store,
+        identity,
+        Attaching::new(engine.clone(), tracker.clone(), config.remote_exec),
+    ));
     let readings = Readings::new(engine.clone(), config.cgroup_path.clone());
     let about = Introspection {
         engine: engine.clone(),

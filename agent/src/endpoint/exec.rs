@@ -1,7 +1,6 @@
 //! Programs in containers, over the operator's socket: one connection for each, upgraded to frames.
 
 use std::io;
-use std::sync::Arc;
 
 use axum::extract::Request;
 use axum::http::header::{CONNECTION, UPGRADE};
@@ -10,13 +9,12 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use berth_core::ids::EngineId;
-use futures_util::StreamExt;
+use berth_proto::talk::{frames, write};
+use futures_util::sink;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, split};
 
 use crate::engine::Engine;
-use crate::frames::Frame;
-use crate::runtime::{Exec, ExecRequest, Said};
+use crate::runtime::ExecRequest;
 use crate::supervise::Tracker;
 
 /// The header with what is to be started: JSON in base64.
@@ -46,11 +44,18 @@ pub(super) async fn start(
     };
     tracing::info!(target: "berth::audit", container = %id, program, tty, who, "a program was started in a container");
     let upgraded = hyper::upgrade::on(&mut asked);
-    let (id, engine) = (id.clone(), Arc::new(engine));
+    let id = id.clone();
     tracker.spawn_droppable("exec", async move {
         let exec_id = exec.id.clone();
         let talked = match upgraded.await {
-            Ok(wire) => talk(&engine, exec, TokioIo::new(wire)).await,
+            Ok(wire) => {
+                let (from, to) = tokio::io::split(TokioIo::new(wire));
+                let to = sink::unfold(to, |mut to, kind| async move {
+                    write(&mut to, kind).await?;
+                    Ok(to)
+                });
+                engine.talk(exec, frames(from), to).await
+            }
             Err(error) => Err(io::Error::other(error)),
         };
         let exit = engine.exec_exit(&exec_id).await.ok().flatten();
@@ -59,47 +64,4 @@ pub(super) async fn start(
     });
     let head = [(CONNECTION, "upgrade"), (UPGRADE, HEADER)];
     (StatusCode::SWITCHING_PROTOCOLS, head).into_response()
-}
-
-async fn talk(engine: &Engine, exec: Exec, wire: impl AsyncRead + AsyncWrite) -> io::Result<()> {
-    let (mut from, mut to) = split(wire);
-    let Exec { id, mut output, mut input } = exec;
-    let heard = async {
-        while let Some(frame) = Frame::read(&mut from).await? {
-            match frame {
-                Frame::In(bytes) => {
-                    input.write_all(&bytes).await?;
-                    input.flush().await?;
-                }
-                Frame::EndOfInput => input.shutdown().await?,
-                Frame::Resize(columns, rows) => {
-                    // A program that has just ended has no terminal.
-                    let _ = engine.exec_resize(&id, columns, rows).await;
-                }
-                _ => return Err(io::Error::other("a frame of the wrong side")),
-            }
-        }
-        // Whoever asked has hung up.
-        io::Result::Ok(())
-    };
-    let said = async {
-        while let Some(part) = output.next().await {
-            let frame = match part {
-                Ok(Said::Out(bytes)) => Frame::Out(bytes),
-                Ok(Said::Err(bytes)) => Frame::Err(bytes),
-                Err(error) => Frame::Failed(error.to_string()),
-            };
-            frame.write(&mut to).await?;
-        }
-        let end = match engine.exec_exit(&id).await {
-            Ok(Some(code)) => Frame::Exit(code),
-            Ok(None) => Frame::Failed("the program is out of reach".to_owned()),
-            Err(error) => Frame::Failed(error.to_string()),
-        };
-        end.write(&mut to).await
-    };
-    tokio::select! {
-        ended = said => ended,
-        hung_up = heard => hung_up,
-    }
 }

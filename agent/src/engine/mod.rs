@@ -12,6 +12,7 @@
 //! | `narrate` | what happened, for people |
 //! | `registry`, `hints` | who is there, and what each has to look at |
 //! | `questions` | what others ask about tasks and containers |
+//! | `talk` | programs in containers, and whoever talks with them |
 //! | `reconcile` | the engine's events |
 //! | `path_ids` | the names by which containers ask about themselves |
 //! | `restore`, `keepsake` | after a start; what containers carry for it |
@@ -30,6 +31,7 @@ mod questions;
 mod reconcile;
 mod registry;
 mod restore;
+mod talk;
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -68,6 +70,7 @@ pub use self::keepsake::engine_name;
 pub use self::perform::Timeouts;
 pub use self::questions::KnownImage;
 pub use self::restore::{World, look};
+pub use self::talk::recite;
 
 /// What the engine works with.
 pub struct Parts {

@@ -38,6 +38,7 @@ const ACCEPT: Duration = Duration::from_secs(20);
 
 struct Conversation<'a> {
     session: &'a Session,
+    client: ControlPlaneClient<Channel>,
     out: mpsc::Sender<v1::AgentMessage>,
     sent: u64,
     told: watch::Sender<u64>,
@@ -58,7 +59,14 @@ pub(super) async fn converse(
         outbox_epoch: identity.outbox_epoch,
         last_manifest_sequence: identity.manifest_sequence,
     };
-    let mut conversation = Conversation { session, out, sent: 0, told: watch::Sender::new(0), heartbeats: 0 };
+    let mut conversation = Conversation {
+        session,
+        client: client.clone(),
+        out,
+        sent: 0,
+        told: watch::Sender::new(0),
+        heartbeats: 0,
+    };
     conversation.say(Out::Hello(hello)).await?;
     let reply = client.session(ReceiverStream::new(outbound)).await.map_err(|s| called("session", s))?;
     let mut inbound = reply.into_inner();
@@ -211,6 +219,10 @@ impl Conversation<'_> {
                     Ok(task) => self.session.engine.take_credentials(task, role_credentials(message)),
                     Err(error) => tracing::error!(%error, "credentials of nobody"),
                 }
+                Ok(())
+            }
+            In::AttachRequest(request) => {
+                self.session.attaching.begin(self.client.clone(), request);
                 Ok(())
             }
             In::HeartbeatAck(_) => Ok(()),

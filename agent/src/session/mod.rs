@@ -4,6 +4,7 @@
 //! Whatever becomes of the control plane, tasks run on: all that waits is the outbox.
 
 mod admit;
+mod attach;
 mod attachment;
 mod channel;
 mod conversation;
@@ -35,6 +36,7 @@ use crate::config::Secret;
 use crate::engine::Engine;
 use crate::store::{Identity, Store, StoreError, Write};
 
+pub use self::attach::Attaching;
 pub use self::endpoint::{Endpoint, InvalidEndpoint};
 pub use self::tls::TlsError;
 
@@ -127,6 +129,7 @@ pub struct Session {
     engine: Engine,
     store: Arc<dyn Store>,
     identity: Mutex<Identity>,
+    attaching: Attaching,
     status: watch::Sender<SessionStatus>,
     instance: watch::Sender<Option<ContainerInstanceArn>>,
 }
@@ -140,8 +143,10 @@ impl Session {
         engine: Engine,
         store: Arc<dyn Store>,
         identity: Identity,
+        attaching: Attaching,
     ) -> Self {
         Self {
+            attaching,
             backend,
             registration,
             engine,

@@ -5,6 +5,7 @@
 //! | `service` | the services, and who may call what |
 //! | `register` | a host becomes an instance, or is found again |
 //! | `session` | one conversation with one agent |
+//! | [`streams`] | what operators ask of agents, and the streams that answer |
 //! | `apply` | what state changes do to the records |
 //! | `wake` | tells sessions that their tasks changed |
 //! | [`registry`] | who is connected, and what they said last |
@@ -21,6 +22,7 @@ mod register;
 pub mod registry;
 mod service;
 mod session;
+pub mod streams;
 mod volume;
 mod wake;
 
@@ -41,6 +43,7 @@ use crate::tls::Certifier;
 use crate::vpc::CurrentVpc;
 use listener::Connected;
 use registry::Registry;
+use streams::Streams;
 
 /// HTTP/2 pings find a dead connection.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
@@ -53,6 +56,7 @@ const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 struct Shared {
     store: Arc<dyn Store>,
     registry: Registry,
+    streams: Streams,
     arns: Arns,
     vpc: CurrentVpc,
     certifier: Option<Certifier>,
@@ -69,6 +73,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// The sessions that are open.
     pub registry: Registry,
+    /// What operators wait for.
+    pub streams: Streams,
     /// Names.
     pub arns: Arns,
     /// Subnets and security groups.
@@ -94,7 +100,7 @@ impl Agents {
     /// The agents' side, which wakes sessions from now on.
     #[must_use]
     pub fn start(parts: Parts, tracker: &Tracker) -> Self {
-        let Parts { store, registry, arns, vpc, certifier, heartbeat_interval, credentials } = parts;
+        let Parts { store, registry, streams, arns, vpc, certifier, heartbeat_interval, credentials } = parts;
         let commits = store.watch();
         let wake =
             wake::run(Arc::clone(&store), commits, registry.clone(), arns.clone(), tracker.token().clone());
@@ -105,6 +111,7 @@ impl Agents {
         Self(Arc::new(Shared {
             store,
             registry,
+            streams,
             arns,
             vpc,
             certifier,

@@ -8,9 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use berth_core::resources::Resources;
 use berth_core::units::Timestamp;
-use tokio::sync::{Notify, watch};
+use berth_proto::v1;
+use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, watch};
 
 use crate::clock;
+
+/// What operators may ask of one agent before it has heard of it.
+const ASKS: usize = 16;
 
 /// The sessions of all agents. Cloning yields another handle on the same.
 #[derive(Clone)]
@@ -30,6 +34,7 @@ struct Entry {
     session: u64,
     close: watch::Sender<Option<Closing>>,
     wake: Arc<Notify>,
+    asks: mpsc::Sender<v1::AttachRequest>,
     heartbeat: Option<Heartbeat>,
     seen_at: Timestamp,
     connected_at: Timestamp,
@@ -126,6 +131,12 @@ impl Registry {
         true
     }
 
+    /// Asks the agent of an instance for something in the name of an operator. Whether it is connected, and
+    /// has not been asked for too much already.
+    pub(super) fn ask(&self, instance_arn: &str, request: v1::AttachRequest) -> bool {
+        self.lock().get(instance_arn).is_some_and(|entry| entry.asks.try_send(request).is_ok())
+    }
+
     /// Changes whenever a session begins or ends.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
@@ -148,11 +159,13 @@ impl Registry {
         let session = self.0.session.fetch_add(1, Ordering::SeqCst) + 1;
         let (close, closed) = watch::channel(None);
         let wake = Arc::new(Notify::new());
+        let (asks, asked) = mpsc::channel(ASKS);
         let now = clock::now();
         let entry = Entry {
             session,
             close,
             wake: Arc::clone(&wake),
+            asks,
             heartbeat: None,
             seen_at: now,
             connected_at: now,
@@ -163,7 +176,14 @@ impl Registry {
             older.close.send_replace(Some(Closing { reason, inactive: false }));
         }
         self.changed();
-        Connection { registry: self.clone(), instance: instance_arn.to_owned(), session, closed, wake }
+        Connection {
+            registry: self.clone(),
+            instance: instance_arn.to_owned(),
+            session,
+            closed,
+            wake,
+            asked: AsyncMutex::new(asked),
+        }
     }
 
     /// Wakes the session of an instance: something of its tasks or of itself changed.
@@ -188,6 +208,7 @@ pub(super) struct Connection {
     session: u64,
     closed: watch::Receiver<Option<Closing>>,
     wake: Arc<Notify>,
+    asked: AsyncMutex<mpsc::Receiver<v1::AttachRequest>>,
 }
 
 impl Connection {
@@ -214,6 +235,15 @@ impl Connection {
         match closed.wait_for(Option::is_some).await {
             Ok(closing) => closing.clone().unwrap_or(gone),
             Err(_) => gone,
+        }
+    }
+
+    /// Waits until an operator asks for something of the instance's agent.
+    pub(super) async fn asked(&self) -> v1::AttachRequest {
+        match self.asked.lock().await.recv().await {
+            Some(request) => request,
+            // A newer session has taken its place, which ends this one.
+            None => std::future::pending().await,
         }
     }
 

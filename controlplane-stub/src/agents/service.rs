@@ -2,21 +2,26 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use berth_proto::v1;
 use berth_proto::v1::control_plane_server::{ControlPlane, ControlPlaneServer};
 use berth_proto::v1::enrollment_server::{Enrollment, EnrollmentServer};
+use berth_proto::v1::frame::Kind;
 use futures_util::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::listener::Peer;
+use super::streams::AgentSide;
 use super::{MAX_MESSAGE, Shared, register, session};
 use crate::tls::{Certificate, Certifier, CertifyError};
 
 /// How many messages may wait for an agent to read them.
 const OUTGOING: usize = 64;
+/// How long an agent may take to say what a stream is for.
+const FIRST_FRAME: Duration = Duration::from_secs(10);
 
 pub(super) fn control_plane(shared: Arc<Shared>) -> ControlPlaneServer<Service> {
     ControlPlaneServer::new(Service(shared)).max_decoding_message_size(MAX_MESSAGE)
@@ -106,6 +111,24 @@ impl ControlPlane for Service {
         let Peer::Host(host) = known_peer(&request)? else { return Err(no_certificates()) };
         let certificate = self.certifier()?.renew(&host, &request.into_inner().csr_pem)?;
         Ok(Response::new(certificate.into()))
+    }
+
+    type AttachStream = Pin<Box<dyn Stream<Item = Result<v1::Frame, Status>> + Send>>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<v1::Frame>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        known_peer(&request)?;
+        let mut incoming = request.into_inner();
+        let first = tokio::time::timeout(FIRST_FRAME, incoming.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("no first frame came"))??;
+        let Some(v1::Frame { kind: Some(Kind::AttachId(id)) }) = first else {
+            return Err(Status::invalid_argument("the first frame is to be attach_id"));
+        };
+        let (outgoing, stream) = mpsc::channel(OUTGOING);
+        self.0.streams.arrive(&id, AgentSide { incoming, outgoing })?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
     type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::ControlPlaneMessage, Status>> + Send>>;

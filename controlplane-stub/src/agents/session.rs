@@ -316,6 +316,7 @@ impl<'a> Session<'a> {
                     self.take(chunk).await?;
                 }
                 () = self.connection.woken() => self.sync(&mut keeper).await?,
+                request = self.connection.asked() => self.send(ToAgent::AttachRequest(request)).await?,
                 credentials = keeper.next() => self.send(ToAgent::RoleCredentials(credentials)).await?,
                 () = sleep_until(dead) => {
                     let reason = format!("nothing was heard of the agent for {patience:?}");

@@ -28,6 +28,8 @@ pub(super) struct Context {
     pub(super) arns: Arns,
     /// The host and port by which the caller reached us.
     pub(super) host: String,
+    /// The access key that the request names; empty when it names none.
+    pub(super) caller: String,
 }
 
 impl Context {

@@ -53,6 +53,8 @@ pub(super) async fn dispatch(context: &Context, operation: &str, input: Value) -
         "StopTask" => task::stop,
         "DescribeTasks" => task::describe,
         "ListTasks" => task::list,
+        "ExecuteCommand" => task::execute,
+        "StreamLogs" => task::stream_logs,
         "TagResource" => tag::tag,
         "UntagResource" => tag::untag,
         "ListTagsForResource" => tag::list,

@@ -52,6 +52,8 @@ codes! {
     limit_exceeded = "LimitExceededException" 400;
     /// No such resource.
     resource_not_found = "ResourceNotFoundException" 400;
+    /// The host of a task is not to be reached.
+    target_not_connected = "TargetNotConnectedException" 400;
     /// No such target of an attribute.
     target_not_found = "TargetNotFoundException" 400;
     /// More attributes than a resource may have.

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::account::Settings;
 use super::wire;
+use crate::remote;
 use crate::state::ApiState;
 use crate::supervise::Tracker;
 
@@ -73,12 +74,19 @@ async fn connection(
     }
     let service = service_fn(|request| {
         let (state, settings) = (state.clone(), settings.clone());
-        async move { Ok::<_, Infallible>(wire::answer(&state, &settings, peer, request).await) }
+        async move {
+            let answer = match remote::stream_of(&request) {
+                Some(_) => remote::answer(&state.remote, request),
+                None => wire::answer(&state, &settings, peer, request).await,
+            };
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_DEADLINE)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

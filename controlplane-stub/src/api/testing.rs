@@ -10,9 +10,11 @@ use super::context::Context;
 use super::error::ApiError;
 use super::{dispatch, shape};
 use crate::agents::registry::Registry;
+use crate::agents::streams::Streams;
 use crate::arn::{self, Arns};
 use crate::controller::Controller;
 use crate::model::{Task, TaskStatus};
+use crate::remote::Remote;
 use crate::state::ApiState;
 use crate::store::memory::MemoryStore;
 use crate::store::{Key, Record, Store, Txn};
@@ -48,6 +50,7 @@ impl Api {
             state: state.0,
             settings: Settings::default(),
             host: "localhost:8080".to_owned(),
+            caller: String::new(),
         };
         Self { context, _tracker: state.1 }
     }
@@ -131,6 +134,7 @@ impl Api {
             task_definition: found.arn.clone(),
             group: format!("family:{}", found.family),
             started_by: None,
+            execute_command: false,
             overrides: json!({}),
             spec: specified.spec,
             tags: crate::model::Tags::new(),
@@ -174,8 +178,9 @@ pub(super) async fn state() -> (ApiState, Tracker) {
         &tracker,
     );
     controller.ensure_default_cluster().await.expect("a commit in memory");
-    let state =
-        ApiState { store, controller, registry, vpc, simulated: None, arns, access_keys: Arc::new([]) };
+    let remote = Remote::new(Streams::new(registry.clone()), &tracker);
+    let access_keys = Arc::new([]);
+    let state = ApiState { store, controller, registry, remote, vpc, simulated: None, arns, access_keys };
     (state, tracker)
 }
 

@@ -122,6 +122,9 @@ where
         state: state.clone(),
         settings: settings.clone(),
         arns: arns_of(state, &head.headers),
+        caller: sigv4::Authorization::of(&head.headers)
+            .map(|claim| claim.access_key.to_owned())
+            .unwrap_or_default(),
         host: head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost").to_owned(),
     };
     dispatch::dispatch(&context, operation, input).await

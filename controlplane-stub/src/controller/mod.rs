@@ -48,6 +48,8 @@ pub struct LaunchRequest {
     pub group: Option<String>,
     /// Who starts the tasks.
     pub started_by: Option<String>,
+    /// Whether programs may be started in its containers from afar.
+    pub execute_command: bool,
     /// The overrides as they came, `{}` when none.
     pub overrides: serde_json::Value,
     /// Tags of the tasks.

@@ -228,6 +228,7 @@ impl Owner {
             task_definition: request.task_definition.clone(),
             group: group.to_owned(),
             started_by: request.started_by.clone(),
+            execute_command: request.execute_command,
             overrides: request.overrides.clone(),
             spec,
             tags: request.tags.clone(),

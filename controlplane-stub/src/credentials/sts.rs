@@ -3,11 +3,10 @@
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use ring::{digest, hmac};
 
 use super::{Credentials, CredentialsError, LIFETIME, Printed, Provider};
 use crate::clock;
-use crate::hex;
+use crate::sigv4::{self, Key, Post};
 
 const CONTENT_TYPE: &str = "application/x-www-form-urlencoded; charset=utf-8";
 /// Longest name of a session.
@@ -21,24 +20,10 @@ pub(super) struct Sts {
     client: reqwest::Client,
 }
 
-/// The control plane's own key, from the variables that every AWS program knows.
-struct Key {
-    id: String,
-    secret: String,
-    token: Option<String>,
-}
-
 impl Sts {
     pub(super) fn new(url: reqwest::Url, region: &str) -> Result<Self, CredentialsError> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let needed = |name: &str| {
-            variable(name).ok_or_else(|| CredentialsError(format!("{name} is not set, and sts needs a key")))
-        };
-        let key = Key {
-            id: needed("AWS_ACCESS_KEY_ID")?,
-            secret: needed("AWS_SECRET_ACCESS_KEY")?,
-            token: variable("AWS_SESSION_TOKEN"),
-        };
+        let key = Key::from_env()
+            .map_err(|name| CredentialsError(format!("{name} is not set, and sts needs a key")))?;
         Ok(Self { url, region: region.to_owned(), key, client: client() })
     }
 
@@ -53,9 +38,8 @@ impl Sts {
             ("DurationSeconds", &seconds),
         ];
         let body = form.map(|(name, value)| format!("{name}={}", escape(value))).join("&");
-        let date = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
-        let mut request = self.client.post(self.url.clone()).header("content-type", CONTENT_TYPE);
-        for (name, value) in self.signed(&body, &date) {
+        let mut request = self.client.post(self.url.clone());
+        for (name, value) in self.signed(&body, &sigv4::date()) {
             request = request.header(name, value);
         }
         let unreachable = |error: reqwest::Error| CredentialsError(format!("{}: {error}", self.url));
@@ -81,30 +65,9 @@ impl Sts {
 
     /// The headers that a request with that body carries.
     fn signed(&self, body: &str, date: &str) -> Vec<(&'static str, String)> {
-        let host = match self.url.port() {
-            Some(port) => format!("{}:{port}", self.url.host_str().unwrap_or_default()),
-            None => self.url.host_str().unwrap_or_default().to_owned(),
-        };
-        let mut headers =
-            vec![("content-type", CONTENT_TYPE.to_owned()), ("host", host), ("x-amz-date", date.to_owned())];
-        headers.extend(self.key.token.clone().map(|token| ("x-amz-security-token", token)));
-        let names = headers.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(";");
-        let lines: String = headers.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
-        let path = if self.url.path().is_empty() { "/" } else { self.url.path() };
-        let canonical = format!("POST\n{path}\n\n{lines}\n{names}\n{}", sha256(body));
-        let day = date.get(..8).unwrap_or_default();
-        let scope = format!("{day}/{}/sts/aws4_request", self.region);
-        let to_sign = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", sha256(&canonical));
-        let first = format!("AWS4{}", self.key.secret).into_bytes();
-        let key = [day, &self.region, "sts", "aws4_request"].iter().fold(first, |key, step| mac(&key, step));
-        let signature = hex::encode(&mac(&key, &to_sign));
-        let authorization = format!(
-            "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={names}, Signature={signature}",
-            self.key.id
-        );
-        headers.retain(|(name, _)| !matches!(*name, "content-type" | "host"));
-        headers.push(("authorization", authorization));
-        headers
+        let headers = &[("content-type", CONTENT_TYPE)];
+        let post = Post { url: &self.url, service: "sts", region: &self.region, headers, body };
+        sigv4::sign(&post, &self.key, date)
     }
 }
 
@@ -122,14 +85,6 @@ fn client() -> reqwest::Client {
     // Whoever comes first installs it; it is the same for all.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::new()
-}
-
-fn mac(key: &[u8], text: &str) -> Vec<u8> {
-    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes()).as_ref().to_vec()
-}
-
-fn sha256(text: &str) -> String {
-    hex::encode(digest::digest(&digest::SHA256, text.as_bytes()).as_ref())
 }
 
 /// All but the unreserved characters of RFC 3986, as a form and a signature want it.

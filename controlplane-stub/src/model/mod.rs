@@ -159,6 +159,9 @@ pub struct Task {
     /// Who started it.
     #[serde(default)]
     pub started_by: Option<String>,
+    /// Whether programs may be started in its containers from afar.
+    #[serde(default)]
+    pub execute_command: bool,
     /// The overrides of RunTask as they came (ECS's JSON shape), `{}` when none.
     pub overrides: serde_json::Value,
     /// What the agent is to run; the definition with the overrides applied.

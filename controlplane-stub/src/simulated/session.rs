@@ -114,7 +114,9 @@ impl Open {
                 | ToAgent::StopVerificationAck(_)
                 | ToAgent::HeartbeatAck(_)
                 | ToAgent::SecurityGroups(_)
-                | ToAgent::RoleCredentials(_),
+                | ToAgent::RoleCredentials(_)
+                // There are no containers to reach into: whoever asks is told that nobody answers.
+                | ToAgent::AttachRequest(_),
             )
             | None => {}
         }

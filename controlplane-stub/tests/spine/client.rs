@@ -177,6 +177,7 @@ pub(crate) fn request(site: &Site, count: u32) -> LaunchRequest {
         required: Vec::new(),
         target: Target::Anywhere { count, constraints: Vec::new(), strategies: Vec::new() },
         group: None,
+        execute_command: false,
         started_by: None,
         overrides: serde_json::json!({}),
         tags: BTreeMap::new(),

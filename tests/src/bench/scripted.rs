@@ -293,6 +293,12 @@ type Answers = Pin<Box<dyn Stream<Item = Result<v1::ControlPlaneMessage, Status>
 
 #[tonic::async_trait]
 impl ControlPlane for Service {
+    type AttachStream = Pin<Box<dyn Stream<Item = Result<v1::Frame, Status>> + Send>>;
+
+    async fn attach(&self, _: Request<Streaming<v1::Frame>>) -> Result<Response<Self::AttachStream>, Status> {
+        Err(Status::not_found("nobody asked for it"))
+    }
+
     type SessionStream = Answers;
 
     async fn register(

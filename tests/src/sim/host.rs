@@ -17,7 +17,7 @@ use berth_agent::network::ports::PortChooser;
 use berth_agent::runtime::fake::FakeRuntime;
 use berth_agent::runtime::{EngineInfo, Runtime};
 use berth_agent::secret::Secrets;
-use berth_agent::session::{Backend, Endpoint, Registration, Session, SessionStatus};
+use berth_agent::session::{Attaching, Backend, Endpoint, Registration, Session, SessionStatus};
 use berth_agent::store::memory::MemoryStore;
 use berth_agent::store::{Identity, Store, Write};
 use berth_agent::supervise::Tracker;
@@ -263,7 +263,14 @@ impl Agent {
             server_name: None,
             data_dir: config.data_dir.clone(),
         };
-        let session = Arc::new(Session::new(backend, registration, engine.clone(), store, identity));
+        let session = Arc::new(Session::new(
+            backend,
+            registration,
+            engine.clone(),
+            store,
+            identity,
+            Attaching::new(engine.clone(), tracker.clone(), false),
+        ));
         let call = tracker.token().child_token();
         Ok(Self { engine, session, tracker, call })
     }

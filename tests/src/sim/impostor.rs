@@ -114,6 +114,12 @@ impl Liar {
 
 #[tonic::async_trait]
 impl ControlPlane for Liar {
+    type AttachStream = ReceiverStream<Result<v1::Frame, Status>>;
+
+    async fn attach(&self, _: Request<Streaming<v1::Frame>>) -> Result<Response<Self::AttachStream>, Status> {
+        Err(Status::not_found("nobody asked for it"))
+    }
+
     type SessionStream = ReceiverStream<Result<v1::ControlPlaneMessage, Status>>;
 
     async fn register(

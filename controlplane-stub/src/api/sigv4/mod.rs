@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use berth_core::units::{Millis, Timestamp};
-use ring::{digest, hmac};
+use ring::hmac;
 
 use super::error::{ApiError, ApiResult};
 use crate::hex;
+use crate::sigv4::{sha256, signing_key};
 
 /// How far a client's clock may be off.
 const SKEW: Millis = Millis::from_secs(5 * 60);
@@ -116,8 +117,9 @@ pub(super) fn verify(
     let scope = format!("{}/{}/{}/aws4_request", claim.date, claim.region, claim.service);
     let to_sign = format!("{ALGORITHM}\n{date}\n{scope}\n{}", sha256(canonical.as_bytes()));
     let signature = hex::decode(claim.signature).unwrap_or_default();
+    let key = signing_key(secret, claim.date, claim.region, claim.service);
     // Compares in constant time.
-    hmac::verify(&signing_key(secret, &claim), to_sign.as_bytes(), &signature).map_err(|_| {
+    hmac::verify(&key, to_sign.as_bytes(), &signature).map_err(|_| {
         ApiError::invalid_signature(
             "The request signature we calculated does not match the signature you provided. Check your AWS Secret \
              Access Key and signing method. Consult the service documentation for details.",
@@ -165,18 +167,6 @@ fn canonical_request(headers: &HeaderMap, signed: &[&str], list: &str, body: &[u
     canonical.push('\n');
     canonical.push_str(&sha256(body));
     canonical
-}
-
-fn signing_key(secret: &str, claim: &Authorization<'_>) -> hmac::Key {
-    let mut key = hmac::Key::new(hmac::HMAC_SHA256, format!("AWS4{secret}").as_bytes());
-    for step in [claim.date, claim.region, claim.service, "aws4_request"] {
-        key = hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&key, step.as_bytes()).as_ref());
-    }
-    key
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    hex::encode(digest::digest(&digest::SHA256, bytes).as_ref())
 }
 
 fn parse_date(text: &str) -> Option<Timestamp> {

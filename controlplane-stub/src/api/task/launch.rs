@@ -168,6 +168,7 @@ async fn launch(
         target,
         group: request.group.filter(|group| !group.is_empty()),
         started_by: request.started_by.filter(|by| !by.is_empty()),
+        execute_command: request.enable_execute_command,
         overrides,
         tags,
         network,

@@ -1,5 +1,6 @@
 //! Tasks: stop and describe. Launches, lists and the shape of a task in replies are beside it.
 
+mod attach;
 mod launch;
 mod list;
 mod placement;
@@ -8,6 +9,7 @@ mod render;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+pub(super) use self::attach::{execute, stream_logs};
 pub(super) use self::launch::{run, start};
 pub(super) use self::list::list;
 pub(super) use self::placement::query;

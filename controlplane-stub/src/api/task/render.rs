@@ -55,7 +55,7 @@ impl<'a> Renderer<'a> {
         );
         set("containers", self.containers(task));
         set("connectivity", json!(if connected { "CONNECTED" } else { "DISCONNECTED" }));
-        set("enableExecuteCommand", json!(false));
+        set("enableExecuteCommand", json!(task.execute_command));
         set("version", json!(task.version));
         set("tags", tag::render(if tags { &task.tags } else { const { &Tags::new() } }));
         let of_subnet = task.spec.attachment.as_ref().and_then(|attachment| {
@@ -142,6 +142,9 @@ fn container(
     };
     set("memory", spec.memory.map(|memory| json!(memory.0.to_string())));
     set("memoryReservation", spec.memory_reservation.map(|memory| json!(memory.0.to_string())));
+    // What AWS's tools look at before they let anybody try.
+    let agent = |status: &TaskStatus| json!([{"name": "ExecuteCommandAgent", "lastStatus": status.as_str()}]);
+    set("managedAgents", observed.filter(|_| task.execute_command).map(|o| agent(&o.status)));
     set("reason", waiting.map(|waiting| json!(waiting)));
     if let Some(observed) = observed {
         set("containerArn", Some(json!(observed.arn)));

@@ -6,24 +6,24 @@ use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
 /// Whether somebody sits there.
 #[must_use]
-pub fn is_there() -> bool {
+pub(super) fn is_there() -> bool {
     stdin().is_terminal() && stdout().is_terminal()
 }
 
 /// Its size in columns and rows.
 #[must_use]
-pub fn size() -> Option<(u16, u16)> {
+pub(super) fn size() -> Option<(u32, u32)> {
     let size = rustix::termios::tcgetwinsize(stdout()).ok()?;
-    (size.ws_col > 0).then_some((size.ws_col, size.ws_row))
+    (size.ws_col > 0).then_some((size.ws_col.into(), size.ws_row.into()))
 }
 
 /// The terminal passes every key on as it is, until this is dropped.
-pub struct Raw(Option<Termios>);
+pub(super) struct Raw(Option<Termios>);
 
 impl Raw {
     /// Begins.
     #[must_use]
-    pub fn begin() -> Self {
+    pub(super) fn begin() -> Self {
         let Ok(before) = tcgetattr(stdin()) else { return Self(None) };
         let mut raw = before.clone();
         cfmakeraw(&mut raw);
