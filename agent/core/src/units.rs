@@ -30,6 +30,12 @@ impl Mebibytes {
     pub const fn bytes(self) -> u64 {
         self.0 as u64 * 1024 * 1024
     }
+
+    /// That many bytes, rounded up.
+    #[must_use]
+    pub fn of_bytes(bytes: u64) -> Self {
+        Self(u32::try_from(bytes.div_ceil(1024 * 1024)).unwrap_or(u32::MAX))
+    }
 }
 
 impl fmt::Display for Mebibytes {

@@ -24,7 +24,14 @@ fn policy() -> TaskFields {
 fn ends(run: &mut Direct, code: i32, after: Millis) -> Vec<Act> {
     let started_at = run.task.state().containers[0].started_at;
     run.now = started_at.unwrap().after(after);
-    let exit = Exit { code, oom_killed: false, error: None, started_at, finished_at: Some(run.now) };
+    let exit = Exit {
+        code,
+        oom_killed: false,
+        task_memory_peak: None,
+        error: None,
+        started_at,
+        finished_at: Some(run.now),
+    };
     run.see("app", Fact::Exited { id: id("app-1"), exit })
 }
 
@@ -71,7 +78,14 @@ fn a_task_that_stops_starts_nothing_again() {
     let stop = run.stop();
     let Act::Stop { attempt, .. } = &stop[0] else { panic!("{stop:?}") };
     let started_at = run.task.state().containers[0].started_at;
-    let exit = Exit { code: 143, oom_killed: false, error: None, started_at, finished_at: Some(run.now) };
+    let exit = Exit {
+        code: 143,
+        oom_killed: false,
+        task_memory_peak: None,
+        error: None,
+        started_at,
+        finished_at: Some(run.now),
+    };
     let next = run.done(*attempt, berth_core::task::Outcome::Fact(Fact::Exited { id: id("app-1"), exit }));
     assert_eq!(words(&next), ["release cgroup"]);
 }

@@ -8,7 +8,7 @@ use berth_core::ids::TaskArn;
 use berth_core::units::{CpuUnits, Millis};
 use futures_util::future::{self, BoxFuture, FutureExt};
 
-use super::{Bounds, CgroupError, Cgroups};
+use super::{Bounds, CgroupError, Cgroups, MemoryPast};
 
 /// A call that can be made to fail or to take its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,8 +177,9 @@ impl Cgroups for FakeCgroups {
         .boxed()
     }
 
-    fn memory_kills<'a>(&'a self, task: &'a TaskArn) -> BoxFuture<'a, Option<u64>> {
-        future::ready(self.get(task.id()).map(|cgroup| cgroup.memory_kills)).boxed()
+    fn memory<'a>(&'a self, task: &'a TaskArn) -> BoxFuture<'a, MemoryPast> {
+        let kills = self.get(task.id()).map(|cgroup| cgroup.memory_kills);
+        future::ready(MemoryPast { kills, peak_bytes: None }).boxed()
     }
 
     fn remove_id<'a>(&'a self, task_id: &'a str) -> BoxFuture<'a, Result<(), CgroupError>> {

@@ -49,6 +49,16 @@ pub struct CgroupError {
     pub source: std::io::Error,
 }
 
+/// What the kernel remembers of a cgroup's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryPast {
+    /// Processes killed for want of memory; `None` where the hierarchy does not count them for a whole tree
+    /// (cgroup v1), or the cgroup is not ours.
+    pub kills: Option<u64>,
+    /// Most bytes that were ever in use; `None` on kernels that do not remember (cgroup v2 before Linux 5.19).
+    pub peak_bytes: Option<u64>,
+}
+
 /// Makes, bounds and removes the cgroups of tasks. Every call may be repeated.
 pub trait Cgroups: Send + Sync + 'static {
     /// Makes the task's cgroup with every bound but the CPU quota; tells what the engine is to be
@@ -66,9 +76,8 @@ pub trait Cgroups: Send + Sync + 'static {
     fn kill<'a>(&'a self, task: &'a TaskArn) -> BoxFuture<'a, Result<(), CgroupError>>;
     /// The ids of the tasks that have a cgroup of ours, to find what was left over.
     fn list(&self) -> BoxFuture<'_, Result<Vec<String>, CgroupError>>;
-    /// How many processes the kernel has killed for want of memory in the task's cgroup and below;
-    /// `None` where the hierarchy does not count them for a whole tree (cgroup v1), or is not ours.
-    fn memory_kills<'a>(&'a self, task: &'a TaskArn) -> BoxFuture<'a, Option<u64>>;
+    /// What the kernel remembers of the memory of the task's cgroup and below.
+    fn memory<'a>(&'a self, task: &'a TaskArn) -> BoxFuture<'a, MemoryPast>;
     /// Removes the cgroup of a task that is known by its id alone.
     fn remove_id<'a>(&'a self, task_id: &'a str) -> BoxFuture<'a, Result<(), CgroupError>>;
     /// Whether tasks are bounded at all.

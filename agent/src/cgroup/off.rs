@@ -4,7 +4,7 @@ use berth_core::ids::TaskArn;
 use berth_core::units::CpuUnits;
 use futures_util::future::{self, BoxFuture, FutureExt};
 
-use super::{Bounds, CgroupError, Cgroups};
+use super::{Bounds, CgroupError, Cgroups, MemoryPast};
 
 /// Bounds nothing and owns nothing; containers go under the engine's default parent.
 #[derive(Debug, Clone, Copy, Default)]
@@ -31,8 +31,8 @@ impl Cgroups for Off {
         future::ready(Ok(Vec::new())).boxed()
     }
 
-    fn memory_kills<'a>(&'a self, _: &'a TaskArn) -> BoxFuture<'a, Option<u64>> {
-        future::ready(None).boxed()
+    fn memory<'a>(&'a self, _: &'a TaskArn) -> BoxFuture<'a, MemoryPast> {
+        future::ready(MemoryPast::default()).boxed()
     }
 
     fn remove_id<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), CgroupError>> {

@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
 
+use super::MemoryPast;
 use super::driver::Hierarchy;
 
 /// What is mounted at `mount`; `None` when it is no cgroup hierarchy.
@@ -84,11 +85,16 @@ pub(super) fn kill_all(path: &Path) -> io::Result<usize> {
     Ok(killed)
 }
 
-/// Processes killed for want of memory in a cgroup of the unified hierarchy and below; `None` when it
-/// does not tell.
-pub(super) fn memory_kills(path: &Path) -> Option<u64> {
-    let events = fs::read_to_string(path.join("memory.events")).ok()?;
-    events.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+/// What the kernel remembers of the memory of a cgroup of either hierarchy and below.
+pub(super) fn memory(path: &Path) -> MemoryPast {
+    let read = |file: &str| fs::read_to_string(path.join(file)).ok();
+    let kills =
+        |events: String| events.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok());
+    let peak = read("memory.peak").or_else(|| read("memory.max_usage_in_bytes"));
+    MemoryPast {
+        kills: read("memory.events").and_then(kills),
+        peak_bytes: peak.and_then(|text| text.trim().parse().ok()),
+    }
 }
 
 /// Whether the thing is not there: absent, or taken away while we looked.

@@ -16,10 +16,12 @@ const KILLED: i32 = 137;
 /// another of the same task ran out of memory is taken for one more of these.
 pub(super) async fn complete(shared: &Shared, spec: &TaskSpec, mut fact: Fact) -> Fact {
     if let Fact::Exited { exit, .. } = &mut fact
-        && exit.code == KILLED
-        && !exit.oom_killed
+        && (exit.code == KILLED || exit.oom_killed)
     {
-        exit.oom_killed = shared.cgroups.memory_kills(&spec.arn).await.is_some_and(|kills| kills > 0);
+        let past = shared.cgroups.memory(&spec.arn).await;
+        exit.oom_killed |= past.kills.is_some_and(|kills| kills > 0);
+        // The container's own cgroup has gone with it.
+        exit.task_memory_peak = past.peak_bytes.filter(|_| exit.oom_killed);
     }
     fact
 }

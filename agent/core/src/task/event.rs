@@ -135,6 +135,9 @@ pub struct Exit {
     pub code: i32,
     /// Whether the kernel killed a process of it for want of memory.
     pub oom_killed: bool,
+    /// With that, the most bytes of memory that its task had in use, where the kernel tells.
+    #[serde(default)]
+    pub task_memory_peak: Option<u64>,
     /// What the engine says went wrong, if anything.
     pub error: Option<String>,
     /// When it started, if it did.

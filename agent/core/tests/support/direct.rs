@@ -195,6 +195,7 @@ pub(crate) fn exited(text: &str, code: i32) -> Fact {
         exit: Exit {
             code,
             oom_killed: false,
+            task_memory_peak: None,
             error: None,
             started_at: Some(START),
             finished_at: Some(START.after(Millis(1))),

@@ -345,6 +345,7 @@ impl Host {
         real.life = Life::Exited;
         real.ends.push(code);
         real.exit = Some(Exit {
+            task_memory_peak: None,
             code,
             oom_killed,
             error: None,

@@ -15,7 +15,7 @@ use cgroups_rs::fs::{Controller, MaxValue};
 use futures_util::future::{BoxFuture, FutureExt};
 
 use super::driver::Hierarchy;
-use super::{Bounds, CgroupError, Cgroups, tree};
+use super::{Bounds, CgroupError, Cgroups, MemoryPast, tree};
 
 /// Pauses between attempts to remove a cgroup that is still busy: about a second in all.
 const REMOVE_PAUSES_MS: [u64; 8] = [2, 5, 10, 25, 60, 150, 300, 450];
@@ -255,16 +255,18 @@ impl Cgroups for Cgroupfs {
         self.blocking("*", |this, _| this.ids()).boxed()
     }
 
-    fn memory_kills<'a>(&'a self, task: &'a TaskArn) -> BoxFuture<'a, Option<u64>> {
+    fn memory<'a>(&'a self, task: &'a TaskArn) -> BoxFuture<'a, MemoryPast> {
         async move {
-            if self.version == Hierarchy::V1 {
-                return None;
-            }
             let read = |this: &Self, id: &str| {
                 let directories = this.directories(id).map_err(|error| this.looking(error))?;
-                Ok(directories.first().and_then(|path| tree::memory_kills(path)))
+                // One of several controllers knows; the others have no such files.
+                let told = directories.iter().map(|path| tree::memory(path));
+                Ok(told.fold(MemoryPast::default(), |all, one| MemoryPast {
+                    kills: all.kills.or(one.kills),
+                    peak_bytes: all.peak_bytes.or(one.peak_bytes),
+                }))
             };
-            self.blocking(task.id(), read).await.ok().flatten()
+            self.blocking(task.id(), read).await.unwrap_or_default()
         }
         .boxed()
     }

@@ -14,7 +14,7 @@ use zbus::zvariant::Value;
 
 use self::bus::Bus;
 use super::driver::Hierarchy;
-use super::{Bounds, CgroupError, Cgroups, tree, weight};
+use super::{Bounds, CgroupError, Cgroups, MemoryPast, tree, weight};
 
 /// The prefix of the slices' names that operators know.
 const PREFIX: &str = "ecstasks";
@@ -223,14 +223,17 @@ impl Cgroups for Systemd {
         .boxed()
     }
 
-    fn memory_kills<'a>(&'a self, task: &'a TaskArn) -> BoxFuture<'a, Option<u64>> {
+    fn memory<'a>(&'a self, task: &'a TaskArn) -> BoxFuture<'a, MemoryPast> {
         async move {
-            if self.version == Hierarchy::V1 {
-                return None;
-            }
-            let group = self.bus.control_group(&self.unit(task.id())).await.ok()?;
-            let path = self.config.mount.join(group.trim_start_matches('/'));
-            tokio::task::spawn_blocking(move || tree::memory_kills(&path)).await.ok().flatten()
+            let Ok(group) = self.bus.control_group(&self.unit(task.id())).await else {
+                return MemoryPast::default();
+            };
+            let mount = match self.version {
+                Hierarchy::V1 => self.config.mount.join("memory"),
+                Hierarchy::V2 => self.config.mount.clone(),
+            };
+            let path = mount.join(group.trim_start_matches('/'));
+            tokio::task::spawn_blocking(move || tree::memory(&path)).await.unwrap_or_default()
         }
         .boxed()
     }

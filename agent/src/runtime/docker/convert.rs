@@ -162,6 +162,7 @@ impl State {
             exit: Exit {
                 code: i32::try_from(self.exit_code).unwrap_or(i32::MAX),
                 oom_killed: self.oom_killed,
+                task_memory_peak: None,
                 error,
                 started_at: timestamp(&self.started_at),
                 finished_at: timestamp(&self.finished_at),

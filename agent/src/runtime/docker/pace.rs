@@ -90,8 +90,14 @@ impl Pace {
     /// The engine tells that a container died: if it is being stopped, what is left is work.
     pub(super) fn died(&self, id: &EngineId, code: Option<i32>, at: Timestamp) {
         if let Some(ending) = lock(&self.stopping).get_mut(id) {
-            let exit =
-                |code| Exit { code, oom_killed: false, error: None, started_at: None, finished_at: Some(at) };
+            let exit = |code| Exit {
+                code,
+                oom_killed: false,
+                task_memory_peak: None,
+                error: None,
+                started_at: None,
+                finished_at: Some(at),
+            };
             *ending = Ending { died: true, exit: code.map(exit), ..*ending };
         }
     }

@@ -289,6 +289,7 @@ impl State {
         container.life = Life::Exited(Exit {
             code,
             oom_killed: oom,
+            task_memory_peak: None,
             error: None,
             started_at: Some(since),
             finished_at: Some(at),
