@@ -243,7 +243,7 @@ fn reason_of(spec: &ContainerSpec, container: &Container) -> Option<String> {
     if exit.oom_killed {
         let limit =
             spec.memory.map_or_else(|| "the task's limit".to_owned(), |memory| format!("limit {memory}"));
-        let peak = exit.task_memory_peak.map(|bytes| crate::units::Mebibytes::of_bytes(bytes));
+        let peak = exit.task_memory_peak.map(crate::units::Mebibytes::of_bytes);
         let peak = peak.map_or_else(String::new, |peak| format!(", peak of the task {peak}"));
         return Some(format!(
             "{}: Container killed due to memory usage ({limit}{peak})",
