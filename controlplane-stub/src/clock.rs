@@ -10,3 +10,9 @@ pub fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
+
+/// Now, as signatures of AWS have it.
+#[must_use]
+pub fn signing_date() -> String {
+    jiff::Timestamp::now().strftime(berth_proto::sigv4::DATE).to_string()
+}

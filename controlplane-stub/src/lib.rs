@@ -15,7 +15,7 @@
 //! | [`vpc`] | subnets, security groups, addresses for tasks |
 //! | [`tls`] | the certificate authority, join tokens, certificates of hosts |
 //! | [`model`], [`arn`], [`state`] | the records, their names, and what request handlers work with |
-//! | [`supervise`], [`clock`], [`hex`], [`sigv4`] | owned futures; the time; bytes as text; signed requests |
+//! | [`supervise`], [`clock`], [`hex`] | owned futures; the time; bytes as text |
 
 pub mod agents;
 pub mod api;
@@ -30,7 +30,6 @@ pub mod model;
 pub mod operator;
 pub mod remote;
 pub mod scheduler;
-pub mod sigv4;
 pub mod simulated;
 pub mod state;
 pub mod store;

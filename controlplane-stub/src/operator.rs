@@ -1,13 +1,14 @@
 //! What the command `berth` does: asks a control plane for a session in a container, and talks in it.
 
+use berth_proto::sigv4::{self, Key, Post, sign};
 use berth_proto::talk::{self, TalkError};
 use reqwest::header::{AUTHORIZATION, CONNECTION, UPGRADE};
 use reqwest::{Client, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::clock;
 use crate::remote::PROTOCOL;
-use crate::sigv4::{Key, Post, date, sign};
 
 const TARGET: &str = "AmazonEC2ContainerServiceV20141113.";
 
@@ -85,15 +86,17 @@ impl Operator {
 
     async fn ask(&self, operation: &str, asked: &Value) -> Result<Session, OperatorError> {
         let (body, target) = (asked.to_string(), format!("{TARGET}{operation}"));
+        let host = sigv4::host(self.url.host_str(), self.url.port());
         let post = Post {
-            url: &self.url,
+            host: &host,
+            path: self.url.path(),
             service: "ecs",
             region: &self.region,
             headers: &[("content-type", "application/x-amz-json-1.1"), ("x-amz-target", &target)],
             body: &body,
         };
         let mut request = self.client.post(self.url.clone());
-        for (name, value) in sign(&post, &self.key, &date()) {
+        for (name, value) in sign(&post, &self.key, &clock::signing_date()) {
             request = request.header(name, value);
         }
         let response = request.body(body).send().await.map_err(|error| self.away(error))?;

@@ -21,8 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::agents::streams::{AgentSide, Streams};
 use crate::clock;
-use crate::sigv4::sha256;
 use crate::supervise::Tracker;
+use berth_proto::sigv4::sha256;
 
 /// Where sessions are.
 const PREFIX: &str = "/berth/v1/streams/";

@@ -1,7 +1,9 @@
 //! `berth.v1`: the protocol between the agent and the control plane, generated from
 //! `berth/v1/agent.proto`, where every message and field is documented. No logic lives here, but for
-//! [`talk`]: how frames travel where there is no gRPC.
+//! [`talk`], how frames travel where there is no gRPC, and [`sigv4`], how AWS wants requests signed: both
+//! programs speak these as well.
 
+pub mod sigv4;
 pub mod talk;
 
 /// The messages and services of `berth.v1`.

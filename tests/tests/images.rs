@@ -5,10 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use berth_tests::cluster::{container, text};
 use berth_tests::expect::PATIENCE;
 use berth_tests::registry::{PASSWORD, USER};
-use berth_tests::{Cluster, Engine, Fault, Registry, demo, eventually};
+use berth_tests::{Cluster, Engine, Fault, Registry, Server, demo, eventually};
 use serde_json::{Value, json};
 
 fn stays(family: &str, image: &str, members: Value) -> Value {
@@ -276,6 +278,52 @@ async fn a_registry_that_never_answers_is_given_up() -> Result<()> {
     ensure!(
         reason.starts_with("CannotPullContainerError: ")
             && reason.contains("the registry says nothing for 1"),
+        "{reason}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_registry_that_behaves_as_ecr_does_gets_a_token_that_is_asked_for_once() -> Result<()> {
+    let registry = registry().await?;
+    let image = registry.put("team/ecr:1").await?;
+    let token = BASE64_STANDARD.encode(format!("{USER}:{PASSWORD}"));
+    let tokens = Server::start(move |asked| {
+        let signed = asked.header("authorization");
+        if !signed.starts_with("AWS4-HMAC-SHA256 Credential=AKIAHOST/")
+            || !signed.contains("/ecr/aws4_request")
+        {
+            return (400, json!({ "__type": "UnrecognizedClientException", "message": "who?" }).to_string());
+        }
+        let given = json!({ "authorizationToken": token, "expiresAt": 4_102_444_800_u64 });
+        (200, json!({ "authorizationData": [given] }).to_string())
+    })
+    .await?;
+    let (name, url) = (registry.name(), tokens.url("/"));
+    let mut env = vec![
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ("AWS_ENDPOINT_URL_ECR", url.as_str()),
+        ("BERTH_ECR_REGISTRIES", name.as_str()),
+        ("ECS_IMAGE_PULL_BEHAVIOR", "always"),
+        ("AWS_ACCESS_KEY_ID", "AKIAHOST"),
+    ];
+    let cluster = Cluster::start_with(&env).await?;
+    cluster.running(stays("ecr", &image, json!({}))).await?;
+    cluster.running(stays("ecr-again", &image, json!({}))).await?;
+    assert_eq!(tokens.asked().len(), 1);
+    assert_eq!(
+        tokens.asked()[0].header("x-amz-target"),
+        "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken"
+    );
+    ensure!(!cluster.agent.output().contains(PASSWORD), "the token is in the log");
+    // A key that the service does not know.
+    env.pop();
+    env.push(("AWS_ACCESS_KEY_ID", "AKIASTRANGER"));
+    let cluster = Cluster::start_with(&env).await?;
+    let (_, stopped) = cluster.stopped(stays("stranger", &image, json!({}))).await?;
+    let reason = text(container(&stopped, "app")?, "reason")?;
+    ensure!(
+        reason.contains("unable to pull registry auth") && reason.contains("UnrecognizedClientException"),
         "{reason}"
     );
     Ok(())

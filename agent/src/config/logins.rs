@@ -5,6 +5,8 @@ use std::collections::HashMap;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use berth_core::image::normal_registry;
+use berth_proto::sigv4::Key;
 use serde::Deserialize;
 
 use super::Secret;
@@ -17,6 +19,37 @@ pub struct RegistryLogin {
     pub username: String,
     /// Password or token.
     pub password: Secret,
+}
+
+/// What tokens of Amazon ECR are asked for with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EcrAccess {
+    /// The host's own key.
+    pub key: Key,
+    /// The region of registries whose names do not tell.
+    pub region: String,
+    /// Where tokens are asked for; by the registry's region unless given.
+    pub endpoint: Option<reqwest::Url>,
+    /// Registries that want such tokens, beside those of Amazon.
+    pub registries: Vec<String>,
+}
+
+/// Reads how tokens of ECR are to be had, where the host has a key of its own.
+pub(super) fn ecr(r: &mut Reader<'_>) -> Option<EcrAccess> {
+    let key = Key::from_variables(|name| r.strings.get(name)).ok();
+    let url = "an address, such as https://ecr.local";
+    let endpoint = r.read("AWS_ENDPOINT_URL_ECR", url, None, |v| reqwest::Url::parse(v).ok().map(Some));
+    let names = "names of registries with commas between";
+    let registries = r.read("BERTH_ECR_REGISTRIES", names, Vec::new(), |v| {
+        Some(v.split(',').map(str::trim).filter(|name| !name.is_empty()).map(normal_registry).collect())
+    });
+    let region = r.strings.get("AWS_DEFAULT_REGION").or_else(|| r.strings.get("AWS_REGION"));
+    Some(EcrAccess {
+        key: key?,
+        region: region.unwrap_or_else(|| "us-east-1".to_owned()),
+        endpoint,
+        registries,
+    })
 }
 
 /// The form `dockercfg`: what `docker login` writes.

@@ -15,7 +15,7 @@ use berth_core::ids::ClusterName;
 use berth_core::resources::Ports;
 use berth_core::units::{Mebibytes, Millis, PortRange};
 
-pub use self::logins::RegistryLogin;
+pub use self::logins::{EcrAccess, RegistryLogin};
 pub use self::secrets::{Secret, SecretSource, VaultSource, VaultToken};
 pub use self::variables::{SECRET_VARIABLES, Strings, VARIABLES, Variables, without_secrets};
 
@@ -122,6 +122,7 @@ pub struct Config {
     pub secrets: Option<SecretSource>,
     pub object_store: Option<String>,
     pub image_cleanup: Option<CleanUp>,
+    pub ecr: Option<EcrAccess>,
     pub registry_logins: std::collections::HashMap<String, RegistryLogin>,
 }
 

@@ -277,6 +277,7 @@ impl Config {
             }),
             server_name: strings.get("BERTH_SERVER_NAME"),
             secrets: secrets::source(&mut r),
+            ecr: logins::ecr(&mut r),
             registry_logins: logins::read(&mut r),
             object_store: r.read(
                 "BERTH_OBJECT_STORE",

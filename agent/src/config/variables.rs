@@ -115,6 +115,17 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     ("ECS_IMAGE_PULL_TIMEOUT", "2h", "longest that a pull may take"),
     ("ECS_ENGINE_AUTH_TYPE", "(none)", "form of ECS_ENGINE_AUTH_DATA: docker or dockercfg"),
     ("ECS_ENGINE_AUTH_DATA", "(none)", "logins of registries, a JSON object by registry"),
+    (
+        "AWS_ACCESS_KEY_ID",
+        "(none)",
+        "with AWS_SECRET_ACCESS_KEY, and AWS_SESSION_TOKEN: the host's own key, for tokens of Amazon ECR",
+    ),
+    ("AWS_ENDPOINT_URL_ECR", "by the registry's region", "where these tokens are asked for"),
+    (
+        "BERTH_ECR_REGISTRIES",
+        "(none)",
+        "registries that want such tokens, beside Amazon's own: names with commas between",
+    ),
     ("ECS_DISABLE_IMAGE_CLEANUP", "false", "keep all images; prefer-cached does, too"),
     ("ECS_IMAGE_CLEANUP_INTERVAL", "30m", "how often images that nobody uses are removed (at least 10m)"),
     ("ECS_IMAGE_MINIMUM_CLEANUP_AGE", "1h", "how long ago they must have been pulled"),

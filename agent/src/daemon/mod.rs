@@ -280,7 +280,7 @@ async fn choose_network(
 fn logins(config: &Config, secrets: &Arc<Secrets>) -> Logins {
     let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker"));
     let docker = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or_else(home);
-    Logins::new(config.registry_logins.clone(), docker, Arc::clone(secrets))
+    Logins::new(config.registry_logins.clone(), config.ecr.clone(), docker, Arc::clone(secrets))
 }
 
 fn pull_settings(config: &Config) -> PullSettings {

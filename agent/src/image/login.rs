@@ -10,10 +10,12 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use berth_core::image::{HUB, normal_registry, registry};
+use futures_util::future::OptionFuture;
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 
-use crate::config::{RegistryLogin, Secret, without_secrets};
+use super::ecr::Ecr;
+use crate::config::{EcrAccess, RegistryLogin, Secret, without_secrets};
 use crate::runtime::RegistryAuth;
 use crate::secret::Secrets;
 
@@ -30,6 +32,7 @@ pub struct LoginError(String);
 /// Knows logins.
 pub struct Logins {
     own: HashMap<String, RegistryLogin>,
+    ecr: Option<Ecr>,
     docker_config: Option<PathBuf>,
     secrets: Arc<Secrets>,
 }
@@ -71,16 +74,24 @@ struct Helped {
 }
 
 impl Logins {
-    /// The operator's own logins by registry, the folder of the Docker command line's settings, and where
-    /// those of tasks are kept.
+    /// The operator's own logins by registry, what tokens of ECR are asked for with, the folder of the Docker
+    /// command line's settings, and where the logins of tasks are kept.
     #[must_use]
     pub fn new(
         own: HashMap<String, RegistryLogin>,
+        ecr: Option<EcrAccess>,
         docker_config: Option<PathBuf>,
         secrets: Arc<Secrets>,
     ) -> Self {
         let own = own.into_iter().map(|(registry, login)| (normal_registry(&registry), login)).collect();
-        Self { own, docker_config, secrets }
+        Self { own, ecr: ecr.map(Ecr::new), docker_config, secrets }
+    }
+
+    /// The registry of an image did not take its login: one that can be had anew is.
+    pub fn refused(&self, image: &str) {
+        if let Some(ecr) = &self.ecr {
+            ecr.refused(&registry(image));
+        }
     }
 
     /// The login for an image: the one that the task names, where it names one; `None` for nobody.
@@ -100,6 +111,12 @@ impl Logins {
         }
         if let Some(login) = self.own.get(&registry) {
             return Ok(Some(auth(login.username.clone(), login.password.expose().to_owned())));
+        }
+        if let Some(found) =
+            OptionFuture::from(self.ecr.as_ref().map(|ecr| ecr.of(&registry))).await.flatten()
+        {
+            let (username, password) = found.map_err(LoginError)?;
+            return Ok(Some(auth(username, password.expose().to_owned())));
         }
         let Some(folder) = &self.docker_config else { return Ok(None) };
         let found = of_docker(folder, &registry).await?;
@@ -185,6 +202,7 @@ mod tests {
         let own = RegistryLogin { username: "own".to_owned(), password: Secret::new("p".to_owned()) };
         let logins = Logins::new(
             HashMap::from([("https://own.local".to_owned(), own)]),
+            None,
             Some(folder.path().to_owned()),
             Arc::new(Secrets::new(Some(crate::config::SecretSource::Directory(secrets)))),
         );

@@ -3,10 +3,11 @@
 //! | part | its one job |
 //! | --- | --- |
 //! | `pull`, `lanes` | one image is brought here; whose turn it is |
-//! | `login` | what registries want to know |
+//! | `login`, `ecr` | what registries want to know |
 //! | `record` | what was pulled here, and when it was used |
 //! | `words` | what registries mean when they refuse |
 
+mod ecr;
 mod lanes;
 mod login;
 mod pull;
@@ -258,7 +259,7 @@ mod tests {
             inactivity: Millis::from_secs(60),
             total: Millis::from_secs(60),
         };
-        let logins = Logins::new(HashMap::new(), None, Arc::new(crate::secret::Secrets::new(None)));
+        let logins = Logins::new(HashMap::new(), None, None, Arc::new(crate::secret::Secrets::new(None)));
         Images::new(Arc::new(runtime.clone()), settings, logins, Records::open(None))
     }
 

@@ -64,6 +64,7 @@ impl Puller {
                         reason,
                         "the pull failed and will be tried again"
                     );
+                    self.logins.refused(&wanted.reference);
                     progress.send_replace(Progress::Again);
                     tokio::time::sleep(pauses.pause()).await;
                     tries += 1;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use berth_controlplane::operator::Operator;
-use berth_controlplane::sigv4::Key;
+use berth_proto::sigv4::Key;
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 

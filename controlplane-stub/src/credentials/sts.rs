@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 
 use super::{Credentials, CredentialsError, LIFETIME, Printed, Provider};
 use crate::clock;
-use crate::sigv4::{self, Key, Post};
+use berth_proto::sigv4::{self, Key, Post};
 
 const CONTENT_TYPE: &str = "application/x-www-form-urlencoded; charset=utf-8";
 /// Longest name of a session.
@@ -39,7 +39,7 @@ impl Sts {
         ];
         let body = form.map(|(name, value)| format!("{name}={}", escape(value))).join("&");
         let mut request = self.client.post(self.url.clone());
-        for (name, value) in self.signed(&body, &sigv4::date()) {
+        for (name, value) in self.signed(&body, &clock::signing_date()) {
             request = request.header(name, value);
         }
         let unreachable = |error: reqwest::Error| CredentialsError(format!("{}: {error}", self.url));
@@ -66,7 +66,9 @@ impl Sts {
     /// The headers that a request with that body carries.
     fn signed(&self, body: &str, date: &str) -> Vec<(&'static str, String)> {
         let headers = &[("content-type", CONTENT_TYPE)];
-        let post = Post { url: &self.url, service: "sts", region: &self.region, headers, body };
+        let host = sigv4::host(self.url.host_str(), self.url.port());
+        let path = self.url.path();
+        let post = Post { host: &host, path, service: "sts", region: &self.region, headers, body };
         sigv4::sign(&post, &self.key, date)
     }
 }

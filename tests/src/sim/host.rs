@@ -235,7 +235,7 @@ impl Agent {
             images: Images::new(
                 Arc::clone(&runtime),
                 settings,
-                Logins::new(std::collections::HashMap::new(), None, secrets),
+                Logins::new(std::collections::HashMap::new(), None, None, secrets),
                 Records::open(None),
             ),
             runtime,

@@ -9,7 +9,7 @@ use ring::hmac;
 
 use super::error::{ApiError, ApiResult};
 use crate::hex;
-use crate::sigv4::{sha256, signing_key};
+use berth_proto::sigv4::{sha256, signing_key};
 
 /// How far a client's clock may be off.
 const SKEW: Millis = Millis::from_secs(5 * 60);

@@ -4,10 +4,8 @@ use std::fmt;
 
 use ring::{digest, hmac};
 
-use crate::hex;
-
 /// A key that requests are signed with. `Debug` shows its id alone.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Key {
     /// The public id.
     pub id: String,
@@ -28,20 +26,30 @@ impl Key {
     ///
     /// # Errors
     /// The variable that is not set.
-    pub fn from_env() -> Result<Self, &'static str> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, &'static str> {
+        let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         Ok(Self {
             id: variable("AWS_ACCESS_KEY_ID").ok_or("AWS_ACCESS_KEY_ID")?,
             secret: variable("AWS_SECRET_ACCESS_KEY").ok_or("AWS_SECRET_ACCESS_KEY")?,
             token: variable("AWS_SESSION_TOKEN"),
         })
     }
+
+    /// The key of this program's environment.
+    ///
+    /// # Errors
+    /// The variable that is not set.
+    pub fn from_env() -> Result<Self, &'static str> {
+        Self::from_variables(|name| std::env::var(name).ok())
+    }
 }
 
 /// A POST to be signed.
 pub struct Post<'a> {
-    /// Where it goes.
-    pub url: &'a reqwest::Url,
+    /// Who gets it: the name, and the port where it is not the usual one.
+    pub host: &'a str,
+    /// The path.
+    pub path: &'a str,
     /// The service that is asked.
     pub service: &'a str,
     /// The region it is asked in.
@@ -56,16 +64,14 @@ pub struct Post<'a> {
 /// `20150830T123600Z`.
 #[must_use]
 pub fn sign(post: &Post<'_>, key: &Key, date: &str) -> Vec<(&'static str, String)> {
-    let host = post.url.host_str().unwrap_or_default();
-    let host = post.url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
     let mut headers: Vec<(&str, String)> =
         post.headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-    headers.extend([("host", host), ("x-amz-date", date.to_owned())]);
+    headers.extend([("host", post.host.to_owned()), ("x-amz-date", date.to_owned())]);
     headers.extend(key.token.clone().map(|token| ("x-amz-security-token", token)));
     headers.sort();
     let names = headers.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(";");
     let lines: String = headers.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
-    let path = if post.url.path().is_empty() { "/" } else { post.url.path() };
+    let path = if post.path.is_empty() { "/" } else { post.path };
     let canonical = format!("POST\n{path}\n\n{lines}\n{names}\n{}", sha256(post.body.as_bytes()));
     let day = date.get(..8).unwrap_or_default();
     let scope = format!("{day}/{}/{}/aws4_request", post.region, post.service);
@@ -74,7 +80,7 @@ pub fn sign(post: &Post<'_>, key: &Key, date: &str) -> Vec<(&'static str, String
     let authorization = format!(
         "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={names}, Signature={}",
         key.id,
-        hex::encode(signed.as_ref())
+        hex(signed.as_ref())
     );
     headers.retain(|(name, _)| *name != "host");
     headers.push(("authorization", authorization));
@@ -93,11 +99,19 @@ pub fn signing_key(secret: &str, day: &str, region: &str, service: &str) -> hmac
 /// The digest of some bytes, in lower-case hex.
 #[must_use]
 pub fn sha256(bytes: &[u8]) -> String {
-    hex::encode(digest::digest(&digest::SHA256, bytes).as_ref())
+    hex(digest::digest(&digest::SHA256, bytes).as_ref())
 }
 
-/// Now, as signatures have it.
+/// The value of the header `host`: the port is left out where it is the usual one.
 #[must_use]
-pub fn date() -> String {
-    jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string()
+pub fn host(name: Option<&str>, port: Option<u16>) -> String {
+    let name = name.unwrap_or_default();
+    port.map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"))
+}
+
+/// The form of `date`, for `strftime`.
+pub const DATE: &str = "%Y%m%dT%H%M%SZ";
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
