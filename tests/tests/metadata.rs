@@ -165,6 +165,9 @@ async fn prometheus_gets_the_host_and_every_container() -> Result<()> {
     let (cluster, _endpoint) = cluster().await?;
     let (arn, _) =
         cluster.running(demo::task("figures", "bridge", json!([demo::container("web", &[])]))).await?;
+    let url = format!("http://{}/v1/health", cluster.agent.introspection()?);
+    let health: Value = serde_json::from_str(&berth_tests::http::get(&url).await?.1)?;
+    ensure!(health["Subsystems"]["Engine"] == "answers" && health["Healthy"] == true, "{health}");
     let url = format!("http://{}/metrics", cluster.agent.introspection()?);
     let (status, text) = berth_tests::http::get(&url).await?;
     assert_eq!(status.as_u16(), 200, "{text}");

@@ -132,6 +132,12 @@ impl Credentials {
         tokio::time::timeout(PATIENCE, come).await.unwrap_or(Err(CredentialsError::Late))
     }
 
+    /// For how many tasks there are any.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.lock().values().filter(|held| held.good().is_some()).count()
+    }
+
     /// Forgets those of a task that is gone.
     pub fn forget(&self, task: &TaskArn) {
         if self.lock().remove(task).is_some() {

@@ -1,7 +1,7 @@
 //! The introspection API on port 51678, in ECS's shapes: what this agent is and what it runs.
 //! Beyond ECS's, each task says what it waits for, and `/v1/health` says whether all is well.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -99,6 +99,7 @@ struct Health {
     session: String,
     engine: bool,
     waiting_tasks: usize,
+    subsystems: BTreeMap<&'static str, String>,
 }
 
 async fn health(State(state): State<Arc<Introspection>>) -> Response {
@@ -112,8 +113,9 @@ async fn health(State(state): State<Arc<Introspection>>) -> Response {
         SessionStatus::Deregistered => "deregistered".to_owned(),
     };
     let waiting_tasks = state.engine.usage().borrow().waiting.len();
+    let subsystems = state.engine.subsystems().into_iter().collect();
     let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Health { healthy, session, engine, waiting_tasks })).into_response()
+    (status, Json(Health { healthy, session, engine, waiting_tasks, subsystems })).into_response()
 }
 
 #[derive(Serialize)]

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use berth_core::image::familiar;
@@ -171,6 +172,7 @@ async fn remove(shared: &Shared, image: &str) -> bool {
             if gone {
                 tracing::info!(image, "removed an image that nobody used");
                 shared.images.records().removed(image);
+                shared.images_removed.fetch_add(1, Ordering::Relaxed);
             }
             gone
         }

@@ -12,6 +12,7 @@
 //! | `narrate` | what happened, for people |
 //! | `registry`, `hints` | who is there, and what each has to look at |
 //! | `questions` | what others ask about tasks and containers |
+//! | `subsystems` | how each part of the agent is |
 //! | `talk` | programs in containers, and whoever talks with them |
 //! | `reconcile` | the engine's events |
 //! | `path_ids` | the names by which containers ask about themselves |
@@ -31,11 +32,13 @@ mod questions;
 mod reconcile;
 mod registry;
 mod restore;
+mod subsystems;
 mod talk;
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use berth_core::attachment::SecurityGroup;
@@ -135,6 +138,7 @@ struct Shared {
     admission: Admission,
     registry: Registry,
     engine_healthy: watch::Sender<bool>,
+    images_removed: AtomicU64,
     tracker: Tracker,
 }
 
@@ -192,6 +196,7 @@ impl Engine {
             admission: Admission::new(parts.total),
             registry: Registry::default(),
             engine_healthy: watch::Sender::new(true),
+            images_removed: AtomicU64::new(0),
             tracker,
         });
         let engine = Self { shared: Arc::clone(&shared) };

@@ -117,6 +117,13 @@ impl Images {
         self.news.notified().await;
     }
 
+    /// How far each pull is.
+    #[must_use]
+    pub fn under_way(&self) -> Vec<Progress> {
+        let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        under_way.values().map(|pull| *pull.progress.borrow()).collect()
+    }
+
     /// How far the pull of that image is; `None` when nobody waits for it.
     #[must_use]
     pub fn progress(&self, reference: &str) -> Option<Progress> {

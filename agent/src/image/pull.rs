@@ -14,10 +14,10 @@ use crate::backoff::Backoff;
 use crate::clock;
 use crate::runtime::{ImageFacts, PullRequest, Pulling, Runtime, RuntimeError};
 
-/// Tries of one pull, with growing pauses between them.
-const TRIES: u32 = 3;
+/// Tries of one pull, with growing pauses between them, as of ECS.
+const TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(1100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// How far a pull is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
