@@ -85,13 +85,13 @@ async fn old(shared: &Shared, rules: &CleanUp) {
         }
     }
     if let Some((age, kept)) = &rules.untracked {
-        containers_of_others(shared, *age).await;
+        containers_of_others(shared, *age, rules.at_once).await;
         images_of_others(shared, &used, *age, kept, left).await;
     }
 }
 
-/// Stopped containers of somebody else, one after the other.
-async fn containers_of_others(shared: &Shared, age: Millis) {
+/// Stopped containers of somebody else, one after the other and a few at a time.
+async fn containers_of_others(shared: &Shared, age: Millis, at_once: usize) {
     let found = match shared.runtime.strangers().await {
         Ok(found) => found,
         Err(error) => {
@@ -100,7 +100,8 @@ async fn containers_of_others(shared: &Shared, age: Millis) {
         }
     };
     let now = clock::now();
-    for (id, _) in found.into_iter().filter(|(_, since)| now.since(*since).0 >= age.0) {
+    let old = found.into_iter().filter(|(_, since)| now.since(*since).0 >= age.0);
+    for (id, _) in old.take(at_once) {
         match tokio::time::timeout(REMOVAL, shared.runtime.remove(&id)).await {
             Ok(Ok(())) => tracing::info!(container = %id, "removed a stopped container of somebody else"),
             Ok(Err(error)) => tracing::debug!(container = %id, %error, "a stopped container stays"),
