@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use berth_core::attachment::Provider;
@@ -119,6 +120,14 @@ pub fn default_interface() -> Option<String> {
         let name = fields.next()?;
         (fields.next()? == "00000000").then(|| name.to_owned())
     })
+}
+
+/// The host's own IPv4 address, on the interface of its default route.
+#[must_use]
+pub fn address() -> Option<Ipv4Addr> {
+    let name = default_interface()?;
+    let mut all = nix::ifaddrs::getifaddrs().ok()?.filter(|interface| interface.interface_name == name);
+    all.find_map(|interface| interface.address?.as_sockaddr_in().map(|address| address.ip()))
 }
 
 /// What every ECS agent can do, and ECS therefore has no name for.

@@ -154,6 +154,7 @@ impl Request {
             links: Vec::new(),
             volumes: BTreeMap::new(),
             volumes_from: Vec::new(),
+            folders: Vec::new(),
             cgroup_parent: None,
             holder: None,
             labels: BTreeMap::from([(labels::SPEC.to_owned(), "{}".to_owned())]),

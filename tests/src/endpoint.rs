@@ -11,9 +11,9 @@ use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::Cluster;
 use crate::expect::PATIENCE;
 use crate::vpc::ip;
+use crate::{Cluster, Engine};
 
 /// The address that containers know.
 pub const ADDRESS: &str = "169.254.170.2";
@@ -85,8 +85,17 @@ impl Inside {
     /// When it does not run.
     pub async fn of(cluster: &Cluster, task: &str, name: &str) -> Result<Self> {
         cluster.until(task, "RUNNING", PATIENCE).await?;
-        let made = cluster.engine.inspect(&cluster.engine.id_of(task, name).await?).await?;
-        let pid = made.state.and_then(|state| state.pid).context("it does not run")?;
+        Self::now(&cluster.engine, task, name).await
+    }
+
+    /// That of a container which runs now.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn now(engine: &Engine, task: &str, name: &str) -> Result<Self> {
+        let made = engine.inspect(&engine.id_of(task, name).await?).await?;
+        let pid =
+            made.state.and_then(|state| state.pid).filter(|pid| *pid != 0).context("it does not run")?;
         let read = fs::read(format!("/proc/{pid}/environ"))?;
         let pairs = read.split(|byte| *byte == 0).filter_map(|pair| {
             let (name, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;

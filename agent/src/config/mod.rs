@@ -112,6 +112,7 @@ pub struct Config {
     pub introspection: Option<SocketAddr>,
     pub endpoint: Option<SocketAddr>,
     pub endpoint_rate: (u32, u32),
+    pub metadata_files: bool,
     pub task_role: bool,
     pub task_role_on_host: bool,
     pub run_dir: PathBuf,

@@ -264,6 +264,7 @@ impl Config {
                     Some((number(steady)?, number(burst)?))
                 },
             ),
+            metadata_files: r.flag("ECS_ENABLE_CONTAINER_METADATA", false),
             task_role: r.flag("ECS_ENABLE_TASK_IAM_ROLE", true),
             task_role_on_host: r.flag("ECS_ENABLE_TASK_IAM_ROLE_NETWORK_HOST", true),
             run_dir: r.read("BERTH_RUN_DIR", "an absolute path", PathBuf::from("/run/berth"), |v| {

@@ -194,6 +194,7 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
         "40,60",
         "how often a task may ask there: requests in a second, requests at once",
     ),
+    ("ECS_ENABLE_CONTAINER_METADATA", "false", "tell each container what it is in a file, too"),
     ("ECS_ENABLE_TASK_IAM_ROLE", "true", "offer credentials of roles to tasks"),
     ("ECS_ENABLE_TASK_IAM_ROLE_NETWORK_HOST", "true", "also to tasks on the host's network"),
     ("BERTH_RUN_DIR", "/run/berth", "where the key is that seals credentials; gone after a reboot"),

@@ -27,6 +27,7 @@ use crate::environment::Environments;
 use crate::host;
 use crate::image::{Images, Logins, PullSettings, Records};
 use crate::journal::Journal;
+use crate::metadata_file::{self, MetadataFiles};
 use crate::network::awsvpc::{Awsvpc, AwsvpcConfig};
 use crate::network::ports::PortChooser;
 use crate::network::shared::SharedOnly;
@@ -114,6 +115,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         // In a container the engine's disk may be out of sight.
         disk: Some(PathBuf::from(&info.root)).filter(|root| root.is_dir()),
         journal: start_journal(&config, &data_dir, &tracker),
+        metadata_files: metadata_files(&config, &data_dir, &info),
         store: Arc::clone(&store),
         settings: Settings { stop_timeout: config.stop_timeout, retention: config.cleanup_wait },
         retention_jitter: config.cleanup_wait_jitter,
@@ -365,6 +367,17 @@ fn start_journal(config: &Config, data_dir: &Path, tracker: &Tracker) -> Option<
     started
         .map_err(|error| tracing::warn!(%error, "no journal of tasks: berth-agent explain knows nothing"))
         .ok()
+}
+
+/// The metadata files of containers; those of earlier containers are minded where none are made any more.
+fn metadata_files(config: &Config, data_dir: &Path, info: &EngineInfo) -> Option<MetadataFiles> {
+    let host = metadata_file::Host {
+        zone: config.attributes.get("ecs.availability-zone").cloned(),
+        address: host::address(),
+        selinux: info.security_options.iter().any(|option| option == "name=selinux"),
+    };
+    let files = MetadataFiles::new(data_dir, config.metadata_files, host);
+    (files.makes() || files.list().is_ok_and(|tasks| !tasks.is_empty())).then_some(files)
 }
 
 /// What seals credentials; without it they are in memory alone.

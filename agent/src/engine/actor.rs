@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::hints::Hints;
 use super::narrate::narrate;
-use super::{Shared, perform};
+use super::{Shared, inform, perform};
 use crate::clock;
 use crate::runtime::EngineEventKind;
 use crate::store::Write;
@@ -220,6 +220,7 @@ impl Actor {
                     self.shared.path_ids.forget(&task);
                     // What came after it had ended.
                     self.shared.credentials.forget(&task);
+                    inform::remove_files(&self.shared, &task).await;
                     self.persist(vec![Write::Forget(task)]).await;
                     return false;
                 }

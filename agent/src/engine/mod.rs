@@ -9,6 +9,7 @@
 //! | `admission` | the ledger, and who is told when it changes |
 //! | `intake` | what the control plane wants: new tasks, stops, refusals |
 //! | `clean_up` | images that nobody needs |
+//! | `inform` | what a container is told of itself |
 //! | `narrate` | what happened, for people |
 //! | `registry`, `hints` | who is there, and what each has to look at |
 //! | `questions` | what others ask about tasks and containers |
@@ -22,6 +23,7 @@ mod actor;
 mod admission;
 mod clean_up;
 mod hints;
+mod inform;
 mod intake;
 mod keepsake;
 mod narrate;
@@ -61,6 +63,7 @@ use crate::credentials::{Credentials, RoleCredentials};
 use crate::environment::Environments;
 use crate::image::Images;
 use crate::journal::Journal;
+use crate::metadata_file::MetadataFiles;
 use crate::network::TaskNetwork;
 use crate::network::ports::PortChooser;
 use crate::runtime::Runtime;
@@ -97,6 +100,8 @@ pub struct Parts {
     pub disk: Option<PathBuf>,
     /// Where what happens is written for people; nowhere, where there is none.
     pub journal: Option<Journal>,
+    /// The metadata files of containers; none are made or removed, where there is none.
+    pub metadata_files: Option<MetadataFiles>,
     /// State.
     pub store: Arc<dyn Store>,
     /// What holds for every task.
@@ -126,6 +131,7 @@ struct Shared {
     ports: PortChooser,
     network: Arc<dyn TaskNetwork>,
     journal: Option<Journal>,
+    metadata_files: Option<MetadataFiles>,
     store: Arc<dyn Store>,
     settings: Settings,
     retention_jitter: Millis,
@@ -184,6 +190,7 @@ impl Engine {
             ports: parts.ports,
             network: parts.network,
             journal: parts.journal,
+            metadata_files: parts.metadata_files,
             store: parts.store,
             settings: parts.settings,
             retention_jitter: parts.retention_jitter,
@@ -332,6 +339,10 @@ impl Engine {
         let (view, seen) = watch::channel(Arc::new(task.clone()));
         let handle = Handle { mailbox: sender.clone(), hints: Arc::clone(&hints), view: seen };
         self.shared.registry.insert(task.spec().arn.clone(), handle);
+        if self.shared.metadata_files.is_some() {
+            let followed = inform::follow(Arc::clone(&self.shared), view.subscribe());
+            self.shared.tracker.spawn_droppable("metadata files", followed);
+        }
         let actor = Actor {
             stop_is_kept: task.is_stopping(),
             task,
@@ -358,8 +369,13 @@ impl Engine {
         }
     }
 
-    /// Removes cgroups of ours that belong to no task.
+    /// Removes what is ours and belongs to no task.
     async fn sweep(&self) {
+        inform::sweep_files(&self.shared).await;
+        self.sweep_cgroups().await;
+    }
+
+    async fn sweep_cgroups(&self) {
         let left_over = match self.shared.cgroups.list().await {
             Ok(ids) => ids,
             Err(error) => {

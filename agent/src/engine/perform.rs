@@ -4,20 +4,20 @@ use std::future::Future;
 use std::sync::Arc;
 
 use berth_core::ids::{ContainerName, EngineId};
-use berth_core::spec::{ContainerSpec, EnvVar, NetworkMode, TaskSpec, Volume, VolumeSource};
+use berth_core::spec::{TaskSpec, Volume, VolumeSource};
 use berth_core::task::{
     Acquired, Act, ErrorClass, Fact, Failure, FailureKind, Outcome, PortBinding, ResourceKey,
 };
 use berth_core::units::Millis;
 
 use super::keepsake::{engine_name, labels_of, volume_name};
-use super::{Shared, post_mortem};
+use super::{Shared, inform, post_mortem};
 use crate::cgroup::Bounds;
 use crate::credentials::CredentialsError;
 use crate::environment::EnvironmentError;
 use crate::image::ImageError;
 use crate::network::NetworkError;
-use crate::runtime::{CreateRequest, Fetched, RuntimeError};
+use crate::runtime::{CreateRequest, RuntimeError};
 
 /// Longest time for calls that do not wait for anything of the user's.
 const QUICK: Millis = Millis::from_secs(30);
@@ -234,7 +234,9 @@ async fn create(
         let detail = "the values of its secrets are not here";
         return Outcome::Failed(Failure::refused(ErrorClass::ResourceInitialization, detail));
     };
-    let fetched = with_endpoint(fetched, shared, spec, &spec.containers[index]);
+    let mut fetched = inform::with_endpoint(fetched, shared, spec, &spec.containers[index]);
+    let (folder, variable) = inform::begin_file(shared, spec, container).await.unzip();
+    fetched.above.extend(variable);
     let path_ids = shared.path_ids.kept(&spec.arn, container);
     let instance = shared.instance();
     let request = CreateRequest {
@@ -258,6 +260,7 @@ async fn create(
             .iter()
             .map(|from| (engine_name(spec, &from.container), from.read_only))
             .collect(),
+        folders: folder.into_iter().collect(),
         cgroup_parent,
         holder,
         fetched,
@@ -268,36 +271,6 @@ async fn create(
     into_outcome(within(shared.timeouts.create, "CREATED", call).await, |id| {
         Outcome::Fact(Fact::Created { id })
     })
-}
-
-/// Tells a container where to ask about itself; one without a network cannot ask.
-fn with_endpoint(
-    mut fetched: Fetched,
-    shared: &Shared,
-    spec: &TaskSpec,
-    container: &ContainerSpec,
-) -> Fetched {
-    let var = |name: &str, value: String| EnvVar { name: name.to_owned(), value };
-    let region = spec.arn.region().to_owned();
-    for (name, value) in [
-        ("AWS_EXECUTION_ENV", "AWS_ECS_EC2".to_owned()),
-        ("AWS_REGION", region.clone()),
-        ("AWS_DEFAULT_REGION", region),
-    ] {
-        fetched.below.insert(0, var(name, value));
-    }
-    let reaches = spec.network_mode != NetworkMode::None && !container.disable_networking;
-    if let (true, Some(base), Some(id)) =
-        (reaches, &shared.endpoint, shared.path_ids.of(&spec.arn, &container.name))
-    {
-        fetched.above.push(var("ECS_CONTAINER_METADATA_URI", format!("{base}/v3/{id}")));
-        fetched.above.push(var("ECS_CONTAINER_METADATA_URI_V4", format!("{base}/v4/{id}")));
-        if spec.task_role.is_some() {
-            let path = format!("/v2/credentials/{}", shared.path_ids.of_task(&spec.arn).unwrap_or_default());
-            fetched.above.push(var("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", path));
-        }
-    }
-    fetched
 }
 
 async fn start(shared: &Shared, spec: &Arc<TaskSpec>, container: &ContainerName, id: &EngineId) -> Outcome {
@@ -372,6 +345,7 @@ async fn remove(
     };
     let call = async {
         shared.runtime.remove(&id).await?;
+        inform::remove_file(shared, &spec.arn, container).await;
         // The last container that had one of the task's own volumes takes it along.
         for volume in own_volumes(spec) {
             if let Some(name) = volume_name(spec, volume) {

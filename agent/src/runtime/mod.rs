@@ -82,6 +82,8 @@ pub struct CreateRequest {
     pub volumes: BTreeMap<String, String>,
     /// The containers whose mount points it has as well: (the engine's name for it, whether read-only).
     pub volumes_from: Vec<(String, bool)>,
+    /// Folders of the agent's that it sees.
+    pub folders: Vec<Folder>,
     /// The cgroup that it goes under; the engine's default when absent.
     pub cgroup_parent: Option<String>,
     /// The container whose network it joins, in `awsvpc` alone.
@@ -90,6 +92,17 @@ pub struct CreateRequest {
     pub labels: BTreeMap<String, String>,
     /// What was fetched for it.
     pub fetched: Fetched,
+}
+
+/// A folder of the agent's that a container sees, and cannot change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folder {
+    /// Where it is on the host; without a colon.
+    pub host: String,
+    /// Where the container sees it.
+    pub inside: String,
+    /// Whether it is to get the container's own SELinux label.
+    pub relabel: bool,
 }
 
 /// What was fetched for a container from where it is kept; it lives in memory alone. `Debug` shows

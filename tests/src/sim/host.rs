@@ -245,6 +245,7 @@ impl Agent {
             clean_up: None,
             disk: None,
             retention_jitter: Millis(0),
+            metadata_files: None,
             journal: None,
             store: Arc::clone(&store),
             settings: Settings { stop_timeout: config.stop_timeout, retention: config.cleanup_wait },

@@ -273,6 +273,7 @@ mod tests {
     use berth_core::units::{PortRange, Protocol};
 
     use super::*;
+    use crate::runtime::Folder;
 
     const ARN: &str = "arn:aws:ecs:eu-west-1:123456789012:task/blue/0123456789abcdef0123456789abcdef";
 
@@ -302,6 +303,7 @@ mod tests {
             links: Vec::new(),
             volumes: BTreeMap::new(),
             volumes_from: Vec::new(),
+            folders: Vec::new(),
             cgroup_parent: Some("/ecs/x".to_owned()),
             holder: None,
             labels: BTreeMap::from([("both".to_owned(), "agent".to_owned())]),
@@ -368,6 +370,15 @@ mod tests {
         assert_eq!(bound.len(), 2);
         assert_eq!(bound["81/udp"].as_ref().unwrap()[0].host_port.as_deref(), Some("8081"));
         assert_eq!(made.exposed_ports.unwrap().len(), 2);
+    }
+
+    #[test]
+    fn folders_of_the_agent_are_seen_and_not_changed() {
+        let mut request = request(NetworkMode::None, |_| ());
+        let folder = |relabel| Folder { host: "/data".to_owned(), inside: "/opt".to_owned(), relabel };
+        request.folders = vec![folder(false), folder(true)];
+        let made = body(&request, None).unwrap();
+        assert_eq!(made.host_config.unwrap().binds.unwrap(), ["/data:/opt:ro", "/data:/opt:ro,Z"]);
     }
 
     #[test]

@@ -6,11 +6,12 @@ use bollard::query_parameters::RemoveVolumeOptions;
 
 use super::client::{CallError, Connector};
 use super::create::map;
-use crate::runtime::{CreateRequest, RuntimeError, labels};
+use crate::runtime::{CreateRequest, Folder, RuntimeError, labels};
 
 /// Folders of the host in the container.
 pub(super) fn binds(request: &CreateRequest) -> impl Iterator<Item = String> {
-    mounted(request).filter_map(|(mount, source)| bind(mount, source))
+    let own = mounted(request).filter_map(|(mount, source)| bind(mount, source));
+    own.chain(request.folders.iter().map(agents_bind))
 }
 
 /// Volumes of the engine in the container.
@@ -30,6 +31,11 @@ fn mounted(request: &CreateRequest) -> impl Iterator<Item = (&MountPoint, &Volum
 fn bind(mount: &MountPoint, source: &VolumeSource) -> Option<String> {
     let VolumeSource::Host { path } = source else { return None };
     Some(format!("{path}:{}:{}", mount.path, if mount.read_only { "ro" } else { "rw" }))
+}
+
+/// A folder of the agent's.
+fn agents_bind(folder: &Folder) -> String {
+    format!("{}:{}:{}", folder.host, folder.inside, if folder.relabel { "ro,Z" } else { "ro" })
 }
 
 /// A volume of the engine, which it makes where it is not there.

@@ -50,6 +50,7 @@ fn request(number: u8, image: &str) -> CreateRequest {
         links: Vec::new(),
         volumes: BTreeMap::new(),
         volumes_from: Vec::new(),
+        folders: Vec::new(),
         cgroup_parent: None,
         holder: None,
         labels: BTreeMap::new(),
