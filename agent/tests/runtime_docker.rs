@@ -154,6 +154,8 @@ impl Request {
             links: Vec::new(),
             volumes: BTreeMap::new(),
             volumes_from: Vec::new(),
+            host_mounts: Vec::new(),
+            log: self.spec.log.clone(),
             cgroup_parent: None,
             holder: None,
             labels: BTreeMap::from([(labels::SPEC.to_owned(), "{}".to_owned())]),

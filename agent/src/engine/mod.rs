@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `actor` | one for each task: persist, then act, feed back |
 //! | `perform` | one act, one call, one outcome |
+//! | `making` | what the container engine is asked for |
 //! | `post_mortem` | what the kernel knows of a container's end |
 //! | `admission` | the ledger, and who is told when it changes |
 //! | `intake` | what the control plane wants: new tasks, stops, refusals |
@@ -15,6 +16,7 @@
 //! | `reconcile` | the engine's events |
 //! | `path_ids` | the names by which containers ask about themselves |
 //! | `restore`, `keepsake` | after a start; what containers carry for it |
+//! | `sweep` | what tasks left that are gone |
 
 mod actor;
 mod admission;
@@ -22,6 +24,7 @@ mod clean_up;
 mod hints;
 mod intake;
 mod keepsake;
+mod making;
 mod narrate;
 mod path_ids;
 mod perform;
@@ -30,6 +33,7 @@ mod questions;
 mod reconcile;
 mod registry;
 mod restore;
+mod sweep;
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -54,6 +58,7 @@ use crate::clock;
 use crate::config::CleanUp;
 use crate::credentials::{Credentials, RoleCredentials};
 use crate::environment::Environments;
+use crate::firelens::LogRouters;
 use crate::image::Images;
 use crate::journal::Journal;
 use crate::network::TaskNetwork;
@@ -79,6 +84,8 @@ pub struct Parts {
     pub images: Images,
     /// What is kept elsewhere for containers.
     pub environments: Environments,
+    /// Log routers of tasks.
+    pub log_routers: LogRouters,
     /// Credentials of the roles of tasks.
     pub credentials: Arc<Credentials>,
     /// Host ports.
@@ -116,6 +123,7 @@ struct Shared {
     cgroups: Arc<dyn Cgroups>,
     images: Images,
     environments: Environments,
+    log_routers: LogRouters,
     credentials: Arc<Credentials>,
     ports: PortChooser,
     network: Arc<dyn TaskNetwork>,
@@ -173,6 +181,7 @@ impl Engine {
             cgroups: parts.cgroups,
             images: parts.images,
             environments: parts.environments,
+            log_routers: parts.log_routers,
             credentials: parts.credentials,
             ports: parts.ports,
             network: parts.network,
@@ -346,30 +355,6 @@ impl Engine {
             if let Some(handle) = self.shared.registry.get(&task) {
                 // An actor that has ended has no use for it.
                 let _ = handle.mailbox.send(Event::NamespaceLost { holder }.into()).await;
-            }
-        }
-    }
-
-    /// Removes cgroups of ours that belong to no task.
-    async fn sweep(&self) {
-        let left_over = match self.shared.cgroups.list().await {
-            Ok(ids) => ids,
-            Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "cannot look for cgroups that were left over"
-                );
-                return;
-            }
-        };
-        let known: BTreeSet<String> =
-            self.tasks().iter().map(|task| task.spec().arn.id().to_owned()).collect();
-        for id in left_over.into_iter().filter(|id| !known.contains(id)) {
-            match self.shared.cgroups.remove_id(&id).await {
-                Ok(()) => tracing::info!(task = id, "removed a cgroup that was left over"),
-                Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "a cgroup that was left over");
-                }
             }
         }
     }

@@ -87,7 +87,7 @@ fn host_config(request: &CreateRequest, ports: Option<PortMap>) -> Result<HostCo
         tmpfs: map(linux.tmpfs.iter().map(|tmpfs| (tmpfs.path.clone(), tmpfs_options(tmpfs)))),
         sysctls: map(system_controls(spec, request.task.network_mode)),
         security_opt: some(spec.security_options.iter().cloned()),
-        log_config: spec.log.as_ref().map(|log| log_config(log, &request.fetched)),
+        log_config: request.log.as_ref().map(|log| log_config(log, &request.fetched)),
         binds: some(volumes::binds(request)),
         mounts: some(volumes::mounts(request)),
         volumes_from: some(
@@ -302,6 +302,8 @@ mod tests {
             links: Vec::new(),
             volumes: BTreeMap::new(),
             volumes_from: Vec::new(),
+            host_mounts: Vec::new(),
+            log: None,
             cgroup_parent: Some("/ecs/x".to_owned()),
             holder: None,
             labels: BTreeMap::from([("both".to_owned(), "agent".to_owned())]),

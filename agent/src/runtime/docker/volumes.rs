@@ -6,16 +6,29 @@ use bollard::query_parameters::RemoveVolumeOptions;
 
 use super::client::{CallError, Connector};
 use super::create::map;
-use crate::runtime::{CreateRequest, RuntimeError, labels};
+use crate::runtime::{CreateRequest, HostMount, RuntimeError, labels};
 
 /// Folders of the host in the container.
 pub(super) fn binds(request: &CreateRequest) -> impl Iterator<Item = String> {
     mounted(request).filter_map(|(mount, source)| bind(mount, source))
 }
 
-/// Volumes of the engine in the container.
+/// Volumes of the engine in the container, and what is the agent's.
 pub(super) fn mounts(request: &CreateRequest) -> impl Iterator<Item = Mount> {
-    mounted(request).filter_map(|(mount, source)| engine_mount(request, mount, source))
+    let of_agent = request.host_mounts.iter().map(host_mount);
+    mounted(request).filter_map(|(mount, source)| engine_mount(request, mount, source)).chain(of_agent)
+}
+
+/// In this form the engine makes nothing that is not there, also when somebody starts the container
+/// again after its task.
+fn host_mount(mount: &HostMount) -> Mount {
+    Mount {
+        typ: Some(MountType::BIND),
+        source: Some(mount.host_path.clone()),
+        target: Some(mount.path.clone()),
+        read_only: Some(mount.read_only),
+        ..Mount::default()
+    }
 }
 
 /// Each mount point, with where its data are. The specification was checked: each has a volume.

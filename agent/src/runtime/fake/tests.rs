@@ -50,6 +50,8 @@ fn request(number: u8, image: &str) -> CreateRequest {
         links: Vec::new(),
         volumes: BTreeMap::new(),
         volumes_from: Vec::new(),
+        host_mounts: Vec::new(),
+        log: None,
         cgroup_parent: None,
         holder: None,
         labels: BTreeMap::new(),
