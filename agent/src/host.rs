@@ -7,6 +7,7 @@ use std::path::Path;
 
 use berth_core::attachment::Provider;
 use berth_core::resources::Resources;
+use berth_core::spec::FIRELENS_DRIVER;
 use berth_core::units::{CPU_UNITS_PER_CPU, CpuUnits, Mebibytes};
 
 use crate::config::Config;
@@ -156,6 +157,15 @@ const SECRETS: [&str; 5] = [
     "secrets.ssm.bootstrap.log-driver",
 ];
 
+/// What a host can do whose engine speaks to log routers.
+const FIRELENS: [&str; 5] = [
+    "firelens.fluentbit",
+    "firelens.fluentd",
+    "firelens.non-root-user",
+    "firelens.options.config.file",
+    "logging-driver.awsfirelens.log-driver-buffer-limit",
+];
+
 /// Attributes and capabilities, under ECS's names. Placement offers the host no task that asks for
 /// one that is missing.
 #[must_use]
@@ -217,6 +227,14 @@ pub fn attributes(
     if !config.disable_health_check {
         names.push("ecs.capability.container-health-check".to_owned());
     }
+    // The router is spoken to by this driver, whatever drivers the operator lists: ECS offers it unasked.
+    if engine.log_drivers.iter().any(|driver| driver == "fluentd") {
+        names.push(format!("{LEGACY}.logging-driver.{FIRELENS_DRIVER}"));
+        names.extend(FIRELENS.iter().map(|name| format!("ecs.capability.{name}")));
+        if config.object_store.is_some() {
+            names.push("ecs.capability.firelens.options.config.s3".to_owned());
+        }
+    }
     // Drivers that need no configuration of their own work as the engine's default.
     let usable = |driver: &&String| driver.as_str() == "none" || engine.log_drivers.contains(driver);
     names.extend(
@@ -240,6 +258,7 @@ pub fn attributes(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Variables;
 
     #[test]
     fn an_ec2_instance_tells_its_type() {
@@ -266,5 +285,29 @@ mod tests {
         fs::create_dir(dir.path().join("memory")).unwrap();
         fs::write(dir.path().join("memory/memory.limit_in_bytes"), "9223372036854771712\n").unwrap();
         assert_eq!(memory(&meminfo, dir.path()).unwrap(), Mebibytes(4096));
+    }
+
+    #[test]
+    fn log_routers_are_offered_where_the_engine_speaks_to_them_whatever_the_operator_lists() {
+        let offered = |drivers: &[&str], variables: &[(&str, &str)]| {
+            let config = Config::read(&variables.iter().copied().collect::<Variables>()).unwrap();
+            let drivers = drivers.iter().map(|driver| (*driver).to_owned()).collect();
+            let engine = EngineInfo { log_drivers: drivers, ..EngineInfo::default() };
+            let names = attributes(&config, &engine, true, &Offers::default()).into_keys();
+            names.filter(|name| name.contains("firelens")).collect::<Vec<_>>()
+        };
+        let usual = [
+            "com.amazonaws.ecs.capability.logging-driver.awsfirelens",
+            "ecs.capability.firelens.fluentbit",
+            "ecs.capability.firelens.fluentd",
+            "ecs.capability.firelens.non-root-user",
+            "ecs.capability.firelens.options.config.file",
+            "ecs.capability.logging-driver.awsfirelens.log-driver-buffer-limit",
+        ];
+        assert_eq!(offered(&["json-file", "fluentd"], &[]), usual);
+        let listed = [("ECS_AVAILABLE_LOGGING_DRIVERS", "[\"awsfirelens\"]")];
+        assert_eq!(offered(&["json-file"], &listed), Vec::<String>::new());
+        let objects = offered(&["fluentd"], &[("BERTH_OBJECT_STORE", "file:///srv")]);
+        assert!(objects.contains(&"ecs.capability.firelens.options.config.s3".to_owned()), "{objects:?}");
     }
 }

@@ -5,10 +5,13 @@
 #[allow(dead_code, reason = "each test file uses its part of the world")]
 mod support;
 
-use berth_core::spec::{Condition, ContainerSpec, MAX_CONTAINERS, NetworkMode, TaskFields, TaskSpec};
+use berth_core::spec::{
+    Condition, ContainerSpec, Firelens, MAX_CONTAINERS, NetworkMode, RouterConfig, RouterKind, TaskFields,
+    TaskSpec, router_owner,
+};
 use berth_core::units::{CpuUnits, Mebibytes, PortRange, Protocol};
 
-use support::specs::{after, container, fields, health_check, name, port};
+use support::specs::{after, container, fields, health_check, name, port, router, secret, to_router};
 
 fn refused(fields: TaskFields, field: &str, problem: &str) {
     let text = serde_json::to_string(&fields).unwrap();
@@ -173,4 +176,133 @@ fn a_specification_reads_back_as_it_was_written() {
     assert_eq!(serde_json::from_str::<TaskSpec>(&text).unwrap(), spec);
     assert_eq!(spec.container(&name("app")).map(|c| c.image.as_str()), Some("app"));
     assert_eq!(spec.container(&name("none")), None);
+}
+
+/// A log router, and an app that logs to it, both changed.
+fn routed(change: impl FnOnce(&mut ContainerSpec, &mut ContainerSpec)) -> TaskFields {
+    let (mut log, mut app) = (container("log"), container("app"));
+    log.firelens = Some(router());
+    app.log = Some(to_router());
+    change(&mut log, &mut app);
+    fields(vec![app, log])
+}
+
+#[test]
+fn a_log_router_is_refused_for() {
+    let nowhere = routed(|log, _| log.firelens = None);
+    let problem = "awsfirelens needs a container with a firelensConfiguration in the task";
+    refused(nowhere, "containers[app].logConfiguration", problem);
+    let two = routed(|_, app| app.firelens = Some(router()));
+    refused(two, "containers[log].firelensConfiguration", "app is the log router of the task, which has one");
+    let waits = routed(|log, _| log.depends_on = vec![after("app", Condition::Start)]);
+    refused(waits, "containers[log].dependsOn", "app logs to it and so starts after it");
+    let named = routed(|log, _| log.user = Some("fluent".to_owned()));
+    let problem = "\"fluent\" is neither root nor a number: a log router has UID, UID:GID or UID:GROUP";
+    refused(named, "containers[log].user", problem);
+    let own = RouterConfig::File("/fluent-bit/etc/fluent-bit.conf".to_owned());
+    let inside_itself = routed(|log, _| log.firelens = Some(Firelens { config: Some(own), ..router() }));
+    let problem = "options: /fluent-bit/etc/fluent-bit.conf is where the generated configuration is; \
+                   have your own elsewhere";
+    refused(inside_itself, "containers[log].firelensConfiguration", problem);
+}
+
+#[test]
+fn the_way_to_a_log_router_is_refused_for() {
+    let with = |name: &str, value: &str| {
+        let (name, value) = (name.to_owned(), value.to_owned());
+        routed(|_, app| app.log.as_mut().unwrap().options = [(name, value)].into())
+    };
+    for (fields, problem) in [
+        (
+            with("region", "r"),
+            "missing output key Name which is required for firelens configuration of type fluentbit",
+        ),
+        (with("Name", "x\n[OUTPUT]"), "option \"Name\": a value is one line"),
+        (with("Na me", "x"), "option \"Na me\": a name has no spaces"),
+        (
+            with("log-driver-buffer-limit", "536870912"),
+            "option log-driver-buffer-limit is \"536870912\", no number below 536870912",
+        ),
+    ] {
+        refused(fields, "containers[app].logConfiguration", problem);
+    }
+    for (name, value) in [("include-pattern", "^a"), ("log-driver-buffer-limit", "0"), ("Name", "")] {
+        TaskSpec::try_from(with(name, value)).unwrap();
+    }
+}
+
+#[test]
+fn what_logs_to_the_router_depends_on_it_unless_it_is_the_router() {
+    let spec = TaskSpec::try_from(routed(|log, _| log.log = Some(to_router()))).unwrap();
+    assert_eq!(spec.container(&name("app")).unwrap().depends_on, [after("log", Condition::Start)]);
+    assert_eq!(spec.container(&name("log")).unwrap().depends_on, []);
+    let healthy = TaskSpec::try_from(routed(|log, app| {
+        log.health_check = Some(health_check());
+        app.depends_on = vec![after("log", Condition::Healthy)];
+    }));
+    assert_eq!(healthy.unwrap().containers[0].depends_on, [after("log", Condition::Healthy)]);
+}
+
+#[test]
+fn options_of_a_log_router_are_what_ecs_has() {
+    let parse = |kind: &str, pairs: &[(&str, &str)]| {
+        let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Firelens::parse(kind, &pairs.collect())
+    };
+    assert_eq!(parse("fluentbit", &[]).unwrap(), router());
+    let arn = "arn:aws:s3:::bucket/fluent.conf";
+    let own = parse(
+        "fluentd",
+        &[("enable-ecs-log-metadata", "false"), ("config-file-type", "s3"), ("config-file-value", arn)],
+    )
+    .unwrap();
+    assert_eq!((own.kind, own.metadata), (RouterKind::Fluentd, false));
+    assert_eq!(own.config, Some(RouterConfig::Object(arn.to_owned())));
+    assert_eq!(Firelens::parse(own.kind.as_str(), &own.options()).unwrap(), own);
+    let file = parse("fluentbit", &[("config-file-type", "file"), ("config-file-value", "/extra.conf")]);
+    assert_eq!(file.unwrap().config, Some(RouterConfig::File("/extra.conf".to_owned())));
+    for (kind, options, problem) in [
+        ("logstash", &[][..], "\"logstash\" is neither"),
+        ("fluentd", &[("config-file", "x")], "\"config-file\" is none of"),
+        ("fluentd", &[("enable-ecs-log-metadata", "maybe")], "neither true nor false"),
+        ("fluentd", &[("config-file-type", "file")], "needs config-file-value"),
+        ("fluentd", &[("config-file-value", "/x")], "needs config-file-type"),
+        ("fluentd", &[("config-file-type", "http"), ("config-file-value", "/x")], "neither file nor s3"),
+        ("fluentd", &[("config-file-type", "s3"), ("config-file-value", "s3://b/k")], "not the ARN"),
+        ("fluentd", &[("config-file-type", "file"), ("config-file-value", "/x\n@include /y")], "no path"),
+    ] {
+        let refused = parse(kind, options).unwrap_err();
+        assert!(refused.contains(problem), "{refused}");
+    }
+}
+
+#[test]
+fn a_secret_option_has_a_variable_of_its_own() {
+    let spec = TaskSpec::try_from(routed(|_, app| {
+        app.log.as_mut().unwrap().secret_options =
+            vec![secret("apikey"), secret("tls.key-passwd"), secret("tls_key_passwd")];
+    }))
+    .unwrap();
+    let variables: Vec<_> = spec.router_secrets().into_iter().map(|secret| secret.variable).collect();
+    assert_eq!(variables, ["apikey_0", "tls_key_passwd_0", "tls_key_passwd_0_"]);
+    // The values are the router's.
+    assert!(!spec.has_values_elsewhere(&spec.containers[0]));
+    assert!(spec.has_values_elsewhere(&spec.containers[1]));
+}
+
+#[test]
+fn the_owner_of_a_log_router_is_a_number() {
+    for (user, owner) in [
+        ("root", Some((0, None))),
+        ("0", Some((0, None))),
+        ("1000", Some((1000, None))),
+        ("1000:2000", Some((1000, Some(2000)))),
+        ("1000:adm", Some((1000, None))),
+        ("1000:", None),
+        ("1000:1:1", None),
+        ("nobody", None),
+        ("-1", None),
+    ] {
+        assert_eq!(router_owner(user), owner, "{user}");
+    }
 }

@@ -91,6 +91,7 @@ pub struct Config {
     pub log_format: LogFormat,
     pub log_file: Option<LogFile>,
     pub log_drivers: Vec<String>,
+    pub firelens_async: bool,
     pub disable_privileged: bool,
     pub selinux: bool,
     pub apparmor: bool,

@@ -183,6 +183,7 @@ impl Config {
                 vec!["json-file".to_owned(), "none".to_owned()],
                 |v| serde_json::from_str(v).ok(),
             ),
+            firelens_async: r.flag("ECS_ENABLE_FIRELENS_ASYNC", true),
             disable_privileged: r.flag("ECS_DISABLE_PRIVILEGED", false),
             selinux: r.flag("ECS_SELINUX_CAPABLE", false),
             apparmor: r.flag("ECS_APPARMOR_CAPABLE", false),

@@ -149,6 +149,11 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     ("ECS_LOG_MAX_FILE_SIZE_MB", "10", "with size: MiB that it may grow to"),
     ("ECS_LOG_MAX_ROLL_COUNT", "24", "older log files that are kept"),
     ("ECS_AVAILABLE_LOGGING_DRIVERS", r#"["json-file","none"]"#, "log drivers that tasks may use"),
+    (
+        "ECS_ENABLE_FIRELENS_ASYNC",
+        "true",
+        "containers that log to awsfirelens start, and run on, while their log router does not answer",
+    ),
     ("ECS_DISABLE_PRIVILEGED", "false", "refuse privileged containers"),
     ("ECS_SELINUX_CAPABLE", "false", "offer SELinux labels in dockerSecurityOptions"),
     ("ECS_APPARMOR_CAPABLE", "false", "offer AppArmor profiles in dockerSecurityOptions"),
@@ -216,7 +221,7 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     (
         "BERTH_OBJECT_STORE",
         "(none)",
-        "where environment files with an S3 ARN are: what BUCKET/KEY is appended to, file:///PATH or https://…",
+        "where environment files and configurations of log routers with an S3 ARN are: what BUCKET/KEY is appended to, file:///PATH or https://…",
     ),
     ("BERTH_CONFIG_FILE", "(none)", "KEY=value file to read before the environment has its say"),
 ];

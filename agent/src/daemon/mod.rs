@@ -24,6 +24,7 @@ use crate::endpoint::introspection::Introspection;
 use crate::endpoint::readings::Readings;
 use crate::engine::{self, Engine, Parts, Timeouts, World};
 use crate::environment::Environments;
+use crate::firelens::LogRouters;
 use crate::host;
 use crate::image::{Images, Logins, PullSettings, Records};
 use crate::journal::Journal;
@@ -32,6 +33,7 @@ use crate::network::awsvpc::{Awsvpc, AwsvpcConfig};
 use crate::network::ports::PortChooser;
 use crate::network::shared::SharedOnly;
 use crate::network::{Offers, TaskNetwork, probe};
+use crate::object::Objects;
 use crate::runtime::docker::{Docker, DockerConfig};
 use crate::runtime::{EngineInfo, Runtime, RuntimeError};
 use crate::secret::Secrets;
@@ -98,6 +100,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     let registration = registration(&config, &info, &*cgroups, &total, &offers);
 
     let secrets = Arc::new(Secrets::new(config.secrets.clone()));
+    let objects = Arc::new(Objects::new(config.object_store.clone()));
     let parts = Parts {
         images: Images::new(
             Arc::clone(&runtime),
@@ -105,7 +108,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
             logins(&config, &secrets),
             Records::open(config.checkpoint.then_some(&*data_dir)),
         ),
-        environments: Environments::new(secrets, config.object_store.clone()),
+        environments: Environments::new(secrets, Arc::clone(&objects)),
+        log_routers: LogRouters::new(&data_dir, objects, config.firelens_async),
         credentials: Credentials::new(seal(&config, &data_dir), &tracker),
         runtime,
         cgroups,

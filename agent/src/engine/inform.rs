@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::Shared;
 use crate::metadata_file::{Life, MetadataFiles};
-use crate::runtime::{Fetched, Folder};
+use crate::runtime::{Fetched, HostMount};
 
 /// The pause before a file is tried again that could not be written, and the longest.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -57,7 +57,7 @@ pub(super) async fn begin_file(
     shared: &Shared,
     spec: &Arc<TaskSpec>,
     container: &ContainerName,
-) -> Option<(Folder, EnvVar)> {
+) -> Option<(HostMount, EnvVar)> {
     let files = shared.metadata_files.as_ref().filter(|files| files.makes())?;
     let (task, name, instance) = (Arc::clone(spec), container.clone(), shared.instance());
     let begun = files.off_runtime(move |files| files.begin(&task, &name, instance.as_ref())).await;

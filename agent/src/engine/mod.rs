@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `actor` | one for each task: persist, then act, feed back |
 //! | `perform` | one act, one call, one outcome |
+//! | `making` | what the container engine is asked for |
 //! | `post_mortem` | what the kernel knows of a container's end |
 //! | `admission` | the ledger, and who is told when it changes |
 //! | `intake` | what the control plane wants: new tasks, stops, refusals |
@@ -18,6 +19,7 @@
 //! | `reconcile` | the engine's events |
 //! | `path_ids` | the names by which containers ask about themselves |
 //! | `restore`, `keepsake` | after a start; what containers carry for it |
+//! | `sweep` | what tasks left that are gone |
 
 mod actor;
 mod admission;
@@ -26,6 +28,7 @@ mod hints;
 mod inform;
 mod intake;
 mod keepsake;
+mod making;
 mod narrate;
 mod path_ids;
 mod perform;
@@ -35,6 +38,7 @@ mod reconcile;
 mod registry;
 mod restore;
 mod subsystems;
+mod sweep;
 mod talk;
 
 use std::collections::{BTreeSet, HashMap};
@@ -61,6 +65,7 @@ use crate::clock;
 use crate::config::CleanUp;
 use crate::credentials::{Credentials, RoleCredentials};
 use crate::environment::Environments;
+use crate::firelens::LogRouters;
 use crate::image::Images;
 use crate::journal::Journal;
 use crate::metadata_file::MetadataFiles;
@@ -88,6 +93,8 @@ pub struct Parts {
     pub images: Images,
     /// What is kept elsewhere for containers.
     pub environments: Environments,
+    /// Log routers of tasks.
+    pub log_routers: LogRouters,
     /// Credentials of the roles of tasks.
     pub credentials: Arc<Credentials>,
     /// Host ports.
@@ -127,6 +134,7 @@ struct Shared {
     cgroups: Arc<dyn Cgroups>,
     images: Images,
     environments: Environments,
+    log_routers: LogRouters,
     credentials: Arc<Credentials>,
     ports: PortChooser,
     network: Arc<dyn TaskNetwork>,
@@ -186,6 +194,7 @@ impl Engine {
             cgroups: parts.cgroups,
             images: parts.images,
             environments: parts.environments,
+            log_routers: parts.log_routers,
             credentials: parts.credentials,
             ports: parts.ports,
             network: parts.network,
@@ -365,35 +374,6 @@ impl Engine {
             if let Some(handle) = self.shared.registry.get(&task) {
                 // An actor that has ended has no use for it.
                 let _ = handle.mailbox.send(Event::NamespaceLost { holder }.into()).await;
-            }
-        }
-    }
-
-    /// Removes what is ours and belongs to no task.
-    async fn sweep(&self) {
-        inform::sweep_files(&self.shared).await;
-        self.sweep_cgroups().await;
-    }
-
-    async fn sweep_cgroups(&self) {
-        let left_over = match self.shared.cgroups.list().await {
-            Ok(ids) => ids,
-            Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "cannot look for cgroups that were left over"
-                );
-                return;
-            }
-        };
-        let known: BTreeSet<String> =
-            self.tasks().iter().map(|task| task.spec().arn.id().to_owned()).collect();
-        for id in left_over.into_iter().filter(|id| !known.contains(id)) {
-            match self.shared.cgroups.remove_id(&id).await {
-                Ok(()) => tracing::info!(task = id, "removed a cgroup that was left over"),
-                Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "a cgroup that was left over");
-                }
             }
         }
     }

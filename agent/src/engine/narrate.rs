@@ -82,6 +82,7 @@ fn thing(key: &ResourceKey) -> String {
         ResourceKey::Ports(container) => format!("the host ports of container {container}"),
         ResourceKey::Image(image) => format!("image {image}"),
         ResourceKey::Environment => "its secrets and environment files".to_owned(),
+        ResourceKey::LogRouter => "the folder of its log router".to_owned(),
         ResourceKey::Credentials => "the credentials of its role".to_owned(),
         ResourceKey::Namespace => "its network namespace".to_owned(),
         ResourceKey::Interface => "its network interface".to_owned(),

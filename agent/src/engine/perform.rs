@@ -5,19 +5,18 @@ use std::sync::Arc;
 
 use berth_core::ids::{ContainerName, EngineId};
 use berth_core::spec::{TaskSpec, Volume, VolumeSource};
-use berth_core::task::{
-    Acquired, Act, ErrorClass, Fact, Failure, FailureKind, Outcome, PortBinding, ResourceKey,
-};
+use berth_core::task::{Acquired, Act, ErrorClass, Fact, Failure, FailureKind, Outcome, ResourceKey};
 use berth_core::units::Millis;
 
-use super::keepsake::{engine_name, labels_of, volume_name};
-use super::{Shared, inform, post_mortem};
+use super::keepsake::{engine_name, volume_name};
+use super::{Shared, inform, making, post_mortem};
 use crate::cgroup::Bounds;
 use crate::credentials::CredentialsError;
 use crate::environment::EnvironmentError;
+use crate::firelens::FirelensError;
 use crate::image::ImageError;
 use crate::network::NetworkError;
-use crate::runtime::{CreateRequest, RuntimeError};
+use crate::runtime::RuntimeError;
 
 /// Longest time for calls that do not wait for anything of the user's.
 const QUICK: Millis = Millis::from_secs(30);
@@ -43,7 +42,8 @@ pub(super) async fn perform(shared: &Shared, spec: &Arc<TaskSpec>, act: Act) -> 
         Act::Acquire { resource, .. } => acquire(shared, spec, resource).await,
         Act::Release { resource, .. } => release(shared, spec, &resource).await,
         Act::Create { container, bindings, cgroup_parent, holder, .. } => {
-            create(shared, spec, &container, bindings, cgroup_parent, holder).await
+            let place = making::Place { bindings, cgroup_parent, holder };
+            making::create(shared, spec, &container, place).await
         }
         Act::Start { container, id, .. } => start(shared, spec, &container, &id).await,
         Act::Inspect { id, .. } => inspect(shared, spec, &id).await,
@@ -54,7 +54,7 @@ pub(super) async fn perform(shared: &Shared, spec: &Arc<TaskSpec>, act: Act) -> 
     }
 }
 
-async fn within<T>(
+pub(super) async fn within<T>(
     limit: Millis,
     to: &str,
     call: impl Future<Output = Result<T, Failure>>,
@@ -64,7 +64,7 @@ async fn within<T>(
         .unwrap_or_else(|_| Err(Failure::timed_out(to, limit)))
 }
 
-fn failure(class: ErrorClass, error: RuntimeError) -> Failure {
+pub(super) fn failure(class: ErrorClass, error: RuntimeError) -> Failure {
     let kind = match &error {
         RuntimeError::Unavailable(_) => FailureKind::EngineAway,
         RuntimeError::PortTaken(_) => FailureKind::PortTaken,
@@ -74,7 +74,7 @@ fn failure(class: ErrorClass, error: RuntimeError) -> Failure {
     Failure { kind, class, detail: error.to_string() }
 }
 
-fn into_outcome<T>(result: Result<T, Failure>, ok: impl FnOnce(T) -> Outcome) -> Outcome {
+pub(super) fn into_outcome<T>(result: Result<T, Failure>, ok: impl FnOnce(T) -> Outcome) -> Outcome {
     result.map_or_else(Outcome::Failed, ok)
 }
 
@@ -124,6 +124,10 @@ async fn acquire(shared: &Shared, spec: &Arc<TaskSpec>, resource: ResourceKey) -
             let fetch = async { shared.environments.fetch(spec).await.map_err(environment_failure) };
             into_outcome(within(ENVIRONMENT, "CREATED", fetch).await, |()| Outcome::Acquired(Acquired::Plain))
         }
+        ResourceKey::LogRouter => {
+            let make = async { shared.log_routers.prepare(spec).await.map_err(router_failure) };
+            into_outcome(within(ENVIRONMENT, "CREATED", make).await, |()| Outcome::Acquired(Acquired::Plain))
+        }
         ResourceKey::Credentials => {
             let wait = async { shared.credentials.wait(&spec.arn).await.map_err(credentials_failure) };
             into_outcome(within(ENVIRONMENT, "CREATED", wait).await, |()| Outcome::Acquired(Acquired::Plain))
@@ -155,6 +159,15 @@ fn environment_failure(error: EnvironmentError) -> Failure {
         EnvironmentError::Refused(_) => FailureKind::Refused,
     };
     let detail = format!("unable to pull secrets or environment files: {error}");
+    Failure { kind, class: ErrorClass::ResourceInitialization, detail }
+}
+
+fn router_failure(error: FirelensError) -> Failure {
+    let kind = match &error {
+        FirelensError::Passing(_) => FailureKind::TimedOut,
+        FirelensError::Refused(_) => FailureKind::Refused,
+    };
+    let detail = format!("unable to make the folder of the log router: {error}");
     Failure { kind, class: ErrorClass::ResourceInitialization, detail }
 }
 
@@ -203,6 +216,10 @@ async fn release(shared: &Shared, spec: &Arc<TaskSpec>, resource: &ResourceKey) 
             shared.environments.forget(&spec.arn);
             Outcome::Released
         }
+        ResourceKey::LogRouter => {
+            let dismiss = async { shared.log_routers.dismiss(&spec.arn).await.map_err(router_failure) };
+            into_outcome(within(QUICK, "STOPPED", dismiss).await, |()| Outcome::Released)
+        }
         ResourceKey::Credentials => {
             shared.credentials.forget(&spec.arn);
             Outcome::Released
@@ -217,60 +234,6 @@ async fn release(shared: &Shared, spec: &Arc<TaskSpec>, resource: &ResourceKey) 
         }
         ResourceKey::CpuBound | ResourceKey::Image(_) => Outcome::Released,
     }
-}
-
-async fn create(
-    shared: &Shared,
-    spec: &Arc<TaskSpec>,
-    container: &ContainerName,
-    bindings: Vec<PortBinding>,
-    cgroup_parent: Option<String>,
-    holder: Option<EngineId>,
-) -> Outcome {
-    let Some(index) = spec.containers.iter().position(|c| &c.name == container) else {
-        return Outcome::Fact(Fact::Missing);
-    };
-    let Some(fetched) = shared.environments.held_for(spec, &spec.containers[index]) else {
-        let detail = "the values of its secrets are not here";
-        return Outcome::Failed(Failure::refused(ErrorClass::ResourceInitialization, detail));
-    };
-    let mut fetched = inform::with_endpoint(fetched, shared, spec, &spec.containers[index]);
-    let (folder, variable) = inform::begin_file(shared, spec, container).await.unzip();
-    fetched.above.extend(variable);
-    let path_ids = shared.path_ids.kept(&spec.arn, container);
-    let instance = shared.instance();
-    let request = CreateRequest {
-        name: engine_name(spec, container),
-        task: Arc::clone(spec),
-        container: index,
-        labels: labels_of(spec, container, &bindings, path_ids, &shared.agent, instance.as_ref()),
-        bindings,
-        links: spec.containers[index]
-            .links
-            .iter()
-            .map(|link| (engine_name(spec, &link.container), link.alias.clone()))
-            .collect(),
-        volumes: spec
-            .volumes
-            .iter()
-            .filter_map(|volume| Some((volume.name.clone(), volume_name(spec, volume)?)))
-            .collect(),
-        volumes_from: spec.containers[index]
-            .volumes_from
-            .iter()
-            .map(|from| (engine_name(spec, &from.container), from.read_only))
-            .collect(),
-        folders: folder.into_iter().collect(),
-        cgroup_parent,
-        holder,
-        fetched,
-    };
-    let call = async {
-        shared.runtime.create(request).await.map_err(|e| failure(ErrorClass::CannotCreateContainer, e))
-    };
-    into_outcome(within(shared.timeouts.create, "CREATED", call).await, |id| {
-        Outcome::Fact(Fact::Created { id })
-    })
 }
 
 async fn start(shared: &Shared, spec: &Arc<TaskSpec>, container: &ContainerName, id: &EngineId) -> Outcome {

@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use self::shape::{Metadata, mappings, network};
 use crate::clock::rfc3339;
-use crate::runtime::{Details, Folder};
+use crate::runtime::{Details, HostMount};
 
 /// The variable that names the file.
 const VARIABLE: &str = "ECS_CONTAINER_METADATA_FILE";
@@ -114,7 +114,7 @@ impl MetadataFiles {
         task: &TaskSpec,
         container: &ContainerName,
         instance: Option<&ContainerInstanceArn>,
-    ) -> io::Result<(Folder, EnvVar)> {
+    ) -> io::Result<(HostMount, EnvVar)> {
         let of_task = self.of_task(task.arn.id());
         let folder = of_task.join(container.as_str());
         let host = folder.to_str().filter(|path| !path.contains(':')).ok_or_else(|| {
@@ -130,7 +130,13 @@ impl MetadataFiles {
         write(&folder, &self.initial(task, container, instance))?;
         let inside = format!("{INSIDE}/{}", uuid::Uuid::new_v4());
         let variable = EnvVar { name: VARIABLE.to_owned(), value: format!("{inside}/{NAME}") };
-        Ok((Folder { host: host.to_owned(), inside, relabel: self.host.selinux }, variable))
+        let mount = HostMount {
+            host_path: host.to_owned(),
+            path: inside,
+            read_only: true,
+            relabel: self.host.selinux,
+        };
+        Ok((mount, variable))
     }
 
     /// Whether the file of a container tells of this life of it already, or it has no file.
@@ -320,8 +326,8 @@ mod tests {
         }
     }
 
-    fn read(folder: &Folder) -> Value {
-        serde_json::from_slice(&fs::read(Path::new(&folder.host).join(NAME)).unwrap()).unwrap()
+    fn read(folder: &HostMount) -> Value {
+        serde_json::from_slice(&fs::read(Path::new(&folder.host_path).join(NAME)).unwrap()).unwrap()
     }
 
     #[test]
@@ -330,8 +336,8 @@ mod tests {
         let life = life(NetworkMode::Bridge);
         let (folder, variable) = files.begin(&life.task, &life.container, life.instance.as_ref()).unwrap();
         assert_eq!(variable.name, "ECS_CONTAINER_METADATA_FILE");
-        assert_eq!(variable.value, format!("{}/ecs-container-metadata.json", folder.inside));
-        assert!(folder.inside.starts_with("/opt/ecs/metadata/"), "{folder:?}");
+        assert_eq!(variable.value, format!("{}/ecs-container-metadata.json", folder.path));
+        assert!(folder.path.starts_with("/opt/ecs/metadata/"), "{folder:?}");
         let mut expected = json!({
             "Cluster": "blue", "ContainerInstanceARN": INSTANCE, "TaskARN": ARN,
             "TaskDefinitionFamily": "shop", "TaskDefinitionRevision": "7", "ContainerName": "web",
@@ -375,14 +381,14 @@ mod tests {
         let life = life(NetworkMode::Bridge);
         let (folder, _) = files.begin(&life.task, &life.container, None).unwrap();
         // What a crash left behind is in nobody's way.
-        fs::write(Path::new(&folder.host).join(NEXT), "half").unwrap();
+        fs::write(Path::new(&folder.host_path).join(NEXT), "half").unwrap();
         files.ready(&life, &[], &details()).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(Path::new(&folder.host)), 0o755);
-        assert_eq!(mode(&Path::new(&folder.host).join(NAME)), 0o644);
-        let all: Vec<_> = fs::read_dir(&folder.host).unwrap().collect();
+        assert_eq!(mode(Path::new(&folder.host_path)), 0o755);
+        assert_eq!(mode(&Path::new(&folder.host_path).join(NAME)), 0o644);
+        let all: Vec<_> = fs::read_dir(&folder.host_path).unwrap().collect();
         assert_eq!(all.len(), 1, "{all:?}");
-        assert!(!fs::read_to_string(Path::new(&folder.host).join(NAME)).unwrap().contains("hush"));
+        assert!(!fs::read_to_string(Path::new(&folder.host_path).join(NAME)).unwrap().contains("hush"));
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub mod holder;
 use std::collections::BTreeMap;
 
 use berth_core::ids::{ContainerInstanceArn, ContainerName, EngineId, TaskArn};
-use berth_core::spec::{ContainerSpec, EnvVar, TaskSpec};
+use berth_core::spec::{ContainerSpec, EnvVar, LogConfiguration, TaskSpec};
 use berth_core::task::{Exit, Fact, PortBinding};
 use berth_core::units::{Millis, Timestamp};
 use futures_util::future::BoxFuture;
@@ -82,8 +82,10 @@ pub struct CreateRequest {
     pub volumes: BTreeMap<String, String>,
     /// The containers whose mount points it has as well: (the engine's name for it, whether read-only).
     pub volumes_from: Vec<(String, bool)>,
-    /// Folders of the agent's that it sees.
-    pub folders: Vec<Folder>,
+    /// Files and folders of the agent's that it mounts. They are there.
+    pub host_mounts: Vec<HostMount>,
+    /// Where its output goes, by a driver of the engine; the engine's own driver where absent.
+    pub log: Option<LogConfiguration>,
     /// The cgroup that it goes under; the engine's default when absent.
     pub cgroup_parent: Option<String>,
     /// The container whose network it joins, in `awsvpc` alone.
@@ -94,13 +96,15 @@ pub struct CreateRequest {
     pub fetched: Fetched,
 }
 
-/// A folder of the agent's that a container sees, and cannot change.
+/// A file or folder of the host in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Folder {
-    /// Where it is on the host; without a colon.
-    pub host: String,
-    /// Where the container sees it.
-    pub inside: String,
+pub struct HostMount {
+    /// Its path on the host.
+    pub host_path: String,
+    /// Its path in the container.
+    pub path: String,
+    /// Whether the container may not change it.
+    pub read_only: bool,
     /// Whether it is to get the container's own SELinux label.
     pub relabel: bool,
 }

@@ -14,7 +14,7 @@ use berth_proto::v1;
 
 use super::attachment::attachment;
 use super::environment::{restart_policy, secret};
-use super::linux::{linux_parameters, log_configuration, sharing};
+use super::linux::{firelens, linux_parameters, log_configuration, sharing};
 use super::volume::{mount_point, volume, volumes_from};
 use crate::engine::Assignment;
 
@@ -188,6 +188,10 @@ fn container_spec(message: v1::ContainerSpec) -> Result<ContainerSpec, InvalidSp
             .collect::<Result<_, _>>()?,
         restart_policy: message.restart_policy.map(restart_policy),
         repository_credentials: text(message.repository_credentials),
+        firelens: message
+            .firelens_configuration
+            .map(|router| firelens(router).map_err(|problem| wrong(at("firelensConfiguration"), problem)))
+            .transpose()?,
         arn: message.arn,
     })
 }

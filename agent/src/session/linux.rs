@@ -1,6 +1,6 @@
-//! The door for the kernel's side of a container: capabilities, devices, memory file systems, logs.
+//! The door for the kernel's side of a container: capabilities, devices, memory file systems; and for logs.
 
-use berth_core::spec::{Device, LinuxParameters, LogConfiguration, Sharing, Tmpfs};
+use berth_core::spec::{Device, Firelens, LinuxParameters, LogConfiguration, Sharing, Tmpfs};
 use berth_core::units::Mebibytes;
 use berth_proto::v1;
 
@@ -81,6 +81,11 @@ pub(super) fn log_configuration(message: v1::LogConfiguration) -> Result<LogConf
     })
 }
 
+/// Checks `firelensConfiguration`.
+pub(super) fn firelens(message: v1::FirelensConfiguration) -> Result<Firelens, String> {
+    Firelens::parse(&message.r#type, &message.options.into_iter().collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,5 +113,6 @@ mod tests {
         assert!(tmpfs(relative).is_err());
         assert!(sharing("family").unwrap_err().contains("family"));
         assert!(log_configuration(v1::LogConfiguration::default()).is_err());
+        assert!(firelens(v1::FirelensConfiguration::default()).is_err());
     }
 }

@@ -8,7 +8,7 @@ use berth_core::units::{CpuUnits, Mebibytes, Protocol, Timestamp};
 use berth_proto::v1;
 
 use super::attachment::attachment;
-use super::linux::{linux_parameters, log_configuration, secret, sharing};
+use super::linux::{firelens, linux_parameters, log_configuration, secret, sharing};
 use super::registry::Heartbeat;
 use super::volume::{mount_point, volume, volumes_from};
 use crate::model::{StopCause, Task, TaskStatus};
@@ -123,6 +123,7 @@ fn container_spec(container: &ContainerSpec) -> v1::ContainerSpec {
         }),
         repository_credentials: container.repository_credentials.clone().unwrap_or_default(),
         arn: container.arn.clone(),
+        firelens_configuration: container.firelens.as_ref().map(firelens),
     }
 }
 

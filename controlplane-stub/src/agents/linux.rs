@@ -1,6 +1,6 @@
 //! The kernel's side of a container in the protocol's words.
 
-use berth_core::spec::{Device, LinuxParameters, LogConfiguration, SecretRef, Sharing, Tmpfs};
+use berth_core::spec::{Device, Firelens, LinuxParameters, LogConfiguration, SecretRef, Sharing, Tmpfs};
 use berth_core::units::Mebibytes;
 use berth_proto::v1;
 
@@ -53,6 +53,14 @@ pub(super) fn log_configuration(log: &LogConfiguration) -> v1::LogConfiguration 
         driver: log.driver.clone(),
         options: log.options.clone().into_iter().collect(),
         secret_options: log.secret_options.iter().map(secret).collect(),
+    }
+}
+
+/// `firelensConfiguration` for the wire.
+pub(super) fn firelens(firelens: &Firelens) -> v1::FirelensConfiguration {
+    v1::FirelensConfiguration {
+        r#type: firelens.kind.as_str().to_owned(),
+        options: firelens.options().into_iter().collect(),
     }
 }
 

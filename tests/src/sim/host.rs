@@ -1,6 +1,7 @@
 //! A simulated host: the real agent library on an engine, cgroups and a store in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +11,12 @@ use berth_agent::config::{Config, PullBehavior, Variables};
 use berth_agent::credentials::Credentials;
 use berth_agent::engine::{self, Engine, Parts, Timeouts, World};
 use berth_agent::environment::Environments;
+use berth_agent::firelens::LogRouters;
 use berth_agent::host;
 use berth_agent::image::{Images, Logins, PullSettings, Records};
 use berth_agent::network::Offers;
 use berth_agent::network::ports::PortChooser;
+use berth_agent::object::Objects;
 use berth_agent::runtime::fake::FakeRuntime;
 use berth_agent::runtime::{EngineInfo, Runtime};
 use berth_agent::secret::Secrets;
@@ -229,9 +232,11 @@ impl Agent {
         };
         let tracker = Tracker::new();
         let secrets = Arc::new(Secrets::new(None));
+        let objects = Arc::new(Objects::new(None));
         let parts = Parts {
             credentials: Credentials::new(None, &tracker),
-            environments: Environments::new(Arc::clone(&secrets), None),
+            environments: Environments::new(Arc::clone(&secrets), Arc::clone(&objects)),
+            log_routers: LogRouters::new(Path::new("/nonexistent"), objects, true),
             images: Images::new(
                 Arc::clone(&runtime),
                 settings,

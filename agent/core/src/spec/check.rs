@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use super::{
     Condition, ContainerSpec, Dependency, MAX_CONTAINERS, NetworkMode, TaskFields, TaskSpec, VolumeSource,
-    host_ports,
+    firelens, host_ports,
 };
+use crate::ids::ContainerName;
 use crate::resources::Ports;
 use crate::units::PortRange;
 
@@ -19,7 +20,7 @@ pub struct InvalidSpec {
     pub problem: String,
 }
 
-fn invalid<T>(field: impl Into<String>, problem: impl Into<String>) -> Result<T, InvalidSpec> {
+pub(super) fn invalid<T>(field: impl Into<String>, problem: impl Into<String>) -> Result<T, InvalidSpec> {
     Err(InvalidSpec { field: field.into(), problem: problem.into() })
 }
 
@@ -31,9 +32,11 @@ impl TryFrom<TaskFields> for TaskSpec {
         if fields.attachment.is_some() && fields.network_mode != NetworkMode::Awsvpc {
             return invalid("attachment", "only possible in network mode awsvpc");
         }
+        let router = fields.router().map(|(router, _)| router.name.clone());
         for container in &mut fields.containers {
-            depend_on_others(container);
+            depend_on_others(container, router.as_ref());
         }
+        firelens::check(&fields)?;
         check_volumes(&fields)?;
         for container in &fields.containers {
             check_container(&fields, container)?;
@@ -44,12 +47,14 @@ impl TryFrom<TaskFields> for TaskSpec {
     }
 }
 
-/// What is linked, and what has the mount points of this one, must be there first, whether or not the
-/// definition says so.
-fn depend_on_others(container: &mut ContainerSpec) {
+/// What is linked, what has the mount points of this one, and what its output goes to must be there
+/// first, whether or not the definition says so.
+fn depend_on_others(container: &mut ContainerSpec, router: Option<&ContainerName>) {
     let linked = container.links.iter().map(|link| &link.container);
     let sources = container.volumes_from.iter().map(|from| &from.container);
-    let others: BTreeSet<_> = linked.chain(sources).cloned().collect();
+    // The router may log to itself.
+    let router = router.filter(|router| container.logs_to_router() && **router != container.name);
+    let others: BTreeSet<_> = linked.chain(sources).chain(router).cloned().collect();
     for other in others {
         if !container.depends_on.iter().any(|d| d.container == other) {
             container.depends_on.push(Dependency { container: other, condition: Condition::Start });

@@ -6,6 +6,7 @@
 
 mod check;
 mod environment;
+mod firelens;
 mod linux;
 mod restart;
 mod volume;
@@ -22,6 +23,10 @@ use crate::units::{CpuUnits, Mebibytes, Millis, PortRange, Protocol};
 
 pub use self::check::InvalidSpec;
 pub use self::environment::{EnvVar, SecretRef};
+pub use self::firelens::{
+    BUFFER_LIMIT, EXCLUDE_PATTERN, FIRELENS_DRIVER, Firelens, INCLUDE_PATTERN, RouterConfig, RouterKind,
+    RouterSecret, check_router_user, router_owner,
+};
 pub use self::linux::{Device, LinuxParameters, LogConfiguration, Sharing, Tmpfs};
 pub use self::restart::RestartPolicy;
 pub use self::volume::{EngineVolume, MountPoint, Volume, VolumeSource, VolumesFrom};
@@ -250,6 +255,9 @@ pub struct ContainerSpec {
     /// Where the login of its image's registry is kept, in the manner of a secret's `valueFrom`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository_credentials: Option<String>,
+    /// How it is the log router of its task, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firelens: Option<Firelens>,
     /// Its ARN; empty where the control plane gave none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub arn: String,
@@ -298,15 +306,9 @@ impl ContainerSpec {
             volumes_from: Vec::new(),
             restart_policy: None,
             repository_credentials: None,
+            firelens: None,
             arn: String::new(),
         }
-    }
-
-    /// Whether something of it is kept elsewhere and has to be fetched before it can be made.
-    #[must_use]
-    pub fn has_values_elsewhere(&self) -> bool {
-        let in_log = self.log.as_ref().is_some_and(|log| !log.secret_options.is_empty());
-        in_log || !self.secrets.is_empty() || !self.environment_files.is_empty()
     }
 }
 

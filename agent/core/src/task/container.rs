@@ -242,6 +242,12 @@ impl Container {
         self.attempt.is_none() && self.retry_at.is_none()
     }
 
+    /// Whether it runs, or ever did.
+    #[must_use]
+    pub fn was_started(&self) -> bool {
+        self.status == ContainerStatus::Running || self.started_at.is_some()
+    }
+
     /// Whether it is gone for good.
     #[must_use]
     pub fn is_stopped(&self) -> bool {

@@ -50,7 +50,7 @@ pub use step::{Act, AttachmentStatus, ContainerReport, Report, Step};
 use crate::attachment::Provider;
 use crate::ids::{AttemptId, ContainerName};
 use crate::resources::{Shortfall, describe};
-use crate::spec::{ContainerSpec, NetworkMode, Sharing, TaskSpec};
+use crate::spec::{NetworkMode, Sharing, TaskSpec};
 use crate::units::{Millis, Timestamp};
 
 /// The status of a task, as the agent reports it.
@@ -190,9 +190,14 @@ impl Task {
         let mut task = Self::new(spec, settings, now);
         task.state.admission = Admission::Granted;
         for resource in &mut task.state.resources {
-            // The containers were made under a cgroup, and in the task's namespace.
-            resource.touched =
-                matches!(resource.key, ResourceKey::Cgroup | ResourceKey::Namespace | ResourceKey::Interface);
+            // The containers were made under a cgroup, in the task's namespace, with a folder of its router.
+            resource.touched = matches!(
+                resource.key,
+                ResourceKey::Cgroup
+                    | ResourceKey::Namespace
+                    | ResourceKey::Interface
+                    | ResourceKey::LogRouter
+            );
             if let ResourceKey::Ports(container) = &resource.key {
                 resource.yielded.ports =
                     bindings.iter().filter(|b| &b.container == container).cloned().collect();
@@ -306,7 +311,7 @@ impl Task {
         {
             return format!("a network interface with the address {} to be plugged in", attachment.mac);
         }
-        let elsewhere = [&ResourceKey::Environment, &ResourceKey::Credentials];
+        let elsewhere = [&ResourceKey::Environment, &ResourceKey::LogRouter, &ResourceKey::Credentials];
         let trouble = elsewhere.into_iter().filter_map(|key| self.resource(key)?.trouble.as_ref()).next();
         if let Some(trouble) = trouble.filter(|_| !self.is_stopping()) {
             return trouble.clone();
@@ -387,8 +392,11 @@ fn needed_resources(spec: &TaskSpec) -> Vec<Resource> {
     if awsvpc {
         keys.push(ResourceKey::Interface);
     }
-    if spec.containers.iter().any(ContainerSpec::has_values_elsewhere) {
+    if spec.containers.iter().any(|container| spec.has_values_elsewhere(container)) {
         keys.push(ResourceKey::Environment);
+    }
+    if spec.router().is_some() {
+        keys.push(ResourceKey::LogRouter);
     }
     // Without a network there is no way to ask for them.
     if spec.task_role.is_some() && spec.network_mode != NetworkMode::None {

@@ -9,6 +9,7 @@ use super::resource::{ResourceInput, ResourceKey, ResourceStatus};
 use super::step::Act;
 use super::{Admission, Container, Task, TaskStatus};
 use crate::ids::{AttemptId, ContainerName};
+use crate::spec::NetworkMode;
 use crate::units::Timestamp;
 
 impl Task {
@@ -103,7 +104,15 @@ impl Task {
             }
             ResourceKey::Environment => {
                 let waits_for_it = |(spec, c): (&crate::spec::ContainerSpec, &Container)| {
-                    spec.has_values_elsewhere() && c.status == ContainerStatus::Pending && c.attempt.is_none()
+                    self.spec.has_values_elsewhere(spec)
+                        && c.status == ContainerStatus::Pending
+                        && c.attempt.is_none()
+                };
+                self.spec.containers.iter().zip(&self.state.containers).any(waits_for_it)
+            }
+            ResourceKey::LogRouter => {
+                let waits_for_it = |(spec, c): (&crate::spec::ContainerSpec, &Container)| {
+                    spec.firelens.is_some() && c.status == ContainerStatus::Pending && c.attempt.is_none()
                 };
                 self.spec.containers.iter().zip(&self.state.containers).any(waits_for_it)
             }
@@ -174,15 +183,27 @@ impl Task {
         // The engine makes a link to a running container alone.
         spec.links.iter().all(|link| runs(&link.container))
             && spec.volumes_from.iter().all(|from| exists(&from.container))
+            && self.may_find_router(index)
             && self.state.resources.iter().all(|resource| match &resource.key {
                 ResourceKey::Cgroup => resource.is_ready(),
                 ResourceKey::Ports(of) => of != name || resource.is_ready(),
                 ResourceKey::Image(of) => of != image || resource.is_ready(),
-                ResourceKey::Environment => !spec.has_values_elsewhere() || resource.is_ready(),
+                ResourceKey::Environment => !self.spec.has_values_elsewhere(spec) || resource.is_ready(),
+                ResourceKey::LogRouter => spec.firelens.is_none() || resource.is_ready(),
                 ResourceKey::Namespace | ResourceKey::Credentials => resource.is_ready(),
                 // The interface may come while containers are made.
                 ResourceKey::CpuBound | ResourceKey::Interface => true,
             })
+    }
+
+    /// On the bridge a container that logs to the router is told its address, which a router has once it
+    /// was started.
+    fn may_find_router(&self, index: usize) -> bool {
+        let spec = &self.spec.containers[index];
+        let mut all = self.spec.containers.iter().zip(&self.state.containers);
+        self.spec.network_mode != NetworkMode::Bridge
+            || !spec.logs_to_router()
+            || all.all(|(other, c)| other.firelens.is_none() || other.name == spec.name || c.was_started())
     }
 
     fn is_there(&self, key: &ResourceKey) -> bool {

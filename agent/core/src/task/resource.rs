@@ -23,6 +23,9 @@ pub enum ResourceKey {
     /// What is kept elsewhere for the containers that are still to be made: secrets, environment files.
     /// Held in memory alone, so that it is fetched anew after a restart of the agent.
     Environment,
+    /// The folder of the task's log router on the host: its configuration, and the socket that the
+    /// others log to.
+    LogRouter,
     /// Credentials of the task's role, which the control plane sends.
     Credentials,
     /// The task's network namespace, and the container that holds it open.
@@ -50,6 +53,7 @@ impl ResourceKey {
             Self::Cgroup
                 | Self::Ports(_)
                 | Self::Environment
+                | Self::LogRouter
                 | Self::Credentials
                 | Self::Namespace
                 | Self::Interface

@@ -14,7 +14,10 @@ impl Task {
         for index in 0..self.state.resources.len() {
             match &self.state.resources[index].key {
                 key if !key.needs_release() => self.let_go(index, acts),
-                ResourceKey::Interface | ResourceKey::Environment | ResourceKey::Credentials => {
+                ResourceKey::Interface
+                | ResourceKey::Environment
+                | ResourceKey::LogRouter
+                | ResourceKey::Credentials => {
                     self.stop_waiting(index, acts);
                 }
                 _ => {}

@@ -100,6 +100,7 @@ impl Direct {
             ResourceKey::Cgroup => Acquired::Cgroup { parent: Some("/berth/1".to_owned()) },
             ResourceKey::CpuBound
             | ResourceKey::Environment
+            | ResourceKey::LogRouter
             | ResourceKey::Credentials
             | ResourceKey::Interface => Acquired::Plain,
             ResourceKey::Namespace => Acquired::Namespace { holder: id("holder") },
@@ -224,6 +225,7 @@ pub(crate) fn word(act: &Act) -> String {
         ResourceKey::Cgroup => "cgroup".to_owned(),
         ResourceKey::CpuBound => "cpu bound".to_owned(),
         ResourceKey::Environment => "environment".to_owned(),
+        ResourceKey::LogRouter => "log router".to_owned(),
         ResourceKey::Credentials => "credentials".to_owned(),
         ResourceKey::Namespace => "namespace".to_owned(),
         ResourceKey::Interface => "interface".to_owned(),

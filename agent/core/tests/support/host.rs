@@ -51,6 +51,8 @@ pub(crate) struct Host {
     pub(crate) bounded: bool,
     /// Values that are kept elsewhere were fetched, and the agent has not been restarted since.
     pub(crate) environment: bool,
+    /// The folder of the log router is there.
+    pub(crate) log_router: bool,
     /// The credentials of the task's role have come.
     pub(crate) credentials: bool,
     pub(crate) ports: BTreeMap<ContainerName, Vec<PortBinding>>,
@@ -71,6 +73,7 @@ impl Host {
             namespace_lost: false,
             bounded: false,
             environment: false,
+            log_router: false,
             credentials: false,
             ports: BTreeMap::new(),
             images: BTreeSet::new(),
@@ -121,6 +124,10 @@ impl Host {
             }
             ResourceKey::Environment => {
                 self.environment = true;
+                Acquired::Plain
+            }
+            ResourceKey::LogRouter => {
+                self.log_router = true;
                 Acquired::Plain
             }
             ResourceKey::Credentials => {
@@ -189,6 +196,7 @@ impl Host {
             }
             ResourceKey::Interface => self.interface = false,
             ResourceKey::Environment => self.environment = false,
+            ResourceKey::LogRouter => self.log_router = false,
             ResourceKey::Credentials => self.credentials = false,
             ResourceKey::CpuBound | ResourceKey::Image(_) => {
                 self.violated(format!("{key:?} needs no releasing"));
@@ -226,8 +234,18 @@ impl Host {
         if !self.cgroup {
             self.violated(format!("{name} was made outside its cgroup"));
         }
-        if spec.has_values_elsewhere() && !self.environment {
+        if self.spec.has_values_elsewhere(&spec) && !self.environment {
             self.violated(format!("{name} was made without its secrets"));
+        }
+        if spec.firelens.is_some() && !self.log_router {
+            self.violated(format!("{name} was made without its folder"));
+        }
+        let waits = mode == NetworkMode::Bridge && spec.logs_to_router();
+        let router = self.spec.router().map(|(router, _)| router.name.clone()).filter(|_| waits);
+        if let Some(router) = router.filter(|router| router != name)
+            && !self.lives.iter().any(|real| real.name == router && real.started_at.is_some())
+        {
+            self.violated(format!("{name} was made before {router} had an address"));
         }
         if (mode == NetworkMode::Awsvpc) != holder.is_some()
             || holder != self.holder.as_ref() && !self.namespace_lost
@@ -389,6 +407,9 @@ impl Host {
         left.extend(self.holder.iter().map(|holder| format!("{holder} holds the namespace")));
         if self.interface {
             left.push("the interface".to_owned());
+        }
+        if self.log_router {
+            left.push("the folder of the log router".to_owned());
         }
         left.extend(self.ports.keys().map(|name| format!("ports of {name}")));
         left

@@ -266,8 +266,10 @@ impl World {
             Act::Abandon { attempt } => {
                 for flight in &mut self.flights {
                     flight.abandoned |= flight.attempt == attempt;
-                    // The network does one thing at a time for a task: what was given up there is over.
-                    if flight.abandoned && ops::node(&flight.act).1 == Ok(ResourceKey::Interface) {
+                    // One thing at a time is done to a network or a folder: what was given up there is over.
+                    let node = ops::node(&flight.act).1;
+                    let one_by_one = [Ok(ResourceKey::Interface), Ok(ResourceKey::LogRouter)];
+                    if flight.abandoned && one_by_one.contains(&node) {
                         flight.answer.get_or_insert(Outcome::Acquired(Acquired::Plain));
                     }
                 }

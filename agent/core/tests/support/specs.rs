@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use berth_core::ids::{ContainerName, Family, TaskArn};
 use berth_core::spec::{
-    Condition, ContainerSpec, Dependency, HealthCheck, NetworkMode, PortMapping, RestartPolicy, SecretRef,
-    TaskFields, TaskSpec,
+    Condition, ContainerSpec, Dependency, FIRELENS_DRIVER, Firelens, HealthCheck, LogConfiguration,
+    NetworkMode, PortMapping, RestartPolicy, RouterKind, SecretRef, TaskFields, TaskSpec,
 };
 use berth_core::units::{CpuUnits, Mebibytes, Millis, PortRange, Protocol};
 use proptest::collection::vec;
@@ -65,6 +65,25 @@ pub(crate) fn port(container: u16, host: Option<u16>) -> PortMapping {
     PortMapping { container: PortRange::single(container).unwrap(), host, protocol: Protocol::Tcp }
 }
 
+/// How a container is a log router.
+pub(crate) fn router() -> Firelens {
+    Firelens { kind: RouterKind::Fluentbit, metadata: true, config: None }
+}
+
+/// Output that goes to the log router.
+pub(crate) fn to_router() -> LogConfiguration {
+    LogConfiguration {
+        driver: FIRELENS_DRIVER.to_owned(),
+        options: [("Name".to_owned(), "http".to_owned())].into(),
+        secret_options: Vec::new(),
+    }
+}
+
+/// A secret of that name.
+pub(crate) fn secret(text: &str) -> SecretRef {
+    SecretRef { name: text.to_owned(), value_from: "db".to_owned() }
+}
+
 pub(crate) fn health_check() -> HealthCheck {
     HealthCheck {
         command: vec!["CMD".to_owned(), "true".to_owned()],
@@ -84,6 +103,7 @@ struct Draft {
     stop_timeout: Option<u64>,
     ports: u8,
     secret: bool,
+    logs: bool,
     restarts: Option<u64>,
     depends_on: Vec<Option<Condition>>,
 }
@@ -106,6 +126,7 @@ fn draft() -> impl Strategy<Value = Draft> {
         proptest::option::of(1_000..60_000u64),
         0..4u8,
         any::<bool>(),
+        any::<bool>(),
         proptest::option::weighted(0.2, 0..3u64),
         vec(proptest::option::of(condition()), 3),
     )
@@ -118,6 +139,7 @@ fn draft() -> impl Strategy<Value = Draft> {
                 stop_timeout,
                 ports,
                 secret,
+                logs,
                 restarts,
                 depends_on,
             )| Draft {
@@ -128,6 +150,7 @@ fn draft() -> impl Strategy<Value = Draft> {
                 stop_timeout,
                 ports,
                 secret,
+                logs,
                 restarts,
                 depends_on,
             },
@@ -145,7 +168,7 @@ impl fmt::Debug for Short {
             let needs: Vec<_> = c.depends_on.iter().map(short).collect();
             write!(
                 f,
-                "\n  {} {} essential {} checked {} restarts {:?} startTimeout {:?} ports {:?} after {needs:?}",
+                "\n  {} {} essential {} checked {} restarts {:?} startTimeout {:?} ports {:?} router {} logs {} after {needs:?}",
                 c.name,
                 c.image,
                 c.essential,
@@ -153,6 +176,8 @@ impl fmt::Debug for Short {
                 c.restart_policy.as_ref().map(|policy| policy.attempt_period),
                 c.start_timeout,
                 c.ports.iter().map(|p| p.host).collect::<Vec<_>>(),
+                c.firelens.is_some(),
+                c.logs_to_router(),
             )?;
         }
         Ok(())
@@ -172,17 +197,21 @@ pub(crate) fn any_task() -> impl Strategy<Value = Short> {
         2 => Just(NetworkMode::Awsvpc),
     ];
     let cpu = proptest::option::of(Just(CpuUnits(256)));
-    (vec(draft(), 1..=4), mode, cpu, any::<bool>(), any::<bool>())
-        .prop_map(|(drafts, mode, cpu, backwards, role)| Short(build(&drafts, mode, cpu, backwards, role)))
+    (vec(draft(), 1..=4), mode, cpu, vec(any::<bool>(), 3)).prop_map(|(drafts, mode, cpu, flags)| {
+        let &[backwards, role, router] = &flags[..] else { panic!("three flags") };
+        Short(build(&drafts, mode, cpu, Flags { backwards, role, router }))
+    })
 }
 
-fn build(
-    drafts: &[Draft],
-    mode: NetworkMode,
-    cpu: Option<CpuUnits>,
+#[derive(Debug, Clone, Copy)]
+struct Flags {
     backwards: bool,
     role: bool,
-) -> Arc<TaskSpec> {
+    /// Whether the first container is the log router.
+    router: bool,
+}
+
+fn build(drafts: &[Draft], mode: NetworkMode, cpu: Option<CpuUnits>, flags: Flags) -> Arc<TaskSpec> {
     let mut containers: Vec<ContainerSpec> = Vec::new();
     let last = drafts.len() - 1;
     let nobody = !drafts.iter().any(|d| d.essential);
@@ -195,7 +224,14 @@ fn build(
         spec.stop_timeout = draft.stop_timeout.map(Millis);
         spec.ports = ports(draft.ports, at, mode);
         if draft.secret {
-            spec.secrets = vec![SecretRef { name: "PASSWORD".to_owned(), value_from: "db".to_owned() }];
+            spec.secrets = vec![secret("PASSWORD")];
+        }
+        if flags.router && at == 0 {
+            spec.firelens = Some(router());
+        }
+        if flags.router && draft.logs {
+            let secret_options = draft.secret.then(|| secret("token")).into_iter().collect();
+            spec.log = Some(LogConfiguration { secret_options, ..to_router() });
         }
         spec.restart_policy = draft
             .restarts
@@ -213,10 +249,10 @@ fn build(
             .collect();
         containers.push(spec);
     }
-    if backwards {
+    if flags.backwards {
         containers.reverse();
     }
-    let task_role = role.then(|| "arn:aws:iam::1:role/web".to_owned());
+    let task_role = flags.role.then(|| "arn:aws:iam::1:role/web".to_owned());
     let task = TaskFields { network_mode: mode, cpu, task_role, ..fields(containers) };
     Arc::new(TaskSpec::try_from(task).expect("a specification that holds"))
 }

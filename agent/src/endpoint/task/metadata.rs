@@ -224,7 +224,9 @@ pub(super) async fn container(
         ..ContainerMetadata::default()
     };
     if version == Version::Four {
-        told.log_driver = details.map(|d| d.log_driver.clone());
+        // The engine knows the way to a log router by another name.
+        let given = spec.log.as_ref().filter(|_| spec.logs_to_router()).map(|log| log.driver.clone());
+        told.log_driver = given.or_else(|| details.map(|d| d.log_driver.clone()));
         told.log_options = spec.log.as_ref().map(|log| log.options.clone()).unwrap_or_default();
         told.container_arn.clone_from(&spec.arn);
         told.restart_count = spec.restart_policy.as_ref().map(|_| container.restarts);

@@ -87,7 +87,7 @@ fn host_config(request: &CreateRequest, ports: Option<PortMap>) -> Result<HostCo
         tmpfs: map(linux.tmpfs.iter().map(|tmpfs| (tmpfs.path.clone(), tmpfs_options(tmpfs)))),
         sysctls: map(system_controls(spec, request.task.network_mode)),
         security_opt: some(spec.security_options.iter().cloned()),
-        log_config: spec.log.as_ref().map(|log| log_config(log, &request.fetched)),
+        log_config: request.log.as_ref().map(|log| log_config(log, &request.fetched)),
         binds: some(volumes::binds(request)),
         mounts: some(volumes::mounts(request)),
         volumes_from: some(
@@ -273,7 +273,7 @@ mod tests {
     use berth_core::units::{PortRange, Protocol};
 
     use super::*;
-    use crate::runtime::Folder;
+    use crate::runtime::HostMount;
 
     const ARN: &str = "arn:aws:ecs:eu-west-1:123456789012:task/blue/0123456789abcdef0123456789abcdef";
 
@@ -303,7 +303,8 @@ mod tests {
             links: Vec::new(),
             volumes: BTreeMap::new(),
             volumes_from: Vec::new(),
-            folders: Vec::new(),
+            host_mounts: Vec::new(),
+            log: None,
             cgroup_parent: Some("/ecs/x".to_owned()),
             holder: None,
             labels: BTreeMap::from([("both".to_owned(), "agent".to_owned())]),
@@ -375,10 +376,16 @@ mod tests {
     #[test]
     fn folders_of_the_agent_are_seen_and_not_changed() {
         let mut request = request(NetworkMode::None, |_| ());
-        let folder = |relabel| Folder { host: "/data".to_owned(), inside: "/opt".to_owned(), relabel };
-        request.folders = vec![folder(false), folder(true)];
-        let made = body(&request, None).unwrap();
-        assert_eq!(made.host_config.unwrap().binds.unwrap(), ["/data:/opt:ro", "/data:/opt:ro,Z"]);
+        let (host_path, path) = ("/data".to_owned(), "/opt".to_owned());
+        let mount = HostMount { host_path, path, read_only: true, relabel: false };
+        request.host_mounts = vec![mount.clone(), HostMount { relabel: true, ..mount }];
+        let host = body(&request, None).unwrap().host_config.unwrap();
+        assert_eq!(host.binds.unwrap(), ["/data:/opt:ro,Z"]);
+        let mounts = host.mounts.unwrap();
+        assert_eq!(
+            (mounts.len(), mounts[0].read_only, mounts[0].target.as_deref()),
+            (1, Some(true), Some("/opt"))
+        );
     }
 
     #[test]

@@ -6,17 +6,30 @@ use bollard::query_parameters::RemoveVolumeOptions;
 
 use super::client::{CallError, Connector};
 use super::create::map;
-use crate::runtime::{CreateRequest, Folder, RuntimeError, labels};
+use crate::runtime::{CreateRequest, HostMount, RuntimeError, labels};
 
 /// Folders of the host in the container.
 pub(super) fn binds(request: &CreateRequest) -> impl Iterator<Item = String> {
     let own = mounted(request).filter_map(|(mount, source)| bind(mount, source));
-    own.chain(request.folders.iter().map(agents_bind))
+    own.chain(request.host_mounts.iter().filter(|mount| mount.relabel).map(relabelled))
 }
 
-/// Volumes of the engine in the container.
+/// Volumes of the engine in the container, and what is the agent's.
 pub(super) fn mounts(request: &CreateRequest) -> impl Iterator<Item = Mount> {
-    mounted(request).filter_map(|(mount, source)| engine_mount(request, mount, source))
+    let of_agent = request.host_mounts.iter().filter(|mount| !mount.relabel).map(host_mount);
+    mounted(request).filter_map(|(mount, source)| engine_mount(request, mount, source)).chain(of_agent)
+}
+
+/// In this form the engine makes nothing that is not there, also when somebody starts the container
+/// again after its task.
+fn host_mount(mount: &HostMount) -> Mount {
+    Mount {
+        typ: Some(MountType::BIND),
+        source: Some(mount.host_path.clone()),
+        target: Some(mount.path.clone()),
+        read_only: Some(mount.read_only),
+        ..Mount::default()
+    }
 }
 
 /// Each mount point, with where its data are. The specification was checked: each has a volume.
@@ -33,9 +46,9 @@ fn bind(mount: &MountPoint, source: &VolumeSource) -> Option<String> {
     Some(format!("{path}:{}:{}", mount.path, if mount.read_only { "ro" } else { "rw" }))
 }
 
-/// A folder of the agent's.
-fn agents_bind(folder: &Folder) -> String {
-    format!("{}:{}:{}", folder.host, folder.inside, if folder.relabel { "ro,Z" } else { "ro" })
+/// A mount in the one form in which the engine gives it a label. Its path has no colon.
+fn relabelled(mount: &HostMount) -> String {
+    format!("{}:{}:{}", mount.host_path, mount.path, if mount.read_only { "ro,Z" } else { "rw,Z" })
 }
 
 /// A volume of the engine, which it makes where it is not there.

@@ -1,6 +1,6 @@
 //! The kernel's side of a container, and its log.
 
-use berth_core::spec::{Device, LinuxParameters, LogConfiguration, Sharing, Tmpfs};
+use berth_core::spec::{Device, Firelens, LinuxParameters, LogConfiguration, Sharing, Tmpfs};
 use berth_core::units::Mebibytes;
 
 use super::environment::secret;
@@ -46,7 +46,21 @@ fn tmpfs(tmpfs: &input::Tmpfs) -> Tmpfs {
     }
 }
 
-/// `logConfiguration`; what its options mean is the engine's affair.
+/// `firelensConfiguration`, where there is one.
+///
+/// # Errors
+/// `InvalidParameterException` for what no log router can be.
+pub(super) fn firelens(container: &input::Container) -> ApiResult<Option<Firelens>> {
+    let read = |given: &input::Firelens| Firelens::parse(&given.kind, &given.options);
+    container.firelens_configuration.as_ref().map(read).transpose().map_err(|problem| {
+        ApiError::invalid_parameter(format!(
+            "Invalid 'firelensConfiguration' setting for container '{}': {problem}.",
+            container.name
+        ))
+    })
+}
+
+/// `logConfiguration`; what its options mean is the engine's affair, or the log router's.
 pub(super) fn log_configuration(log: &input::LogConfiguration) -> LogConfiguration {
     LogConfiguration {
         driver: log.log_driver.clone(),

@@ -220,6 +220,7 @@ fn container_spec(
             .repository_credentials
             .as_ref()
             .map(|credentials| credentials.credentials_parameter.clone()),
+        firelens: linux::firelens(container)?,
         arn: String::new(),
     })
 }

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeSet;
 
+use berth_core::spec::{BUFFER_LIMIT, router_owner};
+
 use super::input::{Container, Definition, LinuxParameters, Secret, Volume};
 use super::validate;
 use crate::model::task_definition::RequiredAttribute;
@@ -122,6 +124,11 @@ fn of_container(container: &Container, definition: &Definition, names: &mut BTre
     }
     if let Some(firelens) = &container.firelens_configuration {
         need(ECS, &format!("firelens.{}", firelens.kind), true);
+        if let Some(kind) = firelens.options.get("config-file-type") {
+            need(ECS, &format!("firelens.options.config.{kind}"), true);
+        }
+        let owner = container.user.as_deref().and_then(router_owner);
+        need(ECS, "firelens.non-root-user", owner.is_some_and(|(user, _)| user != 0));
     }
     if let Some(log) = &container.log_configuration {
         need(LEGACY, &format!("logging-driver.{}", log.log_driver), true);
@@ -129,6 +136,8 @@ fn of_container(container: &Container, definition: &Definition, names: &mut BTre
         let configured =
             log.log_driver != "json-file" || !log.options.is_empty() || !log.secret_options.is_empty();
         need(BERTH, "log-configuration", configured);
+        let limited = container.logs_to_router() && log.options.contains_key(BUFFER_LIMIT);
+        need(ECS, "logging-driver.awsfirelens.log-driver-buffer-limit", limited);
         let has_role = definition.execution_role_arn.is_some();
         need(ECS, "execution-role-awslogs", has_role && log.log_driver == "awslogs");
         for secret in &log.secret_options {
@@ -234,6 +243,10 @@ mod tests {
                 "berth.capability.gpu",
             ),
             (
+                container("firelensConfiguration", json!({"type": "fluentd"})),
+                "ecs.capability.firelens.fluentd",
+            ),
+            (
                 container("dockerSecurityOptions", json!(["no-new-privileges"])),
                 "berth.capability.docker-security-options",
             ),
@@ -257,6 +270,32 @@ mod tests {
             ];
             assert_eq!(names(&body), expected);
         }
+    }
+
+    #[test]
+    fn a_log_router_and_the_way_to_it_require_each_of_their_features() {
+        let body = json!({"containerDefinitions": [
+            {
+                "name": "log", "image": "i", "user": "1000:1000",
+                "firelensConfiguration": {"type": "fluentbit", "options": {
+                    "config-file-type": "s3", "config-file-value": "arn:aws:s3:::bucket/fluent.conf"
+                }}
+            },
+            {"name": "a", "image": "i", "logConfiguration": {
+                "logDriver": "awsfirelens", "options": {"Name": "http", "log-driver-buffer-limit": "1000"},
+                "secretOptions": [{"name": "token", "valueFrom": "parameter"}]
+            }}
+        ]});
+        let expected = [
+            "berth.capability.log-configuration",
+            "com.amazonaws.ecs.capability.logging-driver.awsfirelens",
+            "ecs.capability.firelens.fluentbit",
+            "ecs.capability.firelens.non-root-user",
+            "ecs.capability.firelens.options.config.s3",
+            "ecs.capability.logging-driver.awsfirelens.log-driver-buffer-limit",
+            "ecs.capability.secrets.ssm.bootstrap.log-driver",
+        ];
+        assert_eq!(names(&body), expected);
     }
 
     #[test]

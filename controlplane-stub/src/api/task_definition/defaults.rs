@@ -67,6 +67,10 @@ fn fill_container(container: &mut Map<String, Value>, mode: &str) {
             default(check, member, || json!(value));
         }
     }
+    // A log router makes a socket that the engine writes to.
+    if container.contains_key("firelensConfiguration") {
+        default(container, "user", || json!("0"));
+    }
     if let Some(policy) = container.get_mut("restartPolicy").and_then(Value::as_object_mut) {
         default(policy, "restartAttemptPeriod", || json!(300));
     }
@@ -141,6 +145,18 @@ mod tests {
         assert_eq!(shown["volumes"], volumes);
         let policy = json!({"enabled": true, "restartAttemptPeriod": 300});
         assert_eq!(shown["containerDefinitions"][0]["restartPolicy"], policy);
+    }
+
+    #[test]
+    fn a_log_router_is_roots_unless_it_says_whose() {
+        let shown = filled(json!({"containerDefinitions": [
+            {"name": "a", "firelensConfiguration": {"type": "fluentd"}},
+            {"name": "b", "firelensConfiguration": {"type": "fluentd"}, "user": "1000"},
+            {"name": "c"}
+        ]}));
+        let users: Vec<&Value> =
+            shown["containerDefinitions"].as_array().unwrap().iter().map(|c| &c["user"]).collect();
+        assert_eq!(users, [&json!("0"), &json!("1000"), &Value::Null]);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
+use berth_core::spec::FIRELENS_DRIVER;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -91,6 +92,11 @@ impl Container {
     /// Whether the task ends with it: yes unless it says no.
     pub(in crate::api) fn is_essential(&self) -> bool {
         self.essential.unwrap_or(true)
+    }
+
+    /// Whether its output goes to the log router of the task.
+    pub(in crate::api) fn logs_to_router(&self) -> bool {
+        self.log_configuration.as_ref().is_some_and(|log| log.log_driver == FIRELENS_DRIVER)
     }
 }
 
@@ -248,6 +254,7 @@ pub(in crate::api) struct RepositoryCredentials {
 pub(in crate::api) struct Firelens {
     #[serde(rename = "type")]
     pub(in crate::api) kind: String,
+    pub(in crate::api) options: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -226,13 +226,6 @@ fn check_rest(container: &Container) -> ApiResult<()> {
     if container.repository_credentials.as_ref().is_some_and(|c| c.credentials_parameter.is_empty()) {
         return refuse(format!("Invalid 'repositoryCredentials' setting for container '{name}'."));
     }
-    if let Some(firelens) = &container.firelens_configuration {
-        one_of(
-            &format!("firelensConfiguration.type of container '{name}'"),
-            &firelens.kind,
-            &["fluentd", "fluentbit"],
-        )?;
-    }
     if container
         .system_controls
         .iter()

@@ -1,4 +1,5 @@
-//! Rules for what containers wait for: dependsOn, and links and volumesFrom, which count as START.
+//! Rules for what containers wait for: dependsOn, and links, volumesFrom and logging to the task's log
+//! router, which count as START.
 
 use super::super::input::{Container, Definition};
 use super::{one_of, refuse};
@@ -47,7 +48,8 @@ pub(super) fn check(definition: &Definition) -> ApiResult<()> {
     if cyclic(containers, |c| c.links.iter().map(|link| linked(link)).collect()) {
         return refuse("Container links should not have a cycle");
     }
-    if cyclic(containers, edges) {
+    let router = containers.iter().find(|c| c.firelens_configuration.is_some());
+    if cyclic(containers, |container| edges(container, router)) {
         return refuse("Container dependencies should not have a cycle");
     }
     Ok(())
@@ -58,11 +60,12 @@ fn linked(link: &str) -> &str {
     link.split(':').next().unwrap_or(link)
 }
 
-fn edges(container: &Container) -> Vec<&str> {
+fn edges<'a>(container: &'a Container, router: Option<&'a Container>) -> Vec<&'a str> {
     let depends = container.depends_on.iter().map(|d| d.container_name.as_str());
     let links = container.links.iter().map(|link| linked(link));
     let volumes = container.volumes_from.iter().map(|from| from.source_container.as_str());
-    depends.chain(links).chain(volumes).collect()
+    let router = router.filter(|r| container.logs_to_router() && r.name != container.name);
+    depends.chain(links).chain(volumes).chain(router.map(|router| router.name.as_str())).collect()
 }
 
 /// Peels off containers whose edges lead to peeled ones; what remains is a cycle.

@@ -37,6 +37,10 @@ pub(super) fn check(definition: &Definition) -> ApiResult<()> {
     if definition.container_definitions.iter().any(|c| c.privileged) {
         return refuse("Tasks using the Fargate launch type do not support privileged containers.");
     }
+    let routers = definition.container_definitions.iter().filter_map(|c| c.firelens_configuration.as_ref());
+    if routers.filter_map(|router| router.options.get("config-file-type")).any(|kind| kind != "file") {
+        return refuse("Tasks using the Fargate launch type only support the config-file-type 'file'.");
+    }
     if definition.ephemeral_storage.as_ref().is_some_and(|storage| !(20..=200).contains(&storage.size)) {
         return refuse("Invalid 'ephemeralStorage' setting for task. It must be between 20 and 200 GiB.");
     }

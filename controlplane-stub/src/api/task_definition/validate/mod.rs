@@ -3,6 +3,7 @@
 mod container;
 mod dependency;
 mod fargate;
+mod firelens;
 mod network;
 mod task;
 
@@ -26,6 +27,7 @@ pub(super) fn validate(definition: &Definition, bytes: usize) -> ApiResult<()> {
     }
     task::check_sizes(definition)?;
     network::check(definition)?;
+    firelens::check(definition)?;
     dependency::check(definition)?;
     task::check_volumes(definition)?;
     task::check_constraints(definition)?;

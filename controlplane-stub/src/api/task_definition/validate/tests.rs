@@ -3,6 +3,7 @@
 mod container;
 mod dependency;
 mod fargate;
+mod firelens;
 mod network;
 mod task;
 
@@ -60,6 +61,7 @@ async fn every_rule_is_reported_in_the_words_of_ecs() {
         .chain(container::refusals())
         .chain(network::refusals())
         .chain(dependency::refusals())
+        .chain(firelens::refusals())
         .chain(fargate::refusals());
     for (body, message) in refusals {
         let refused = api.refused("RegisterTaskDefinition", body.clone()).await;
@@ -74,7 +76,8 @@ async fn what_is_just_within_the_rules_is_registered() {
         .into_iter()
         .chain(container::acceptances())
         .chain(network::acceptances())
-        .chain(dependency::acceptances());
+        .chain(dependency::acceptances())
+        .chain(firelens::acceptances());
     for body in acceptances {
         if let Err(error) = api.send("RegisterTaskDefinition", body.clone()).await {
             panic!("{body}: {error}");

@@ -182,10 +182,6 @@ fn others() -> Vec<(Value, &'static str)> {
             with(&json!({"repositoryCredentials": {}})),
             "Invalid 'repositoryCredentials' setting for container 'app'.",
         ),
-        (
-            with(&json!({"firelensConfiguration": {}})),
-            "firelensConfiguration.type of container 'app' should be one of [fluentd, fluentbit]",
-        ),
         (with(&json!({"extraHosts": [{"hostname": "h"}]})), HOST),
         (with(&json!({"extraHosts": [{"ipAddress": "10.0.0.1"}]})), HOST),
     ]
@@ -208,7 +204,6 @@ pub(super) fn acceptances() -> Vec<Value> {
         linux(&json!({"tmpfs": [{"containerPath": "/t", "size": 1}]})),
         with(&json!({"systemControls": [{"namespace": "net.core.somaxconn", "value": "1"}]})),
         gpus("1"),
-        with(&json!({"firelensConfiguration": {"type": "fluentbit"}})),
         with(&json!({"extraHosts": [{"hostname": "h", "ipAddress": "10.0.0.1"}]})),
     ]
 }

@@ -32,6 +32,15 @@ pub(super) fn refusals() -> Vec<(Value, &'static str)> {
             "Tasks using the Fargate launch type do not support privileged containers.",
         ),
         (
+            fargate(&json!({"containerDefinitions": [container(&json!({
+                "firelensConfiguration": {"type": "fluentbit", "options": {
+                    "config-file-type": "s3", "config-file-value": "arn:aws:s3:::bucket/fluent.conf"
+                }},
+                "logConfiguration": {"logDriver": "awsfirelens"}
+            }))]})),
+            "Tasks using the Fargate launch type only support the config-file-type 'file'.",
+        ),
+        (
             fargate(&json!({"ephemeralStorage": {"sizeInGiB": 201}})),
             "Invalid 'ephemeralStorage' setting for task. It must be between 20 and 200 GiB.",
         ),
