@@ -8,14 +8,14 @@ mod support;
 use std::sync::Arc;
 
 use berth_core::resources::Shortfall;
-use berth_core::spec::{Condition, SecretRef, TaskFields, TaskSpec};
+use berth_core::spec::{Condition, Link, NetworkMode, SecretRef, TaskFields, TaskSpec};
 use berth_core::task::{
     Act, ContainerStatus, Event, Exit, Fact, FailureKind, Health, Outcome, PortBinding, Settings, StopCode,
     Task, TaskStatus,
 };
 use berth_core::units::{CpuUnits, Mebibytes, Millis, PortRange, Protocol};
 
-use support::direct::{Direct, START, attempt, exited, failure, id, running, with_health, words};
+use support::direct::{Direct, START, attempt, exited, failure, id, running, with_health, word, words};
 use support::specs::{after, container, fields, health_check, name, port};
 
 #[test]
@@ -340,4 +340,23 @@ fn what_is_kept_elsewhere_and_does_not_come_is_told_as_what_is_waited_for() {
     assert_eq!(words(&again), ["acquire environment"]);
     run.works(&again[0]);
     assert_eq!(run.told().waiting_for, "");
+}
+
+#[test]
+fn a_link_to_a_container_that_has_ended_is_not_waited_for() {
+    let mut job = container("job");
+    job.essential = false;
+    let mut app = container("app");
+    app.image = "slow".to_owned();
+    app.links = vec![Link { container: name("job"), alias: "job".to_owned() }];
+    let mut task = fields(vec![job, app]);
+    task.network_mode = NetworkMode::Bridge;
+    let mut run = Direct::new(task);
+    let acts = run.say(Event::Granted);
+    // The job is through before the other's image has come.
+    let (slow, rest): (Vec<Act>, Vec<Act>) = acts.into_iter().partition(|act| word(act).contains("slow"));
+    run.all_work(rest);
+    run.see("job", exited("job-1", 0));
+    let acts = run.works(&slow[0]);
+    assert_eq!(words(&acts), ["create app"]);
 }

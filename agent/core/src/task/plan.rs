@@ -174,14 +174,14 @@ impl Task {
 
     fn can_be_created(&self, index: usize) -> bool {
         let (name, image) = (&self.state.containers[index].name, &self.spec.containers[index].image);
-        let runs = |name: &ContainerName| {
-            self.state.containers.iter().any(|c| &c.name == name && c.status == ContainerStatus::Running)
+        let ran = |name: &ContainerName| {
+            self.state.containers.iter().any(|c| &c.name == name && c.status >= ContainerStatus::Running)
         };
         let exists =
             |name: &ContainerName| self.state.containers.iter().any(|c| &c.name == name && c.id.is_some());
         let spec = &self.spec.containers[index];
-        // The engine makes a link to a running container alone.
-        spec.links.iter().all(|link| runs(&link.container))
+        // The engine makes a link to a running container alone; of one that has ended it says so.
+        spec.links.iter().all(|link| ran(&link.container))
             && spec.volumes_from.iter().all(|from| exists(&from.container))
             && self.may_find_router(index)
             && self.state.resources.iter().all(|resource| match &resource.key {
