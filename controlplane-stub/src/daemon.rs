@@ -232,6 +232,7 @@ impl Daemon {
         });
         let parts = agents::Parts {
             store: Arc::clone(&store),
+            controller: controller.clone(),
             registry: registry.clone(),
             arns: arns.clone(),
             vpc: vpc.clone(),

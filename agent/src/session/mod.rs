@@ -10,6 +10,7 @@ mod conversation;
 mod convert;
 mod endpoint;
 mod environment;
+mod inquiries;
 mod linux;
 mod tls;
 mod volume;
@@ -36,6 +37,7 @@ use crate::engine::Engine;
 use crate::store::{Identity, Store, StoreError, Write};
 
 pub use self::endpoint::{Endpoint, InvalidEndpoint};
+pub use self::inquiries::{Answer, Change, Inquiries, NoAnswer, Question};
 pub use self::tls::TlsError;
 
 /// The pauses between attempts to reach the control plane.
@@ -129,6 +131,7 @@ pub struct Session {
     identity: Mutex<Identity>,
     status: watch::Sender<SessionStatus>,
     instance: watch::Sender<Option<ContainerInstanceArn>>,
+    inquiries: Inquiries,
 }
 
 impl Session {
@@ -149,6 +152,7 @@ impl Session {
             instance: watch::Sender::new(identity.instance.clone()),
             identity: Mutex::new(identity),
             status: watch::Sender::default(),
+            inquiries: Inquiries::default(),
         }
     }
 
@@ -162,6 +166,12 @@ impl Session {
     #[must_use]
     pub fn instance(&self) -> watch::Receiver<Option<ContainerInstanceArn>> {
         self.instance.subscribe()
+    }
+
+    /// Where questions to the control plane are asked.
+    #[must_use]
+    pub fn inquiries(&self) -> Inquiries {
+        self.inquiries.clone()
     }
 
     /// Holds the conversation until it is dropped, or cannot go on.

@@ -53,6 +53,8 @@ pub(super) async fn dispatch(context: &Context, operation: &str, input: Value) -
         "StopTask" => task::stop,
         "DescribeTasks" => task::describe,
         "ListTasks" => task::list,
+        "UpdateTaskProtection" => task::update_protection,
+        "GetTaskProtection" => task::get_protection,
         "TagResource" => tag::tag,
         "UntagResource" => tag::untag,
         "ListTagsForResource" => tag::list,

@@ -114,7 +114,8 @@ impl Open {
                 | ToAgent::StopVerificationAck(_)
                 | ToAgent::HeartbeatAck(_)
                 | ToAgent::SecurityGroups(_)
-                | ToAgent::RoleCredentials(_),
+                | ToAgent::RoleCredentials(_)
+                | ToAgent::TaskProtectionReply(_),
             )
             | None => {}
         }
