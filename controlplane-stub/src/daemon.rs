@@ -235,6 +235,7 @@ impl Daemon {
         });
         let parts = agents::Parts {
             store: Arc::clone(&store),
+            controller: controller.clone(),
             registry: registry.clone(),
             streams: streams.clone(),
             arns: arns.clone(),

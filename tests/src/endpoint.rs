@@ -118,9 +118,24 @@ impl Inside {
     /// # Errors
     /// When nobody answers.
     pub async fn get(&self, url: &str) -> Result<(u16, String)> {
+        self.curl(&[], url).await
+    }
+
+    /// What a PUT of that body yields.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub async fn put(&self, url: &str, body: &str) -> Result<(u16, String)> {
+        self.curl(&["--request", "PUT", "--header", "Content-Type: application/json", "--data", body], url)
+            .await
+    }
+
+    async fn curl(&self, options: &[&str], url: &str) -> Result<(u16, String)> {
         let asked = Command::new("nsenter")
             .args(["--target", &self.pid.to_string(), "--net", "--"])
-            .args(["curl", "--silent", "--max-time", "10", "--write-out", "\n%{http_code}", url])
+            .args(["curl", "--silent", "--max-time", "10", "--write-out", "\n%{http_code}"])
+            .args(options)
+            .arg(url)
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output()

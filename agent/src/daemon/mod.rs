@@ -148,7 +148,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     };
     serve::introspection_api(&config, &tracker, about.clone()).await;
     serve::operator_socket(&config, &data_dir, &tracker, about);
-    serve::task_endpoint(&config, &tracker, engine, endpoint, readings);
+    serve::task_endpoint(&config, &tracker, engine, endpoint, readings, session.inquiries());
 
     let result = tokio::select! {
         // Whatever was on its way is in the outbox, and goes out after the next start.

@@ -18,6 +18,7 @@ use crate::endpoint::local::{self, Local};
 use crate::endpoint::readings::Readings;
 use crate::endpoint::task::{self, Rate, TaskEndpoint};
 use crate::engine::Engine;
+use crate::session::Inquiries;
 use crate::supervise::Tracker;
 
 /// Where the operator's command line finds the agent of that configuration.
@@ -79,13 +80,14 @@ pub(super) fn task_endpoint(
     engine: Engine,
     listener: Option<TcpListener>,
     readings: Arc<Readings>,
+    inquiries: Inquiries,
 ) {
     let (Some(listener), Some(at)) = (listener, config.endpoint) else { return };
     tracing::info!(address = %at, "the task's endpoint");
     let zone = config.attributes.get("ecs.availability-zone").cloned();
     let (per_second, burst) = config.endpoint_rate;
     let rate = Rate { per_second, burst };
-    let state = TaskEndpoint::new(engine, at.ip(), zone, readings, rate);
+    let state = TaskEndpoint::new(engine, at.ip(), zone, readings, rate, inquiries);
     let stop = tracker.token().clone();
     tracker.spawn("task endpoint", async move {
         if let Err(error) = task::serve(listener, Arc::new(state), stop).await {

@@ -44,6 +44,7 @@ pub(super) fn with_endpoint(
     {
         fetched.above.push(var("ECS_CONTAINER_METADATA_URI", format!("{base}/v3/{id}")));
         fetched.above.push(var("ECS_CONTAINER_METADATA_URI_V4", format!("{base}/v4/{id}")));
+        fetched.above.push(var("ECS_AGENT_URI", format!("{base}/api/{id}")));
         if spec.task_role.is_some() {
             let path = format!("/v2/credentials/{}", shared.path_ids.of_task(&spec.arn).unwrap_or_default());
             fetched.above.push(var("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", path));

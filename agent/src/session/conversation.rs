@@ -74,6 +74,7 @@ pub(super) async fn converse(
     session.status.send_replace(SessionStatus::Connected);
     tracing::info!(container_instance = %instance, "connected to the control plane");
 
+    let _carried = session.inquiries.carried();
     let confirmations = confirm(session, conversation.told.subscribe());
     tokio::pin!(confirmations);
     let mut newest = session.store.outbox().newest();
@@ -105,6 +106,10 @@ pub(super) async fn converse(
                 conversation.send_outbox().await?;
             }
             failed = &mut confirmations => return Err(failed),
+            // `next` marks a question as taken when it returns it.
+            (id, question) = session.inquiries.next() => {
+                conversation.say(Out::TaskProtectionRequest(convert::question(id, &question))).await?;
+            }
             Ok(()) = usage.changed() => changed = true,
             Ok(()) = healthy.changed() => changed = true,
             // Timers are re-armed from state, not from the future that is dropped.
@@ -223,6 +228,10 @@ impl Conversation<'_> {
             }
             In::AttachRequest(request) => {
                 self.session.attaching.begin(self.client.clone(), request);
+                Ok(())
+            }
+            In::TaskProtectionReply(reply) => {
+                self.session.inquiries.answer(reply.request_id, convert::answer(reply.outcome));
                 Ok(())
             }
             In::HeartbeatAck(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! What the agent has to tell becomes messages of the protocol.
+//! What the agent has to tell becomes messages of the protocol; answers to its questions come back.
 
 use berth_core::resources::{Resources, describe};
 use berth_core::task::{
@@ -6,7 +6,9 @@ use berth_core::task::{
 };
 use berth_core::units::{Protocol, Timestamp};
 use berth_proto::v1;
+use berth_proto::v1::task_protection_reply::Outcome;
 
+use super::inquiries::{Answer, Question};
 use crate::engine::Usage;
 use crate::store::OutboxEntry;
 
@@ -19,6 +21,39 @@ pub(super) fn resources(resources: &Resources) -> v1::Resources {
         udp_ports: resources.ports.udp.iter().map(|p| u32::from(*p)).collect(),
         enis: resources.enis,
         gpus: resources.gpus,
+    }
+}
+
+/// A question of a task.
+pub(super) fn question(id: u64, question: &Question) -> v1::TaskProtectionRequest {
+    v1::TaskProtectionRequest {
+        request_id: id,
+        task_arn: question.task.to_string(),
+        change: question.change.map(|change| v1::TaskProtectionChange {
+            enabled: change.enabled,
+            expires_in_minutes: change.expires_in_minutes,
+        }),
+    }
+}
+
+/// What the control plane answered.
+pub(super) fn answer(outcome: Option<Outcome>) -> Answer {
+    match outcome {
+        Some(Outcome::Protection(told)) => {
+            Answer::Protection { until: told.enabled.then_some(Timestamp(told.expires_at_ms)) }
+        }
+        Some(Outcome::Failure(told)) => Answer::Failure {
+            reason: told.reason,
+            detail: Some(told.detail).filter(|detail| !detail.is_empty()),
+        },
+        Some(Outcome::Error(told)) => {
+            Answer::Error { code: told.code, message: told.message, request_id: told.request_id }
+        }
+        None => Answer::Error {
+            code: "ServerException".to_owned(),
+            message: "the control plane gave an answer that this agent does not know".to_owned(),
+            request_id: String::new(),
+        },
     }
 }
 

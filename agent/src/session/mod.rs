@@ -11,6 +11,7 @@ mod conversation;
 mod convert;
 mod endpoint;
 mod environment;
+mod inquiries;
 mod linux;
 mod tls;
 mod volume;
@@ -38,6 +39,7 @@ use crate::store::{Identity, Store, StoreError, Write};
 
 pub use self::attach::Attaching;
 pub use self::endpoint::{Endpoint, InvalidEndpoint};
+pub use self::inquiries::{Answer, Change, Inquiries, NoAnswer, Question};
 pub use self::tls::TlsError;
 
 /// The pauses between attempts to reach the control plane.
@@ -132,6 +134,7 @@ pub struct Session {
     attaching: Attaching,
     status: watch::Sender<SessionStatus>,
     instance: watch::Sender<Option<ContainerInstanceArn>>,
+    inquiries: Inquiries,
 }
 
 impl Session {
@@ -154,6 +157,7 @@ impl Session {
             instance: watch::Sender::new(identity.instance.clone()),
             identity: Mutex::new(identity),
             status: watch::Sender::default(),
+            inquiries: Inquiries::default(),
         }
     }
 
@@ -167,6 +171,12 @@ impl Session {
     #[must_use]
     pub fn instance(&self) -> watch::Receiver<Option<ContainerInstanceArn>> {
         self.instance.subscribe()
+    }
+
+    /// Where questions to the control plane are asked.
+    #[must_use]
+    pub fn inquiries(&self) -> Inquiries {
+        self.inquiries.clone()
     }
 
     /// Holds the conversation until it is dropped, or cannot go on.

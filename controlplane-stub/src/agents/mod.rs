@@ -1,4 +1,5 @@
-//! The gRPC side: enrolment, registration and sessions of agents. Writes observed state only.
+//! The gRPC side: enrolment, registration and sessions of agents. Writes observed state only; what a task
+//! wants is the controller's to change.
 //!
 //! | module | its one job |
 //! | --- | --- |
@@ -7,6 +8,7 @@
 //! | `session` | one conversation with one agent |
 //! | [`streams`] | what operators ask of agents, and the streams that answer |
 //! | `apply` | what state changes do to the records |
+//! | `protection` | tasks that ask for protection from scale-in |
 //! | `wake` | tells sessions that their tasks changed |
 //! | [`registry`] | who is connected, and what they said last |
 //! | [`convert`] | messages to records and back |
@@ -18,6 +20,7 @@ pub mod convert;
 mod credentials;
 mod linux;
 pub mod listener;
+mod protection;
 mod register;
 pub mod registry;
 mod service;
@@ -36,6 +39,7 @@ use tonic::transport::Server;
 pub use session::HEARTBEAT_INTERVAL;
 
 use crate::arn::Arns;
+use crate::controller::Controller;
 use crate::credentials::Provider;
 use crate::store::Store;
 use crate::supervise::Tracker;
@@ -55,6 +59,7 @@ const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 /// What all services and sessions work with.
 struct Shared {
     store: Arc<dyn Store>,
+    controller: Controller,
     registry: Registry,
     streams: Streams,
     arns: Arns,
@@ -71,6 +76,8 @@ struct Shared {
 pub struct Parts {
     /// Records.
     pub store: Arc<dyn Store>,
+    /// Changes what is wanted.
+    pub controller: Controller,
     /// The sessions that are open.
     pub registry: Registry,
     /// What operators wait for.
@@ -100,7 +107,17 @@ impl Agents {
     /// The agents' side, which wakes sessions from now on.
     #[must_use]
     pub fn start(parts: Parts, tracker: &Tracker) -> Self {
-        let Parts { store, registry, streams, arns, vpc, certifier, heartbeat_interval, credentials } = parts;
+        let Parts {
+            store,
+            controller,
+            registry,
+            streams,
+            arns,
+            vpc,
+            certifier,
+            heartbeat_interval,
+            credentials,
+        } = parts;
         let commits = store.watch();
         let wake =
             wake::run(Arc::clone(&store), commits, registry.clone(), arns.clone(), tracker.token().clone());
@@ -110,6 +127,7 @@ impl Agents {
         let tracker = tracker.clone();
         Self(Arc::new(Shared {
             store,
+            controller,
             registry,
             streams,
             arns,

@@ -19,6 +19,7 @@ use super::apply::{Stale, apply};
 use super::attachment::security_group;
 use super::convert;
 use super::credentials::Keeper;
+use super::protection;
 use super::registry::{Closing, Connection};
 use crate::arn;
 use crate::clock;
@@ -351,6 +352,10 @@ impl<'a> Session<'a> {
                 Some(FromAgent::StopVerification(question)) => {
                     self.apply(std::mem::take(&mut changes)).await?;
                     self.verify(question).await?;
+                }
+                Some(FromAgent::TaskProtectionRequest(request)) => {
+                    let reply = protection::answer(self.shared, &self.arn, request).await;
+                    self.send(ToAgent::TaskProtectionReply(reply)).await?;
                 }
                 Some(FromAgent::PayloadAck(ack)) => {
                     tracing::trace!(instance = self.arn, ack.sequence, "payload acknowledged");

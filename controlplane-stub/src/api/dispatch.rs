@@ -55,6 +55,8 @@ pub(super) async fn dispatch(context: &Context, operation: &str, input: Value) -
         "ListTasks" => task::list,
         "ExecuteCommand" => task::execute,
         "StreamLogs" => task::stream_logs,
+        "UpdateTaskProtection" => task::update_protection,
+        "GetTaskProtection" => task::get_protection,
         "TagResource" => tag::tag,
         "UntagResource" => tag::untag,
         "ListTagsForResource" => tag::list,

@@ -140,6 +140,7 @@ impl Api {
             tags: crate::model::Tags::new(),
             client_token: None,
             stop_requested: None,
+            protected_until: None,
             version: 1,
             created_at: super::context::now(),
             stopping_at: None,

@@ -2,10 +2,12 @@
 //!
 //! Whatever takes capacity from an instance, or takes an instance away, goes through one owner
 //! (`owner`), one order after another: a placement that was decided can't be overtaken by another.
-//! A stop only gives capacity back, and is made by compare-and-swap on the task alone.
+//! A stop only gives capacity back, and is made by compare-and-swap on the task alone; so is protection,
+//! which takes none.
 
 mod cleanup;
 mod owner;
+mod protection;
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use berth_core::spec::TaskSpec;
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::protection::{InvalidExpiry, Protection, Unprotectable, protectable};
 use crate::agents::registry::Registry;
 use crate::arn::Arns;
 use crate::clock;

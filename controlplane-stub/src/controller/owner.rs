@@ -234,6 +234,7 @@ impl Owner {
             tags: request.tags.clone(),
             client_token: request.client_token.clone(),
             stop_requested: None,
+            protected_until: None,
             version: 1,
             created_at: clock::now(),
             stopping_at: None,

@@ -175,6 +175,9 @@ pub struct Task {
     /// Whether it is to be stopped (desired state).
     #[serde(default)]
     pub stop_requested: Option<StopCause>,
+    /// Until when scale-in and deployments are to leave it alone (desired state); it may have passed.
+    #[serde(default)]
+    pub protected_until: Option<Timestamp>,
     /// Counts changes, as ECS's `version` does.
     pub version: u64,
     /// When it was placed.
@@ -193,6 +196,18 @@ impl Task {
         self.stop_requested.is_none()
             && self.observed.stop.is_none()
             && self.observed.status != TaskStatus::Stopped
+    }
+
+    /// Whether a service runs it, as its group says.
+    #[must_use]
+    pub fn is_of_service(&self) -> bool {
+        self.group.starts_with("service:")
+    }
+
+    /// Until when scale-in and deployments leave it alone; `None` when they do not.
+    #[must_use]
+    pub fn protection(&self, now: Timestamp) -> Option<Timestamp> {
+        self.protected_until.filter(|until| *until > now && self.observed.status != TaskStatus::Stopped)
     }
 
     /// ECS's `lastStatus`.

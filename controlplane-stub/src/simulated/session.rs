@@ -115,6 +115,7 @@ impl Open {
                 | ToAgent::HeartbeatAck(_)
                 | ToAgent::SecurityGroups(_)
                 | ToAgent::RoleCredentials(_)
+                | ToAgent::TaskProtectionReply(_)
                 // There are no containers to reach into: whoever asks is told that nobody answers.
                 | ToAgent::AttachRequest(_),
             )

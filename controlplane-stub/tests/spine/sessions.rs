@@ -7,7 +7,7 @@ use berth_proto::v1::agent_message::Message as FromAgent;
 use berth_proto::v1::control_plane_message::Message as ToAgent;
 use tonic::Code;
 
-use crate::client::{Agent, change, site, site_with};
+use crate::client::{Agent, change, request, site, site_with};
 
 fn cause() -> StopCause {
     StopCause { code: "UserInitiated".to_owned(), reason: "Task stopped by user".to_owned() }
@@ -280,4 +280,51 @@ async fn an_agent_that_falls_silent_counts_as_gone() {
     assert!(close.reason.contains("nothing was heard"), "{close:?}");
     assert!(!close.instance_inactive);
     site.until_connected(&agent.arn, false).await;
+}
+
+#[tokio::test]
+async fn a_task_asks_for_protection_through_the_agent_of_its_instance_alone() {
+    use v1::task_protection_reply::Outcome;
+    let site = site().await;
+    let mut agent = site.agent("host-a").await;
+    let mut request = request(&site, 1);
+    request.group = Some("service:web".to_owned());
+    let launched = site.running.state.controller.launch(request).await.unwrap();
+    let (of_service, alone) = (launched.tasks[0].arn.clone(), site.launch(1).await.remove(0));
+    let missing = site.running.state.arns.task("default", &"f".repeat(32));
+    let change = |enabled, minutes| Some(v1::TaskProtectionChange { enabled, expires_in_minutes: minutes });
+    let mut other = site.agent("host-b").await;
+    let mut asked = 0;
+    let mut ask = async |agent: &mut Agent, task: &str, change: Option<v1::TaskProtectionChange>| {
+        asked += 1;
+        let question = v1::TaskProtectionRequest { request_id: asked, task_arn: task.to_owned(), change };
+        agent.send(FromAgent::TaskProtectionRequest(question)).await;
+        let reply = agent
+            .find(|m| if let ToAgent::TaskProtectionReply(reply) = m { Some(reply) } else { None })
+            .await;
+        assert_eq!(reply.request_id, asked);
+        reply.outcome.unwrap()
+    };
+    let none = Outcome::Protection(v1::TaskProtection { enabled: false, expires_at_ms: 0 });
+    assert_eq!(ask(&mut agent, &of_service, None).await, none);
+    let given = ask(&mut agent, &of_service, change(true, Some(1))).await;
+    let Outcome::Protection(protection) = &given else { panic!("{given:?}") };
+    let until = site.task(&of_service).unwrap().protected_until.unwrap();
+    assert!(protection.enabled && protection.expires_at_ms == until.0, "{given:?}");
+    assert_eq!(ask(&mut agent, &of_service, None).await, given);
+    // An agent speaks for its own tasks.
+    let refused = ask(&mut other, &of_service, change(false, None)).await;
+    let Outcome::Error(error) = refused else { panic!("{refused:?}") };
+    assert_eq!(error.code, "AccessDeniedException");
+    let refused = ask(&mut agent, &of_service, change(true, Some(0))).await;
+    let Outcome::Error(error) = refused else { panic!("{refused:?}") };
+    assert!(error.code == "InvalidParameterException" && !error.request_id.is_empty(), "{error:?}");
+    assert_eq!(site.task(&of_service).unwrap().protected_until, Some(until));
+    for (task, reason) in [(&alone, "TASK_NOT_VALID"), (&missing, "MISSING")] {
+        let failed = ask(&mut agent, task, change(true, None)).await;
+        let Outcome::Failure(failure) = failed else { panic!("{failed:?}") };
+        assert_eq!(failure.reason, reason);
+    }
+    assert_eq!(ask(&mut agent, &of_service, change(false, None)).await, none);
+    assert_eq!(site.task(&of_service).unwrap().protected_until, None);
 }

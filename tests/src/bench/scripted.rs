@@ -36,6 +36,8 @@ pub struct Noted {
     pub acknowledged: Option<(u64, Instant)>,
     /// MiB of memory that it last said to be in use.
     pub memory_in_use: u32,
+    /// Questions about the protection of tasks, which are not answered.
+    pub protection_asked: u64,
     /// Its tasks.
     pub tasks: BTreeMap<String, Seen>,
     manifests: u64,
@@ -194,6 +196,18 @@ impl Scripted {
             sent = noted.session.as_ref().is_some_and(|s| s.send(message(Out::Payload(payload))).is_ok());
         });
         if sent { Ok(moment) } else { bail!("no agent is connected") }
+    }
+
+    /// Ends the session; the agent comes back by itself.
+    pub fn close(&self) {
+        let close = v1::Close { reason: "enough".to_owned(), instance_inactive: false };
+        self.noted.send_modify(|noted| {
+            noted.greeted = None;
+            if let Some(session) = noted.session.take() {
+                // It may have ended by itself.
+                let _ = session.send(message(Out::Close(close)));
+            }
+        });
     }
 
     /// Forgets what was noted of the agent itself, before it is started again.
@@ -368,6 +382,8 @@ fn take(
             let ack = v1::StopVerificationAck { message_id: question.message_id, task_arns: Vec::new() };
             answers.push(Out::StopVerificationAck(ack));
         }
+        // Whoever asks waits in vain.
+        Some(In::TaskProtectionRequest(_)) => noted.protection_asked += 1,
         Some(In::ManifestAck(_)) | None => {}
     });
     answers.into_iter().map(|answer| Ok(message(answer))).collect()

@@ -7,12 +7,14 @@
 //! | `credentials` | credentials of the task's role |
 //! | `limit` | how often one caller may ask |
 //! | `metadata` | tasks and containers in ECS's shapes |
+//! | `protection` | protection of a task from scale-in, which the control plane decides |
 //! | `stats` | what containers use, in the engine's shape |
 
 mod caller;
 mod credentials;
 mod limit;
 mod metadata;
+mod protection;
 mod stats;
 
 use std::collections::HashMap;
@@ -20,6 +22,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -32,6 +35,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Engine;
+use crate::session::Inquiries;
 
 use super::readings::Readings;
 
@@ -49,6 +53,7 @@ pub struct TaskEndpoint {
     zone: Option<String>,
     callers: Callers,
     stats: Stats,
+    inquiries: Inquiries,
 }
 
 /// A version of the endpoint, which decides how much an answer has.
@@ -60,7 +65,8 @@ enum Version {
 }
 
 impl TaskEndpoint {
-    /// An endpoint at that address of the host's. `zone` is the host's availability zone.
+    /// An endpoint at that address of the host's. `zone` is the host's availability zone; what the control
+    /// plane decides is asked through `inquiries`.
     #[must_use]
     pub fn new(
         engine: Engine,
@@ -68,9 +74,10 @@ impl TaskEndpoint {
         zone: Option<String>,
         readings: Arc<Readings>,
         rate: Rate,
+        inquiries: Inquiries,
     ) -> Self {
         let callers = Callers::new(engine.clone(), own, rate, Arc::clone(&readings));
-        Self { stats: Stats::new(readings), engine, zone, callers }
+        Self { stats: Stats::new(readings), engine, zone, callers, inquiries }
     }
 
     /// The answer for a task: of all its containers, or of one.
@@ -122,6 +129,7 @@ pub async fn serve(
         .route("/v1/credentials", get(credentials_by_query))
         .route("/v2/credentials", get(credentials_by_path))
         .route("/v2/credentials/{id}", get(credentials_by_path))
+        .route("/api/{id}/task-protection/v1/state", get(protection).put(protect))
         .route("/v3/{id}", get(three))
         .route("/v3/{id}/{*rest}", get(three))
         .route("/v4/{id}", get(four))
@@ -249,6 +257,23 @@ async fn credentials_by_query(
 ) -> Response {
     let id = query.get("id").cloned().unwrap_or_default();
     within(credentials::answer(&state, &id, from.ip())).await
+}
+
+async fn protection(
+    State(state): State<Arc<TaskEndpoint>>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    Path(id): Path<String>,
+) -> Response {
+    protection::answer(&state, &id, from.ip(), None).await
+}
+
+async fn protect(
+    State(state): State<Arc<TaskEndpoint>>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    Path(id): Path<String>,
+    body: Body,
+) -> Response {
+    protection::answer(&state, &id, from.ip(), Some(body)).await
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
-//! Tasks: stop and describe. Launches, lists and the shape of a task in replies are beside it.
+//! Tasks: stop and describe. Launches, lists, protection and the shape of a task in replies are
+//! beside it.
 
 mod attach;
 mod launch;
 mod list;
 mod placement;
+mod protection;
 mod render;
 
 use serde::Deserialize;
@@ -13,6 +15,7 @@ pub(super) use self::attach::{execute, stream_logs};
 pub(super) use self::launch::{run, start};
 pub(super) use self::list::list;
 pub(super) use self::placement::query;
+pub(super) use self::protection::{get as get_protection, update as update_protection};
 use self::render::Renderer;
 use super::context::{self, Context, failure};
 use super::error::{ApiError, ApiResult};
