@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::net::TcpListener;
 use std::process::Stdio;
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 use tokio::process::Command;
+use tokio::sync::oneshot;
 
 use crate::expect::PATIENCE;
 use crate::vpc::ip;
@@ -143,6 +146,36 @@ impl Inside {
         let said = String::from_utf8(asked.stdout)?;
         let (body, status) = said.rsplit_once('\n').with_context(|| format!("{url}: {said}"))?;
         Ok((status.parse()?, body.to_owned()))
+    }
+
+    /// The host and the path of where it asks about itself.
+    ///
+    /// # Errors
+    /// When it was not told.
+    pub fn endpoint(&self) -> Result<(String, String)> {
+        let uri = self.uri()?;
+        let (host, path) =
+            uri.strip_prefix("http://").and_then(|rest| rest.split_once('/')).context("http")?;
+        Ok((host.to_owned(), format!("/{path}")))
+    }
+
+    /// What something yields that runs on a thread whose network is the container's; threads that it starts
+    /// have that network, too.
+    ///
+    /// # Errors
+    /// When the network cannot be entered, or it fails.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        what: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let network = File::open(format!("/proc/{}/ns/net", self.pid))?;
+        let (tell, told) = oneshot::channel();
+        thread::spawn(move || {
+            let entered = setns(network, CloneFlags::CLONE_NEWNET).context("entering a network");
+            // A test that has ended wants no answer.
+            let _ = tell.send(entered.and_then(|()| what()));
+        });
+        told.await.context("it panicked")?
     }
 
     /// What its metadata say under that path.

@@ -12,6 +12,7 @@
 //! | [`aws`] | the AWS command line |
 //! | [`demo`] | the demo image and definitions that use it |
 //! | [`http`] | HTTP requests of a test |
+//! | [`keep_alive`] | the same on a connection that stays, from inside a container's network |
 //! | [`server`] | a web server of a test |
 //! | [`python`] | Python programs in containers |
 //! | [`registry`] | a registry of images that can be made to fail |
@@ -36,6 +37,7 @@ pub mod engine;
 pub mod expect;
 pub mod files;
 pub mod http;
+pub mod keep_alive;
 pub mod program;
 pub mod python;
 pub mod registry;
@@ -51,5 +53,6 @@ pub use ecs::{Ecs, EcsError};
 pub use endpoint::Endpoint;
 pub use engine::Engine;
 pub use expect::eventually;
+pub use keep_alive::KeepAlive;
 pub use registry::{Fault, Registry};
 pub use server::Server;

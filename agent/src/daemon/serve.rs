@@ -88,11 +88,9 @@ pub(super) fn task_endpoint(
     let (per_second, burst) = config.endpoint_rate;
     let rate = Rate { per_second, burst };
     let state = TaskEndpoint::new(engine, at.ip(), zone, readings, rate, inquiries);
-    let stop = tracker.token().clone();
+    let connections = tracker.clone();
     tracker.spawn("task endpoint", async move {
-        if let Err(error) = task::serve(listener, Arc::new(state), stop).await {
-            tracing::error!(%error, "the task's endpoint ended");
-        }
+        task::serve(listener, Arc::new(state), &connections).await;
     });
 }
 
@@ -111,10 +109,8 @@ pub(super) async fn introspection_api(config: &Config, tracker: &Tracker, state:
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "introspection API");
     }
-    let stop = tracker.token().clone();
+    let connections = tracker.clone();
     tracker.spawn("introspection", async move {
-        if let Err(error) = introspection::serve(listener, state, stop).await {
-            tracing::error!(%error, "the introspection API ended");
-        }
+        introspection::serve(listener, state, &connections).await;
     });
 }

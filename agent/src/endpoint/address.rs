@@ -5,12 +5,15 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use berth_core::attachment::Cidr;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::network::netlink::Netlink;
 use crate::supervise::Tracker;
 
 const LOOPBACK: &str = "lo";
+/// How many connections may wait to be accepted: the kernel's own limit, so that a task which opens them by the
+/// thousand does not make another's wait for its next try, a second later.
+const BACKLOG: u32 = 4096;
 
 /// Listens there; gives the host the address first where it is link-local and the host has it not.
 ///
@@ -23,9 +26,15 @@ pub async fn listen(at: SocketAddr, tracker: &Tracker) -> io::Result<TcpListener
             io::Error::new(error.kind(), format!("giving {LOOPBACK} the address {}: {error}", at.ip()))
         })?;
     }
-    TcpListener::bind(at)
-        .await
-        .map_err(|error| io::Error::new(error.kind(), format!("listening at {at}: {error}")))
+    open(at).map_err(|error| io::Error::new(error.kind(), format!("listening at {at}: {error}")))
+}
+
+fn open(at: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As the standard library does, so that a new agent need not wait for the connections of the last.
+    socket.set_reuseaddr(true)?;
+    socket.bind(at)?;
+    socket.listen(BACKLOG)
 }
 
 /// Takes the address from the host again: nobody listens there any more.

@@ -16,13 +16,14 @@ use berth_core::task::{Container, Task};
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use crate::clock::rfc3339;
 use crate::engine::Engine;
 use crate::runtime::Details;
 use crate::session::SessionStatus;
+use crate::supervise::Tracker;
 
+use super::connections;
 use super::readings::Readings;
 
 /// What the answers are made from.
@@ -40,15 +41,8 @@ pub struct Introspection {
     pub readings: Arc<Readings>,
 }
 
-/// Serves until the token is cancelled.
-///
-/// # Errors
-/// The listener's.
-pub async fn serve(
-    listener: TcpListener,
-    state: Introspection,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
+/// Serves until the tracker's token is cancelled.
+pub async fn serve(listener: TcpListener, state: Introspection, tracker: &Tracker) {
     let router = Router::new()
         .route("/v1/metadata", get(metadata))
         .route("/v1/tasks", get(tasks))
@@ -57,7 +51,7 @@ pub async fn serve(
         .route("/license", get(|| async { include_str!("../../../LICENSE") }))
         .fallback(get(commands))
         .with_state(Arc::new(state));
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    connections::serve(listener, router, tracker).await;
 }
 
 #[derive(Serialize)]

@@ -1,6 +1,7 @@
 //! What operators and tasks ask of the agent.
 
 pub mod address;
+mod connections;
 pub mod exec;
 pub mod introspection;
 pub mod local;

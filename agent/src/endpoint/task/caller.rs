@@ -3,17 +3,22 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use berth_core::ids::{ContainerName, TaskArn};
 use berth_core::spec::NetworkMode;
 use berth_core::task::{Container, ContainerStatus, Task};
+use tokio::time::sleep;
 
 use crate::endpoint::readings::Readings;
 use crate::engine::Engine;
 use crate::runtime::Details;
 
 use super::limit::{Limits, Rate};
+
+/// How long a refusal takes for one that asks too often. An address has few connections, and so a flood from it
+/// costs next to nothing.
+const SLOWED: Duration = Duration::from_millis(50);
 
 /// Why a request is not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +63,7 @@ impl Callers {
 
     /// The container of that name, if the request comes from its task.
     pub(super) async fn named(&self, id: &str, from: IpAddr) -> Result<Caller, Refusal> {
-        let of_host = self.pays_by_address(from)?;
+        let of_host = self.pays_by_address(from).await?;
         let (task, container) = self.engine.asked_by(id).ok_or(Refusal::Unknown)?;
         self.must_be(&task, from, of_host).await?;
         Ok(Caller { task, container })
@@ -66,25 +71,34 @@ impl Callers {
 
     /// The task whose credentials have that name, if the request comes from it.
     pub(super) async fn for_credentials(&self, id: &str, from: IpAddr) -> Result<Arc<Task>, Refusal> {
-        let of_host = self.pays_by_address(from)?;
+        let of_host = self.pays_by_address(from).await?;
         let task = self.engine.credentials_asked_by(id).ok_or(Refusal::Unknown)?;
         self.must_be(&task, from, of_host).await?;
         Ok(task)
     }
 
     /// Takes a request from whoever has the address; tells whether that is the host, where a task pays.
-    fn pays_by_address(&self, from: IpAddr) -> Result<bool, Refusal> {
+    async fn pays_by_address(&self, from: IpAddr) -> Result<bool, Refusal> {
         let of_host = self.is_host(from);
-        if !of_host && !self.limits.take(Payer::Address(from), Instant::now()) {
-            return Err(Refusal::TooMany);
+        if !of_host {
+            self.pays(Payer::Address(from)).await?;
         }
         Ok(of_host)
     }
 
+    /// Takes a request; one too many is refused, and not at once.
+    async fn pays(&self, payer: Payer) -> Result<(), Refusal> {
+        if self.limits.take(payer, Instant::now()) {
+            return Ok(());
+        }
+        sleep(SLOWED).await;
+        Err(Refusal::TooMany)
+    }
+
     /// Sees to it that a request under a task's name comes from that task.
     async fn must_be(&self, task: &Task, from: IpAddr, of_host: bool) -> Result<(), Refusal> {
-        if of_host && !self.limits.take(Payer::Task(task.spec().arn.clone()), Instant::now()) {
-            return Err(Refusal::TooMany);
+        if of_host {
+            self.pays(Payer::Task(task.spec().arn.clone())).await?;
         }
         let own = match task.spec().network_mode {
             NetworkMode::Host => of_host,
@@ -98,10 +112,8 @@ impl Callers {
     }
 
     /// The task in `awsvpc` mode with that address.
-    pub(super) fn by_address(&self, from: IpAddr) -> Result<Arc<Task>, Refusal> {
-        if !self.limits.take(Payer::Address(from), Instant::now()) {
-            return Err(Refusal::TooMany);
-        }
+    pub(super) async fn by_address(&self, from: IpAddr) -> Result<Arc<Task>, Refusal> {
+        self.pays(Payer::Address(from)).await?;
         let is_it =
             |task: &Arc<Task>| self.engine.endpoint_address(&task.spec().arn).is_some_and(|own| own == from);
         self.engine.tasks().into_iter().find(is_it).ok_or(Refusal::Unknown)

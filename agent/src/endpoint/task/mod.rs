@@ -32,11 +32,12 @@ use berth_core::ids::ContainerName;
 use berth_core::task::Task;
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 use crate::engine::Engine;
 use crate::session::Inquiries;
+use crate::supervise::Tracker;
 
+use super::connections;
 use super::readings::Readings;
 
 use self::caller::{Callers, Refusal};
@@ -111,15 +112,8 @@ enum What {
     Stats,
 }
 
-/// Serves until the token is cancelled.
-///
-/// # Errors
-/// The listener's.
-pub async fn serve(
-    listener: TcpListener,
-    state: Arc<TaskEndpoint>,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
+/// Serves until the tracker's token is cancelled.
+pub async fn serve(listener: TcpListener, state: Arc<TaskEndpoint>, tracker: &Tracker) {
     let router = Router::new()
         .route("/v2/metadata", get(by_address))
         .route("/v2/metadata/{container}", get(by_address))
@@ -136,8 +130,7 @@ pub async fn serve(
         .route("/v4/{id}/{*rest}", get(four))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "no such page") })
         .with_state(state);
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await
+    connections::serve(listener, router, tracker).await;
 }
 
 /// ECS answers a refusal with a JSON text.
@@ -209,7 +202,7 @@ async fn four(
 
 /// Version 2 knows a task by its address alone, and so in `awsvpc` alone.
 async fn of_address(state: &TaskEndpoint, from: IpAddr, path: Vec<(String, String)>, what: What) -> Response {
-    let task = match state.callers.by_address(from) {
+    let task = match state.callers.by_address(from).await {
         Ok(task) => task,
         Err(why) => return refusal(&why, "V2"),
     };

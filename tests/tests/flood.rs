@@ -1,0 +1,274 @@
+//! Promise: a task that asks far too often, or holds connections and says nothing, takes nothing from another
+//! task and nothing from the host's operator, and the agent ends as quickly as ever.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use berth_tests::endpoint::Inside;
+use berth_tests::expect::{PATIENCE, here};
+use berth_tests::{Cluster, Endpoint, KeepAlive, demo, eventually};
+use serde_json::json;
+
+/// Requests of the flood, and the connections that they come on.
+const FLOOD: usize = 10_000;
+const CONNECTIONS: usize = 50;
+/// Longest that sending them takes; the answers come when they come.
+const SENT: Duration = Duration::from_secs(1);
+/// How long connections are opened by the hundred, so many at once and so often.
+const STORM: Duration = Duration::from_secs(3);
+const BURST: usize = 300;
+const EVERY: Duration = Duration::from_millis(100);
+/// How often the other task asks meanwhile: within what it may.
+const PACE: Duration = Duration::from_millis(25);
+/// Longest that 99 of 100 of its answers may take.
+const P99: Duration = Duration::from_millis(20);
+/// Longest that the agent waits for the head of a request.
+const HEAD: Duration = Duration::from_secs(5);
+/// Most connections that the agent takes from one address.
+const MOST: usize = 64;
+
+/// A cluster whose agent serves its tasks.
+async fn cluster() -> Result<(Cluster, Endpoint)> {
+    let endpoint = Endpoint::new()?;
+    let address = endpoint.address();
+    Ok((Cluster::start_with(&[("BERTH_ENDPOINT_ADDRESS", &address)]).await?, endpoint))
+}
+
+/// The inside of a task on the bridge.
+async fn task(cluster: &Cluster, family: &str) -> Result<Inside> {
+    let definition = demo::task(family, "bridge", json!([demo::container("app", &["sleep", "3600"])]));
+    let arn = cluster.run(definition).await?;
+    Inside::of(cluster, &arn, "app").await
+}
+
+/// Sends the flood; how long that took, and how many answers had which status.
+fn flood(host: &str, path: &str) -> Result<(Duration, BTreeMap<u16, usize>)> {
+    let began = Instant::now();
+    let connection = || {
+        let mut connection = KeepAlive::connect(host)?;
+        connection.ask(path, FLOOD / CONNECTIONS)?;
+        let sent = began.elapsed();
+        let answers = (0..FLOOD / CONNECTIONS).map(|_| Ok(connection.answer()?.0));
+        anyhow::Ok((sent, answers.collect::<Result<Vec<u16>>>()?))
+    };
+    let (mut last, mut counts) = (Duration::ZERO, BTreeMap::new());
+    thread::scope(|scope| {
+        let all: Vec<_> = (0..CONNECTIONS).map(|_| scope.spawn(connection)).collect();
+        for one in all {
+            let (sent, statuses) = one.join().map_err(|_| anyhow::anyhow!("a connection panicked"))??;
+            last = last.max(sent);
+            for status in statuses {
+                *counts.entry(status).or_default() += 1;
+            }
+        }
+        Ok((last, counts))
+    })
+}
+
+/// How long each answer took until the end is told, on one connection or each on a new one.
+fn measure(host: &str, path: &str, anew: bool, end: &mpsc::Receiver<()>) -> Result<Vec<Duration>> {
+    let mut connection = KeepAlive::connect(host)?;
+    let mut took = Vec::new();
+    loop {
+        let began = Instant::now();
+        if anew {
+            connection = KeepAlive::connect(host)?;
+        }
+        connection.ask(path, 1)?;
+        let (status, body) = connection.answer()?;
+        took.push(began.elapsed());
+        ensure!(status == 200, "{status} {}", String::from_utf8_lossy(&body));
+        match end.recv_timeout(PACE.saturating_sub(began.elapsed())) {
+            Err(RecvTimeoutError::Timeout) => {}
+            _ => return Ok(took),
+        }
+    }
+}
+
+/// How long the answers to a modest task took, sorted, while the greedy one did something; and what that yielded.
+async fn beside<T: Send + 'static>(
+    modest: &Inside,
+    greedy: &Inside,
+    anew: bool,
+    what: impl FnOnce(&str, &str) -> Result<T> + Send + 'static,
+) -> Result<(Vec<Duration>, T)> {
+    let (end, ended) = mpsc::channel::<()>();
+    let (host, path) = modest.endpoint()?;
+    let measured = modest.run(move || measure(&host, &path, anew, &ended));
+    let (host, path) = greedy.endpoint()?;
+    let done = greedy.run(move || {
+        // However it ends, the measurement ends with it.
+        let _end = end;
+        what(&host, &path)
+    });
+    let (took, done) = tokio::join!(measured, done);
+    let mut took = took.context("the modest task")?;
+    took.sort_unstable();
+    let at = |percent: usize| took[(took.len() * percent / 100).min(took.len() - 1)];
+    println!(
+        "the other, {} requests: median {:?}, p99 {:?}, worst {:?}",
+        took.len(),
+        at(50),
+        at(99),
+        at(100)
+    );
+    ensure!(at(99) < here(P99), "p99 {:?}", at(99));
+    Ok((took, done.context("the greedy task")?))
+}
+
+#[tokio::test]
+async fn ten_thousand_requests_of_one_task_do_not_slow_another() -> Result<()> {
+    let (cluster, _endpoint) = cluster().await?;
+    let (greedy, modest) = (task(&cluster, "greedy").await?, task(&cluster, "modest").await?);
+    let began = Instant::now();
+    let (_, (sent, counts)) = beside(&modest, &greedy, false, flood).await?;
+    println!(
+        "the flood: {FLOOD} requests on {CONNECTIONS} connections, sent within {sent:?}, answered within {:?}: {counts:?}",
+        began.elapsed()
+    );
+    ensure!(sent < here(SENT), "the flood took {sent:?} to be sent");
+    ensure!(counts.get(&429) > counts.get(&200), "{counts:?}");
+    // The flooder has not lost its place: it is answered again now that it asks less often.
+    eventually(PATIENCE, "the greedy task is answered", || async {
+        Ok((greedy.get(greedy.uri()?).await?.0 == 200).then_some(()))
+    })
+    .await
+}
+
+/// Opens connections in bursts, each with a request, and leaves them or keeps as many as it may; how many.
+fn storm(host: &str) -> Result<usize> {
+    // Nobody ends it early: a pause with an end.
+    let (_never, pause) = mpsc::channel::<()>();
+    let (began, mut count, mut kept) = (Instant::now(), 0, Vec::new());
+    while began.elapsed() < STORM {
+        let burst = Instant::now();
+        for _ in 0..BURST {
+            let mut connection = KeepAlive::connect(host)?;
+            // Whether it is taken or refused.
+            let _ = connection.ask("/", 1);
+            if kept.len() < MOST {
+                kept.push(connection);
+            }
+            count += 1;
+        }
+        let _ = pause.recv_timeout(EVERY.saturating_sub(burst.elapsed()));
+    }
+    Ok(count)
+}
+
+#[tokio::test]
+async fn connections_by_the_thousand_of_one_task_do_not_slow_another() -> Result<()> {
+    let (cluster, _endpoint) = cluster().await?;
+    let (greedy, modest) = (task(&cluster, "greedy").await?, task(&cluster, "modest").await?);
+    for anew in [false, true] {
+        let (_, count) = beside(&modest, &greedy, anew, |host, _| storm(host)).await?;
+        println!("the storm: {count} connections in {STORM:?}");
+    }
+    eventually(PATIENCE, "the greedy task is answered", || async {
+        Ok((greedy.get(greedy.uri()?).await?.0 == 200).then_some(()))
+    })
+    .await
+}
+
+/// Opens so many connections that send half a request each; those that the agent closes at once, and those
+/// that it keeps.
+fn silent(host: &str, many: usize) -> Result<(usize, Vec<KeepAlive>)> {
+    let mut kept = Vec::new();
+    for n in 0..many {
+        let mut connection = KeepAlive::connect(host)?;
+        // Nothing at all, half a head, or a head that never ends.
+        match n % 3 {
+            0 => {}
+            1 => connection.say(b"GET /v4/")?,
+            _ => connection.say(format!("GET / HTTP/1.1\r\nHost: {host}\r\nX-Half: ").as_bytes())?,
+        }
+        kept.push(connection);
+    }
+    let mut refused = 0;
+    let mut left = Vec::new();
+    for mut connection in kept {
+        if connection.is_closed_within(Duration::from_millis(5))? {
+            refused += 1;
+        } else {
+            left.push(connection);
+        }
+    }
+    Ok((refused, left))
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_are_few_and_soon_closed() -> Result<()> {
+    const MANY: usize = 3 * MOST;
+    let (cluster, _endpoint) = cluster().await?;
+    let (mute, other) = (task(&cluster, "mute").await?, task(&cluster, "other").await?);
+    let (host, _) = mute.endpoint()?;
+    let began = Instant::now();
+    let (refused, mut kept) = mute.run(move || silent(&host, MANY)).await?;
+    assert_eq!((refused, kept.len()), (MANY - MOST, MOST));
+    // Another task is answered as if nothing were.
+    let asked = Instant::now();
+    assert_eq!(other.json("").await?["Name"], "app");
+    println!(
+        "{MANY} silent connections: {refused} refused; another task's answer after {:?}",
+        asked.elapsed()
+    );
+    ensure!(asked.elapsed() < here(Duration::from_secs(1)), "{:?}", asked.elapsed());
+    // One that sends a little now and then is given no more time than the others.
+    let mut trickling = kept.pop().context("none was kept")?;
+    let closed = mute.run(move || {
+        let mut after = Vec::new();
+        for mut connection in kept {
+            // What is sent to a connection that was just closed does not arrive: that is the end, too.
+            let sent = trickling.say(b"x").is_ok();
+            ensure!(connection.is_closed_within(here(2 * HEAD))?, "it stays open");
+            after.push(began.elapsed());
+            if sent && after.len() == 1 {
+                ensure!(trickling.is_closed_within(here(HEAD))?, "the one that trickles stays open");
+            }
+        }
+        Ok(after)
+    });
+    let closed = closed.await?;
+    println!("silent connections were closed after {:?} to {:?}", closed.first(), closed.last());
+    // And the one that held them is answered again.
+    assert_eq!(mute.json("").await?["Name"], "app");
+    Ok(())
+}
+
+#[tokio::test]
+async fn nobody_who_says_nothing_holds_up_the_operator_or_the_end_of_the_agent() -> Result<()> {
+    // Not the address that tasks know: an agent that ends takes that from the host, and other tests have it.
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let tasks = format!("127.0.0.1:{port}");
+    let mut cluster = Cluster::start_with(&[("BERTH_ENDPOINT_ADDRESS", &tasks)]).await?;
+    let operators = cluster.agent.introspection()?;
+    let silence = async |host: &str, many: usize| {
+        let host = host.to_owned();
+        tokio::task::spawn_blocking(move || silent(&host, many)).await?
+    };
+    let (refused, kept) = silence(&operators, 2 * MOST).await?;
+    assert_eq!((refused, kept.len()), (MOST, MOST));
+    // It comes from the same address: it has to wait until they are closed, and no longer.
+    let began = Instant::now();
+    let url = format!("http://{operators}/v1/metadata");
+    eventually(here(2 * HEAD), "the operator is answered", || async {
+        Ok(berth_tests::http::get(&url).await?.0.is_success().then_some(()))
+    })
+    .await?;
+    println!("the operator was answered after {:?}", began.elapsed());
+    drop(kept);
+
+    let silent = (silence(&tasks, MOST / 2).await?, silence(&operators, MOST / 2).await?);
+    let began = Instant::now();
+    assert_eq!(cluster.agent.terminate().await?.code(), Some(0));
+    println!("the agent ended after {:?}", began.elapsed());
+    ensure!(began.elapsed() < here(Duration::from_secs(3)), "{:?}", began.elapsed());
+    let said = cluster.agent.output();
+    ensure!(!said.contains("did not end within"), "{said}");
+    drop(silent);
+    Ok(())
+}
