@@ -56,6 +56,7 @@ use crate::clock;
 use crate::config::CleanUp;
 use crate::credentials::{Credentials, RoleCredentials};
 use crate::environment::Environments;
+use crate::gpu::GpuChooser;
 use crate::image::Images;
 use crate::journal::Journal;
 use crate::network::TaskNetwork;
@@ -86,6 +87,8 @@ pub struct Parts {
     pub credentials: Arc<Credentials>,
     /// Host ports.
     pub ports: PortChooser,
+    /// GPUs.
+    pub gpus: GpuChooser,
     /// Networks of `awsvpc` tasks.
     pub network: Arc<dyn TaskNetwork>,
     /// How images are cleaned up; they are not, where there are no rules.
@@ -121,6 +124,7 @@ struct Shared {
     environments: Environments,
     credentials: Arc<Credentials>,
     ports: PortChooser,
+    gpus: GpuChooser,
     network: Arc<dyn TaskNetwork>,
     journal: Option<Journal>,
     store: Arc<dyn Store>,
@@ -178,6 +182,7 @@ impl Engine {
             environments: parts.environments,
             credentials: parts.credentials,
             ports: parts.ports,
+            gpus: parts.gpus,
             network: parts.network,
             journal: parts.journal,
             store: parts.store,

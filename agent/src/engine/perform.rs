@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use berth_core::ids::{ContainerName, EngineId};
+use berth_core::ids::{ContainerName, EngineId, GpuId};
 use berth_core::spec::{ContainerSpec, EnvVar, NetworkMode, TaskSpec, Volume, VolumeSource};
 use berth_core::task::{
     Acquired, Act, ErrorClass, Fact, Failure, FailureKind, Outcome, PortBinding, ResourceKey,
@@ -42,8 +42,9 @@ pub(super) async fn perform(shared: &Shared, spec: &Arc<TaskSpec>, act: Act) -> 
     match act {
         Act::Acquire { resource, .. } => acquire(shared, spec, resource).await,
         Act::Release { resource, .. } => release(shared, spec, &resource).await,
-        Act::Create { container, bindings, cgroup_parent, holder, .. } => {
-            create(shared, spec, &container, bindings, cgroup_parent, holder).await
+        Act::Create { container, bindings, gpus, cgroup_parent, holder, .. } => {
+            let chosen = Chosen { bindings, gpus };
+            create(shared, spec, &container, chosen, cgroup_parent, holder).await
         }
         Act::Start { container, id, .. } => start(shared, spec, &container, &id).await,
         Act::Inspect { id, .. } => inspect(shared, spec, &id).await,
@@ -115,6 +116,17 @@ async fn acquire(shared: &Shared, spec: &Arc<TaskSpec>, resource: ResourceKey) -
                 Ok(ports) => Outcome::Acquired(Acquired::Ports(ports)),
                 Err(error) => Outcome::Failed(Failure {
                     kind: FailureKind::TimedOut, // Others may give ports back soon.
+                    class: ErrorClass::ResourceInitialization,
+                    detail: error.to_string(),
+                }),
+            }
+        }
+        ResourceKey::Gpus(container) => {
+            let wanted = spec.container(&container).map_or(0, |c| c.gpus);
+            match shared.gpus.choose(&spec.arn, &container, wanted) {
+                Ok(gpus) => Outcome::Acquired(Acquired::Gpus(gpus)),
+                Err(error) => Outcome::Failed(Failure {
+                    kind: FailureKind::TimedOut, // Others may give theirs back soon.
                     class: ErrorClass::ResourceInitialization,
                     detail: error.to_string(),
                 }),
@@ -199,6 +211,10 @@ async fn release(shared: &Shared, spec: &Arc<TaskSpec>, resource: &ResourceKey) 
             shared.ports.give_back(&spec.arn, container);
             Outcome::Released
         }
+        ResourceKey::Gpus(container) => {
+            shared.gpus.give_back(&spec.arn, container);
+            Outcome::Released
+        }
         ResourceKey::Environment => {
             shared.environments.forget(&spec.arn);
             Outcome::Released
@@ -219,11 +235,17 @@ async fn release(shared: &Shared, spec: &Arc<TaskSpec>, resource: &ResourceKey) 
     }
 }
 
+/// What was chosen for a container of what containers share.
+struct Chosen {
+    bindings: Vec<PortBinding>,
+    gpus: Vec<GpuId>,
+}
+
 async fn create(
     shared: &Shared,
     spec: &Arc<TaskSpec>,
     container: &ContainerName,
-    bindings: Vec<PortBinding>,
+    chosen: Chosen,
     cgroup_parent: Option<String>,
     holder: Option<EngineId>,
 ) -> Outcome {
@@ -241,8 +263,16 @@ async fn create(
         name: engine_name(spec, container),
         task: Arc::clone(spec),
         container: index,
-        labels: labels_of(spec, container, &bindings, path_ids, &shared.agent, instance.as_ref()),
-        bindings,
+        labels: labels_of(
+            spec,
+            container,
+            (&chosen.bindings, &chosen.gpus),
+            path_ids,
+            &shared.agent,
+            instance.as_ref(),
+        ),
+        bindings: chosen.bindings,
+        gpus: chosen.gpus,
         links: spec.containers[index]
             .links
             .iter()

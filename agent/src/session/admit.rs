@@ -189,6 +189,7 @@ fn container_spec(message: v1::ContainerSpec) -> Result<ContainerSpec, InvalidSp
         restart_policy: message.restart_policy.map(restart_policy),
         repository_credentials: text(message.repository_credentials),
         arn: message.arn,
+        gpus: message.gpus,
     })
 }
 

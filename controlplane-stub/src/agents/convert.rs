@@ -123,6 +123,7 @@ fn container_spec(container: &ContainerSpec) -> v1::ContainerSpec {
         }),
         repository_credentials: container.repository_credentials.clone().unwrap_or_default(),
         arn: container.arn.clone(),
+        gpus: container.gpus,
     }
 }
 

@@ -91,7 +91,7 @@ impl Task {
             // Once nothing is starting: the quota would slow the engine's own start-up work.
             ResourceKey::CpuBound => self.may_be_bounded(now),
             // Acquired anew only after the container that had the old ones is out of the way.
-            ResourceKey::Ports(name) => {
+            ResourceKey::Ports(name) | ResourceKey::Gpus(name) => {
                 self.state.containers.iter().any(|c| &c.name == name && c.status == ContainerStatus::Pending)
             }
             ResourceKey::Image(image) => {
@@ -176,7 +176,7 @@ impl Task {
             && spec.volumes_from.iter().all(|from| exists(&from.container))
             && self.state.resources.iter().all(|resource| match &resource.key {
                 ResourceKey::Cgroup => resource.is_ready(),
-                ResourceKey::Ports(of) => of != name || resource.is_ready(),
+                ResourceKey::Ports(of) | ResourceKey::Gpus(of) => of != name || resource.is_ready(),
                 ResourceKey::Image(of) => of != image || resource.is_ready(),
                 ResourceKey::Environment => !spec.has_values_elsewhere() || resource.is_ready(),
                 ResourceKey::Namespace | ResourceKey::Credentials => resource.is_ready(),
@@ -199,9 +199,10 @@ impl Task {
         self.state.containers[index].begin(attempt, AttemptKind::Create, now);
         let container = self.state.containers[index].name.clone();
         let bindings = self.bindings(&container);
+        let gpus = self.gpus(&container).to_vec();
         let cgroup_parent = self.resource(&ResourceKey::Cgroup).and_then(|r| r.yielded.cgroup_parent.clone());
         let holder = self.resource(&ResourceKey::Namespace).and_then(|r| r.yielded.holder.clone());
-        acts.push(Act::Create { attempt, container, bindings, cgroup_parent, holder });
+        acts.push(Act::Create { attempt, container, bindings, gpus, cgroup_parent, holder });
     }
 
     fn start(&mut self, index: usize, now: Timestamp, acts: &mut Vec<Act>) {

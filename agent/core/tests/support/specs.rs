@@ -84,6 +84,7 @@ struct Draft {
     stop_timeout: Option<u64>,
     ports: u8,
     secret: bool,
+    gpus: u32,
     restarts: Option<u64>,
     depends_on: Vec<Option<Condition>>,
 }
@@ -106,6 +107,7 @@ fn draft() -> impl Strategy<Value = Draft> {
         proptest::option::of(1_000..60_000u64),
         0..4u8,
         any::<bool>(),
+        prop_oneof![4 => Just(0u32), 1 => 1..3u32],
         proptest::option::weighted(0.2, 0..3u64),
         vec(proptest::option::of(condition()), 3),
     )
@@ -118,6 +120,7 @@ fn draft() -> impl Strategy<Value = Draft> {
                 stop_timeout,
                 ports,
                 secret,
+                gpus,
                 restarts,
                 depends_on,
             )| Draft {
@@ -128,6 +131,7 @@ fn draft() -> impl Strategy<Value = Draft> {
                 stop_timeout,
                 ports,
                 secret,
+                gpus,
                 restarts,
                 depends_on,
             },
@@ -197,6 +201,7 @@ fn build(
         if draft.secret {
             spec.secrets = vec![SecretRef { name: "PASSWORD".to_owned(), value_from: "db".to_owned() }];
         }
+        spec.gpus = draft.gpus;
         spec.restart_policy = draft
             .restarts
             .map(|period| RestartPolicy { ignored_exit_codes: vec![0], attempt_period: Millis(period) });
