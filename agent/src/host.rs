@@ -11,6 +11,7 @@ use berth_core::spec::FIRELENS_DRIVER;
 use berth_core::units::{CPU_UNITS_PER_CPU, CpuUnits, Mebibytes};
 
 use crate::config::Config;
+use crate::gpu::Inventory;
 use crate::network::{Offers, instance_types};
 use crate::runtime::EngineInfo;
 
@@ -37,11 +38,11 @@ pub enum HostError {
 
 /// What the host can hold: 1024 CPU units for each logical CPU; its memory, or the limit of the
 /// cgroup that it lives in where that is less, without what is reserved; ports without the
-/// reserved ones; so many interfaces for tasks.
+/// reserved ones; so many interfaces and GPUs for tasks.
 ///
 /// # Errors
 /// [`HostError`].
-pub fn capacity(config: &Config, interfaces: u32) -> Result<Resources, HostError> {
+pub fn capacity(config: &Config, interfaces: u32, gpus: u32) -> Result<Resources, HostError> {
     let total = memory(Path::new("/proc/meminfo"), &config.cgroup_path)?;
     let left = total
         .0
@@ -52,7 +53,7 @@ pub fn capacity(config: &Config, interfaces: u32) -> Result<Resources, HostError
         memory: Mebibytes(left),
         ports: config.reserved_ports.clone(),
         enis: interfaces,
-        gpus: 0,
+        gpus,
     })
 }
 
@@ -174,6 +175,7 @@ pub fn attributes(
     engine: &EngineInfo,
     task_limits: bool,
     network: &Offers,
+    gpus: &Inventory,
 ) -> BTreeMap<String, String> {
     const LEGACY: &str = "com.amazonaws.ecs.capability";
     let mut names: Vec<String> = [
@@ -224,6 +226,10 @@ pub fn attributes(
     }
     names.extend(engine.volume_drivers.iter().map(|driver| format!("{LEGACY}.docker-plugin.{driver}")));
     names.extend(OFFERED.iter().map(|name| format!("berth.capability.{name}")));
+    if !gpus.ids.is_empty() {
+        names.push("berth.capability.gpu".to_owned());
+        names.extend(gpus.driver.iter().map(|v| format!("ecs.capability.nvidia-driver-version.{v}")));
+    }
     if !config.disable_health_check {
         names.push("ecs.capability.container-health-check".to_owned());
     }
@@ -250,6 +256,9 @@ pub fn attributes(
         other => other,
     };
     attributes.insert("ecs.cpu-architecture".to_owned(), architecture.to_owned());
+    if let Some(version) = gpus.driver.as_ref().filter(|_| !gpus.ids.is_empty()) {
+        attributes.insert("ecs.capability.gpu-driver-version".to_owned(), version.clone());
+    }
     attributes.extend(instance_type(config).map(|name| ("ecs.instance-type".to_owned(), name)));
     attributes.extend(config.attributes.clone());
     attributes
@@ -269,6 +278,30 @@ mod tests {
         assert_eq!(firmware_type(dir.path()), None);
         fs::write(dir.path().join("sys_vendor"), "Amazon EC2\n").unwrap();
         assert_eq!(firmware_type(dir.path()).as_deref(), Some("m5.large"));
+    }
+
+    #[test]
+    fn a_host_with_gpus_says_so_and_names_their_driver() {
+        let config = Config::read(&Variables::default()).unwrap();
+        let offered = |gpus: &Inventory| {
+            let all = attributes(&config, &EngineInfo::default(), false, &Offers::default(), gpus);
+            all.into_iter()
+                .filter(|(name, _)| name.contains("gpu") || name.contains("nvidia"))
+                .collect::<Vec<_>>()
+        };
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let ids = vec![berth_core::ids::GpuId::new("GPU-1").unwrap()];
+        let driver = Some("535.104.05".to_owned());
+        assert_eq!(
+            offered(&Inventory { driver: driver.clone(), ids: ids.clone() }),
+            [
+                pair("berth.capability.gpu", ""),
+                pair("ecs.capability.gpu-driver-version", "535.104.05"),
+                pair("ecs.capability.nvidia-driver-version.535.104.05", ""),
+            ]
+        );
+        assert_eq!(offered(&Inventory { driver: None, ids }), [pair("berth.capability.gpu", "")]);
+        assert!(offered(&Inventory { driver, ids: Vec::new() }).is_empty(), "a driver without a device");
     }
 
     #[test]
@@ -293,7 +326,8 @@ mod tests {
             let config = Config::read(&variables.iter().copied().collect::<Variables>()).unwrap();
             let drivers = drivers.iter().map(|driver| (*driver).to_owned()).collect();
             let engine = EngineInfo { log_drivers: drivers, ..EngineInfo::default() };
-            let names = attributes(&config, &engine, true, &Offers::default()).into_keys();
+            let names =
+                attributes(&config, &engine, true, &Offers::default(), &Inventory::default()).into_keys();
             names.filter(|name| name.contains("firelens")).collect::<Vec<_>>()
         };
         let usual = [

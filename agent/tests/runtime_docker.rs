@@ -151,6 +151,7 @@ impl Request {
             task: Arc::new(TaskSpec::try_from(fields).unwrap()),
             container: 0,
             bindings: self.bindings.clone(),
+            gpus: Vec::new(),
             links: Vec::new(),
             volumes: BTreeMap::new(),
             volumes_from: Vec::new(),

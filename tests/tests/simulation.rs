@@ -22,7 +22,8 @@ const HOSTS: usize = 200;
 const BOUND: Duration = Duration::from_secs(30);
 
 fn total() -> Resources {
-    Resources { cpu: CpuUnits(2048), memory: Mebibytes(2048), ..Resources::default() }
+    // Never too few GPUs, and never more than a few for each task that wants one.
+    Resources { cpu: CpuUnits(2048), memory: Mebibytes(2048), gpus: 8, ..Resources::default() }
 }
 
 /// Definitions of the fleet's tasks.
@@ -31,6 +32,8 @@ struct Definitions {
     small: String,
     /// Two containers, one after the other, within bounds of the task.
     pair: String,
+    /// The same, and the second has a GPU.
+    gpu: String,
     /// Holds port 8080 of its host: one fits a host.
     port: String,
     /// Half of a host.
@@ -43,13 +46,20 @@ fn container(name: &str, members: Value) -> Value {
 
 async fn definitions(fleet: &Fleet) -> Result<Definitions> {
     let depends = json!([{ "containerName": "first", "condition": "START" }]);
-    let pair = json!([container("first", json!({})), container("second", json!({ "dependsOn": depends }))]);
+    let needs = json!([{ "type": "GPU", "value": "1" }]);
+    let pair = |members: Value| {
+        let second = berth_tests::demo::merged(json!({ "dependsOn": depends }), &members);
+        json!([container("first", json!({})), container("second", second)])
+    };
     let mapping = json!({ "portMappings": [{ "containerPort": 8080 }] });
     let of = |family: &str, mode: &str, containers: Value| json!({ "family": family, "networkMode": mode, "containerDefinitions": containers });
-    let bounds = json!({ "cpu": "256", "memory": "256" });
+    let bounded = |task: Value| berth_tests::demo::merged(task, &json!({ "cpu": "256", "memory": "256" }));
     Ok(Definitions {
         small: fleet.register(of("small", "none", json!([container("one", json!({}))]))).await?,
-        pair: fleet.register(berth_tests::demo::merged(of("pair", "bridge", pair), &bounds)).await?,
+        pair: fleet.register(bounded(of("pair", "bridge", pair(json!({}))))).await?,
+        gpu: fleet
+            .register(bounded(of("gpu", "bridge", pair(json!({ "resourceRequirements": needs })))))
+            .await?,
         port: fleet.register(of("port", "host", json!([container("one", mapping)]))).await?,
         big: fleet.register(of("big", "none", json!([container("one", json!({ "memory": 1024 }))]))).await?,
     })
@@ -250,7 +260,7 @@ async fn restart_in_mid_flight(
         (0..20).filter_map(|_| usize::try_from(chance.below(HOSTS as u64)).ok()).collect();
 
     // It goes dark once some of the tasks are recorded and while calls are still made.
-    let runs = tokens.iter().map(|token| run_input(&definitions.pair, 10, token)).collect();
+    let runs = tokens.iter().map(|token| run_input(&definitions.gpu, 10, token)).collect();
     let ends = stops.iter().map(|task| json!({ "cluster": CLUSTER, "task": task })).collect();
     let (asked, enough) = (orders.len(), orders.len() + 40);
     let (ran, ended, down) = tokio::join!(
@@ -270,7 +280,7 @@ async fn restart_in_mid_flight(
     fleet.control_plane_up().await?;
     fleet.registry_says("half are back", |connected| connected.len() >= HOSTS / 2).await?;
     // Who does not know whether a call counted repeats it, with the same token.
-    let calls = tokens.iter().map(|token| fleet.try_run(&definitions.pair, 10, token));
+    let calls = tokens.iter().map(|token| fleet.try_run(&definitions.gpu, 10, token));
     let placed: Vec<_> = stream::iter(calls).buffer_unordered(8).try_collect().await?;
     for (arns, failures) in placed {
         ensure!(failures.is_empty(), "{failures:?}");

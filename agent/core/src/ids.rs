@@ -133,6 +133,18 @@ checked_text!(
     "1 to 255 visible characters",
     |value| (1..=255).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_graphic())
 );
+checked_text!(
+    /// The id of one GPU of a host, as its driver says: `GPU-` and a UUID. Never one of the words by
+    /// which drivers call all or none of them.
+    GpuId,
+    "GPU id",
+    "1 to 128 letters, digits and hyphens, and none of all, none and void",
+    |value| {
+        (1..=128).contains(&value.len())
+            && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !["all", "none", "void"].iter().any(|word| value.eq_ignore_ascii_case(word))
+    }
+);
 
 fn is_scoped_arn(value: &str, kind: &str) -> bool {
     let mut parts = value.splitn(6, ':');
@@ -206,6 +218,14 @@ mod tests {
                 .unwrap();
         assert_eq!(arn.id(), "0123456789abcdef0123456789abcdef");
         assert_eq!(arn.cluster(), "blue");
+    }
+
+    #[test]
+    fn a_gpu_id_is_that_of_one_device() {
+        assert!(GpuId::new("GPU-6e2d1c0b-0000-4f3a-9b1e-1a2b3c4d5e6f").is_ok());
+        for bad in ["", "all", "ALL", "none", "void", "GPU-1,GPU-2", "GPU-1/2", "GPU 1"] {
+            assert!(GpuId::new(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

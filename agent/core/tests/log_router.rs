@@ -87,7 +87,8 @@ fn an_app_is_made_also_after_a_router_that_does_not_matter_has_ended() {
 #[test]
 fn the_folder_of_an_adopted_log_router_is_released_with_the_task() {
     let spec = Arc::new(TaskSpec::try_from(routed(NetworkMode::Host)).unwrap());
-    let mut run = Direct::of(Task::adopted(spec, Settings::default(), &[], START));
+    let mut run =
+        Direct::of(Task::adopted(spec, Settings::default(), &[], &std::collections::BTreeMap::new(), START));
     let facts = vec![(name("app"), running("app-1", START)), (name("log"), running("log-1", START))];
     let acts = run.say(Event::Restored(facts));
     assert_eq!(words(&acts), ["acquire cgroup"], "what it has is left as it is");

@@ -5,6 +5,7 @@
 #[allow(dead_code, reason = "each test file uses its part of the world")]
 mod support;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_core::resources::Shortfall;
@@ -15,7 +16,7 @@ use berth_core::task::{
 };
 use berth_core::units::{CpuUnits, Mebibytes, Millis, PortRange, Protocol};
 
-use support::direct::{Direct, START, attempt, exited, failure, id, running, with_health, word, words};
+use support::direct::{Direct, START, attempt, exited, failure, gpu, id, running, with_health, word, words};
 use support::specs::{after, container, fields, health_check, name, port};
 
 #[test]
@@ -284,7 +285,7 @@ fn a_running_task_is_adopted_from_its_labels() {
         protocol: Protocol::Tcp,
     };
     let labels = std::slice::from_ref(&binding);
-    let mut run = Direct::of(Task::adopted(spec, Settings::default(), labels, START));
+    let mut run = Direct::of(Task::adopted(spec, Settings::default(), labels, &BTreeMap::new(), START));
     assert!(run.task.holds_grant());
     let acts = run.say(Event::Restored(vec![(name("app"), running("app-1", START))]));
     // Its cgroup is held anew; nothing is pulled, made or started.
@@ -296,6 +297,63 @@ fn a_running_task_is_adopted_from_its_labels() {
     let acts = words(&run.all_work(acts));
     let expected = ["stop app", "release cgroup", "release ports of app", "return the grant"];
     assert_eq!(acts, expected);
+}
+
+#[test]
+fn gpus_are_chosen_before_a_container_is_made_and_are_its_until_the_task_is_gone() {
+    let mut app = container("app");
+    app.gpus = 2;
+    let mut run = Direct::new(fields(vec![app, container("side")]));
+    assert_eq!(run.task.spec().need().gpus, 2);
+    let acts = run.say(Event::Granted);
+    assert_eq!(
+        words(&acts),
+        ["acquire cgroup", "acquire image app", "acquire gpus of app", "acquire image side"]
+    );
+    assert!(run.works(&acts[0]).is_empty() && run.works(&acts[1]).is_empty());
+    // Which they are is told at once: an image for them takes its time.
+    let create = run.works(&acts[2]);
+    let chosen = [gpu("app", 0), gpu("app", 1)];
+    assert_eq!((run.told().status, &run.told().containers[0].gpus[..]), (TaskStatus::Pending, &chosen[..]));
+    let Act::Create { gpus, .. } = &create[0] else { panic!("{create:?}") };
+    assert_eq!(gpus[..], chosen);
+    run.all_work(create.into_iter().chain(acts.into_iter().skip(3)).collect());
+    assert_eq!(run.told().status, TaskStatus::Running);
+    assert!(run.told().containers[1].gpus.is_empty());
+
+    // The agent starts again: what was persisted says which they are, and nothing is chosen anew.
+    let state = serde_json::from_str(&serde_json::to_string(run.task.state()).unwrap()).unwrap();
+    let mut run = Direct::of(Task::restored(Arc::clone(run.task.spec()), Settings::default(), state));
+    let facts = run
+        .task
+        .state()
+        .containers
+        .iter()
+        .map(|c| (c.name.clone(), running(c.id.as_ref().unwrap().as_str(), START)));
+    let facts = facts.collect();
+    assert!(run.say(Event::Restored(facts)).is_empty());
+    assert_eq!(run.task.gpus(&name("app")), chosen);
+    let acts = run.stop();
+    let acts = words(&run.all_work(acts));
+    assert_eq!(acts[2..], ["release cgroup", "release gpus of app", "return the grant"]);
+    // Who looks later still sees which it had.
+    assert_eq!(run.told().containers[0].gpus[..], chosen);
+}
+
+#[test]
+fn a_container_of_a_lost_state_keeps_the_gpus_of_its_labels() {
+    let mut app = container("app");
+    app.gpus = 1;
+    let spec = Arc::new(TaskSpec::try_from(fields(vec![app])).unwrap());
+    let labels = BTreeMap::from([(name("app"), vec![gpu("app", 7)])]);
+    let mut run = Direct::of(Task::adopted(spec, Settings::default(), &[], &labels, START));
+    let acts = run.say(Event::Restored(vec![(name("app"), running("app-1", START))]));
+    assert_eq!(words(&acts), ["acquire cgroup"]);
+    run.all_work(acts);
+    assert_eq!(run.told().containers[0].gpus, [gpu("app", 7)]);
+    let acts = run.stop();
+    let acts = words(&run.all_work(acts));
+    assert_eq!(acts, ["stop app", "release cgroup", "release gpus of app", "return the grant"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! know, ours beyond them under `BERTH_`. Read once, checked whole, before anything is bound.
 
 mod cleanup;
+mod gpus;
 mod logins;
 mod read;
 mod secrets;
@@ -15,6 +16,7 @@ use berth_core::ids::ClusterName;
 use berth_core::resources::Ports;
 use berth_core::units::{Mebibytes, Millis, PortRange};
 
+pub use self::gpus::Gpus;
 pub use self::logins::{EcrAccess, RegistryLogin};
 pub use self::secrets::{Secret, SecretSource, VaultSource, VaultToken};
 pub use self::variables::{SECRET_VARIABLES, Strings, VARIABLES, Variables, without_secrets};
@@ -110,6 +112,7 @@ pub struct Config {
     pub attributes: BTreeMap<String, String>,
     pub dynamic_ports: PortRange,
     pub disable_health_check: bool,
+    pub gpus: Option<Gpus>,
     pub introspection: Option<SocketAddr>,
     pub endpoint: Option<SocketAddr>,
     pub endpoint_rate: (u32, u32),

@@ -10,7 +10,7 @@ use berth_core::units::{Mebibytes, Millis, PortRange};
 
 use super::{
     Config, InvalidConfig, InvalidValue, LogFile, LogFormat, PullBehavior, Rollover, Secret, Strings,
-    TaskLimits, VARIABLES, cleanup, logins, secrets,
+    TaskLimits, VARIABLES, cleanup, gpus, logins, secrets,
 };
 
 /// Collects what is wrong while values are read, so that all of it is told at once.
@@ -239,6 +239,7 @@ impl Config {
                 |v| PortRange::parse(v).filter(|range| range.first() >= 1024),
             ),
             disable_health_check: r.flag("ECS_DISABLE_DOCKER_HEALTH_CHECK", false),
+            gpus: gpus::read(&mut r),
             introspection: r.read(
                 "BERTH_INTROSPECTION_ADDRESS",
                 "address:port or off",

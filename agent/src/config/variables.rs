@@ -191,6 +191,17 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     ("ECS_INSTANCE_ATTRIBUTES", "{}", "JSON map of custom attributes"),
     ("ECS_DYNAMIC_HOST_PORT_RANGE", "49153-65535", "host ports that the agent chooses from"),
     ("ECS_DISABLE_DOCKER_HEALTH_CHECK", "false", "do not offer container health checks"),
+    ("ECS_ENABLE_GPU_SUPPORT", "false", "offer the host's NVIDIA GPUs to tasks"),
+    (
+        "BERTH_GPU_INVENTORY",
+        "/var/lib/ecs/gpu/nvidia-gpu-info.json",
+        "file that says which there are; where it is not there, nvidia-smi is asked",
+    ),
+    (
+        "ECS_NVIDIA_RUNTIME",
+        "(none)",
+        "runtime of the engine that containers with GPUs go by, such as nvidia; without it the engine is asked for the devices",
+    ),
     ("BERTH_CGROUP_ROOT", "ecs", "name of the cgroup above those of the tasks"),
     ("BERTH_INTROSPECTION_ADDRESS", "127.0.0.1:51678", "where operators ask, or off"),
     ("BERTH_ENDPOINT_ADDRESS", "169.254.170.2:80", "where tasks ask about themselves, or off"),

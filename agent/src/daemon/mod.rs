@@ -25,6 +25,7 @@ use crate::endpoint::readings::Readings;
 use crate::engine::{self, Engine, Parts, Timeouts, World};
 use crate::environment::Environments;
 use crate::firelens::LogRouters;
+use crate::gpu::{self, GpuChooser, Inventory};
 use crate::host;
 use crate::image::{Images, Logins, PullSettings, Records};
 use crate::journal::Journal;
@@ -71,12 +72,17 @@ fn failed(error: impl std::fmt::Display) -> DaemonError {
 /// [`DaemonError`], with what to do.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonError> {
     let backend = backend(&config)?;
+    let Some(gpus) = stop.run_until_cancelled(gpu::find(config.gpus.as_ref())).await else {
+        return Ok(());
+    };
+    let gpus = gpus.map_err(|e| DaemonError::Terminal(e.to_string()))?;
     let data_dir = prepare_data_dir(&config.data_dir)?;
     let agent = data_dir.display().to_string();
     let store = open_store(&config, &data_dir).await?;
     let docker = DockerConfig {
         host: config.docker_host.clone(),
         namespace: Some(agent.clone()),
+        gpu_runtime: config.gpus.as_ref().and_then(|gpus| gpus.runtime.clone()),
         ..DockerConfig::default()
     };
     let docker = Arc::new(Docker::new(docker).map_err(|e| DaemonError::Terminal(e.to_string()))?);
@@ -90,14 +96,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     let tracker = Tracker::new();
     let network = choose_network(&config, &data_dir, docker, &tracker).await?;
     let offers = network.offers();
-    let total =
-        host::capacity(&config, offers.interfaces).map_err(|e| DaemonError::Terminal(e.to_string()))?;
+    let total = host::capacity(&config, offers.interfaces, gpus.count())
+        .map_err(|e| DaemonError::Terminal(e.to_string()))?;
     let (saved, identity) = identify(&config, &*store, saved, &world).await?;
     let endpoint = serve::open_endpoint(&config, &tracker).await;
     let endpoint_at = config.endpoint.filter(|_| endpoint.is_some());
     // What did not open is not offered.
     let config = Config { endpoint: endpoint_at, ..config };
-    let registration = registration(&config, &info, &*cgroups, &total, &offers);
+    let registration = registration(&config, &info, &*cgroups, &total, &offers, &gpus);
 
     let secrets = Arc::new(Secrets::new(config.secrets.clone()));
     let objects = Arc::new(Objects::new(config.object_store.clone()));
@@ -114,6 +120,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         runtime,
         cgroups,
         ports: PortChooser::new(config.dynamic_ports),
+        gpus: GpuChooser::new(gpus.ids),
         network,
         clean_up: config.image_cleanup.clone(),
         // In a container the engine's disk may be out of sight.
@@ -173,7 +180,10 @@ pub fn check(config: &Config) -> Result<(), DaemonError> {
     backend(config)?;
     Docker::new(DockerConfig { host: config.docker_host.clone(), ..DockerConfig::default() })
         .map_err(|e| DaemonError::Terminal(e.to_string()))?;
-    host::capacity(config, 0).map_err(|e| DaemonError::Terminal(e.to_string()))?;
+    if let Some(gpus) = &config.gpus {
+        gpu::read(&gpus.inventory).map_err(|e| DaemonError::Terminal(e.to_string()))?;
+    }
+    host::capacity(config, 0, 0).map_err(|e| DaemonError::Terminal(e.to_string()))?;
     Ok(())
 }
 
@@ -350,11 +360,13 @@ fn registration(
     cgroups: &dyn Cgroups,
     total: &berth_core::resources::Resources,
     offers: &Offers,
+    gpus: &Inventory,
 ) -> Registration {
     Registration {
         cluster: config.cluster.to_string(),
         total: total.clone(),
-        attributes: host::attributes(config, info, cgroups.enabled(), offers),
+        attributes: host::attributes(config, info, cgroups.enabled(), offers, gpus),
+        gpus: gpus.ids.clone(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         agent_hash: option_env!("BERTH_BUILD_HASH").unwrap_or_default().to_owned(),
         engine_version: format!("DockerVersion: {}", info.version),

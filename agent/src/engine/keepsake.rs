@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_core::ids::{ContainerInstanceArn, ContainerName};
+use berth_core::ids::{ContainerInstanceArn, ContainerName, GpuId};
 use berth_core::spec::{TaskSpec, Volume, VolumeSource};
 use berth_core::task::PortBinding;
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,9 @@ pub(super) struct Keepsake {
     /// The host ports that were chosen for this container.
     #[serde(default)]
     pub(super) bindings: Vec<PortBinding>,
+    /// The GPUs that were chosen for this container.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) gpus: Vec<GpuId>,
     /// The names by which this container asks about itself.
     #[serde(default)]
     pub(super) path_ids: KeptIds,
@@ -27,12 +30,13 @@ pub(super) struct Keepsake {
 pub(super) fn labels_of(
     spec: &TaskSpec,
     container: &ContainerName,
-    bindings: &[PortBinding],
+    (bindings, gpus): (&[PortBinding], &[GpuId]),
     path_ids: KeptIds,
     agent: &str,
     instance: Option<&ContainerInstanceArn>,
 ) -> BTreeMap<String, String> {
-    let keepsake = Keepsake { spec: spec.clone(), bindings: bindings.to_vec(), path_ids };
+    let keepsake =
+        Keepsake { spec: spec.clone(), bindings: bindings.to_vec(), gpus: gpus.to_vec(), path_ids };
     let mut all = BTreeMap::from([
         (labels::CLUSTER.to_owned(), spec.arn.cluster().to_owned()),
         (labels::TASK_ARN.to_owned(), spec.arn.to_string()),

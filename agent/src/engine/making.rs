@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use berth_core::ids::{ContainerName, EngineId};
+use berth_core::ids::{ContainerName, EngineId, GpuId};
 use berth_core::spec::{ContainerSpec, NetworkMode, TaskSpec};
 use berth_core::task::{ErrorClass, Fact, Failure, Outcome, PortBinding};
 
@@ -18,6 +18,8 @@ use crate::runtime::{CreateRequest, Fetched, RuntimeError};
 pub(super) struct Place {
     /// Its host ports, chosen and fixed ones.
     pub(super) bindings: Vec<PortBinding>,
+    /// Its GPUs.
+    pub(super) gpus: Vec<GpuId>,
     /// The cgroup that it goes under.
     pub(super) cgroup_parent: Option<String>,
     /// The container that holds its namespaces.
@@ -71,8 +73,16 @@ fn request(
         name: engine_name(spec, &container.name),
         task: Arc::clone(spec),
         container: index,
-        labels: labels_of(spec, &container.name, &place.bindings, path_ids, &shared.agent, instance.as_ref()),
+        labels: labels_of(
+            spec,
+            &container.name,
+            (&place.bindings, &place.gpus),
+            path_ids,
+            &shared.agent,
+            instance.as_ref(),
+        ),
         bindings: place.bindings,
+        gpus: place.gpus,
         links: container
             .links
             .iter()

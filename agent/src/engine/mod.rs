@@ -66,6 +66,7 @@ use crate::config::CleanUp;
 use crate::credentials::{Credentials, RoleCredentials};
 use crate::environment::Environments;
 use crate::firelens::LogRouters;
+use crate::gpu::GpuChooser;
 use crate::image::Images;
 use crate::journal::Journal;
 use crate::metadata_file::MetadataFiles;
@@ -99,6 +100,8 @@ pub struct Parts {
     pub credentials: Arc<Credentials>,
     /// Host ports.
     pub ports: PortChooser,
+    /// GPUs.
+    pub gpus: GpuChooser,
     /// Networks of `awsvpc` tasks.
     pub network: Arc<dyn TaskNetwork>,
     /// How images are cleaned up; they are not, where there are no rules.
@@ -137,6 +140,7 @@ struct Shared {
     log_routers: LogRouters,
     credentials: Arc<Credentials>,
     ports: PortChooser,
+    gpus: GpuChooser,
     network: Arc<dyn TaskNetwork>,
     journal: Option<Journal>,
     metadata_files: Option<MetadataFiles>,
@@ -197,6 +201,7 @@ impl Engine {
             log_routers: parts.log_routers,
             credentials: parts.credentials,
             ports: parts.ports,
+            gpus: parts.gpus,
             network: parts.network,
             journal: parts.journal,
             metadata_files: parts.metadata_files,

@@ -80,6 +80,7 @@ fn thing(key: &ResourceKey) -> String {
         ResourceKey::Cgroup => "its cgroup".to_owned(),
         ResourceKey::CpuBound => "its CPU bound".to_owned(),
         ResourceKey::Ports(container) => format!("the host ports of container {container}"),
+        ResourceKey::Gpus(container) => format!("the GPUs of container {container}"),
         ResourceKey::Image(image) => format!("image {image}"),
         ResourceKey::Environment => "its secrets and environment files".to_owned(),
         ResourceKey::LogRouter => "the folder of its log router".to_owned(),
@@ -98,7 +99,9 @@ fn resource(old: &Resource, new: &Resource, now: Timestamp) -> Option<String> {
         (S::Acquiring, S::Ready) => {
             let bytes = new.yielded.pulled_bytes;
             let came = if bytes > 0 { format!(", {} KiB came", bytes.div_ceil(1024)) } else { String::new() };
-            Some(format!("has {thing}{took}{came}"))
+            let gpus: Vec<&str> = new.yielded.gpus.iter().map(berth_core::ids::GpuId::as_str).collect();
+            let which = if gpus.is_empty() { String::new() } else { format!(": {}", gpus.join(", ")) };
+            Some(format!("has {thing}{took}{came}{which}"))
         }
         (S::Acquiring, S::None) if new.tries > old.tries => {
             let why = new.trouble.as_ref().map_or_else(String::new, |why| format!(": {why}"));

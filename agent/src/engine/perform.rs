@@ -41,8 +41,8 @@ pub(super) async fn perform(shared: &Shared, spec: &Arc<TaskSpec>, act: Act) -> 
     match act {
         Act::Acquire { resource, .. } => acquire(shared, spec, resource).await,
         Act::Release { resource, .. } => release(shared, spec, &resource).await,
-        Act::Create { container, bindings, cgroup_parent, holder, .. } => {
-            let place = making::Place { bindings, cgroup_parent, holder };
+        Act::Create { container, bindings, gpus, cgroup_parent, holder, .. } => {
+            let place = making::Place { bindings, gpus, cgroup_parent, holder };
             making::create(shared, spec, &container, place).await
         }
         Act::Start { container, id, .. } => start(shared, spec, &container, &id).await,
@@ -115,6 +115,17 @@ async fn acquire(shared: &Shared, spec: &Arc<TaskSpec>, resource: ResourceKey) -
                 Ok(ports) => Outcome::Acquired(Acquired::Ports(ports)),
                 Err(error) => Outcome::Failed(Failure {
                     kind: FailureKind::TimedOut, // Others may give ports back soon.
+                    class: ErrorClass::ResourceInitialization,
+                    detail: error.to_string(),
+                }),
+            }
+        }
+        ResourceKey::Gpus(container) => {
+            let wanted = spec.container(&container).map_or(0, |c| c.gpus);
+            match shared.gpus.choose(&spec.arn, &container, wanted) {
+                Ok(gpus) => Outcome::Acquired(Acquired::Gpus(gpus)),
+                Err(error) => Outcome::Failed(Failure {
+                    kind: FailureKind::TimedOut, // Others may give theirs back soon.
                     class: ErrorClass::ResourceInitialization,
                     detail: error.to_string(),
                 }),
@@ -210,6 +221,10 @@ async fn release(shared: &Shared, spec: &Arc<TaskSpec>, resource: &ResourceKey) 
         }
         ResourceKey::Ports(container) => {
             shared.ports.give_back(&spec.arn, container);
+            Outcome::Released
+        }
+        ResourceKey::Gpus(container) => {
+            shared.gpus.give_back(&spec.arn, container);
             Outcome::Released
         }
         ResourceKey::Environment => {

@@ -85,15 +85,23 @@ pub(super) fn reunite(shared: &Shared, saved: Saved, mut world: World) -> Vec<(T
         for (container, keepsake) in &keepsakes {
             shared.path_ids.adopt(&arn, container, &keepsake.path_ids);
         }
-        let bindings: Vec<_> = keepsakes.into_iter().flat_map(|(_, k)| k.bindings).collect();
+        let (mut bindings, mut gpus) = (Vec::new(), BTreeMap::new());
+        for (container, keepsake) in keepsakes {
+            bindings.extend(keepsake.bindings);
+            gpus.insert(container, keepsake.gpus);
+        }
         let settings = shared.settings_of(&spec.arn);
-        let task = Task::adopted(Arc::new(spec), settings, &bindings, now);
+        let task = Task::adopted(Arc::new(spec), settings, &bindings, &gpus, now);
         tasks.push((task, vec![Event::Restored(found.facts)]));
     }
     for (task, _) in &tasks {
-        for resource in &task.state().resources {
-            if matches!(resource.key, ResourceKey::Ports(_)) {
-                shared.ports.adopt(&task.spec().arn, &resource.yielded.ports);
+        // What was given back before is somebody else's by now.
+        let held = task.state().resources.iter().filter(|r| r.status != ResourceStatus::Gone);
+        for resource in held {
+            match &resource.key {
+                ResourceKey::Ports(_) => shared.ports.adopt(&task.spec().arn, &resource.yielded.ports),
+                ResourceKey::Gpus(of) => shared.gpus.adopt(&task.spec().arn, of, &resource.yielded.gpus),
+                _ => {}
             }
         }
     }

@@ -12,7 +12,7 @@ pub mod holder;
 
 use std::collections::BTreeMap;
 
-use berth_core::ids::{ContainerInstanceArn, ContainerName, EngineId, TaskArn};
+use berth_core::ids::{ContainerInstanceArn, ContainerName, EngineId, GpuId, TaskArn};
 use berth_core::spec::{ContainerSpec, EnvVar, LogConfiguration, TaskSpec};
 use berth_core::task::{Exit, Fact, PortBinding};
 use berth_core::units::{Millis, Timestamp};
@@ -76,6 +76,8 @@ pub struct CreateRequest {
     pub container: usize,
     /// Its host ports, chosen and fixed ones alike.
     pub bindings: Vec<PortBinding>,
+    /// The GPUs that are its alone.
+    pub gpus: Vec<GpuId>,
     /// The containers that it reaches by name: (the engine's name for it, the alias).
     pub links: Vec<(String, String)>,
     /// The engine's names for the volumes of the task that it mounts, by their names in the task.

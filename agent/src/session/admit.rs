@@ -193,6 +193,7 @@ fn container_spec(message: v1::ContainerSpec) -> Result<ContainerSpec, InvalidSp
             .map(|router| firelens(router).map_err(|problem| wrong(at("firelensConfiguration"), problem)))
             .transpose()?,
         arn: message.arn,
+        gpus: message.gpus,
     })
 }
 

@@ -126,6 +126,7 @@ fn container_state(report: &ContainerReport) -> v1::ContainerState {
         network_bindings: report.bindings.iter().map(binding).collect(),
         image_digest: report.digest.clone().unwrap_or_default(),
         health: health.into(),
+        gpu_ids: report.gpus.iter().map(ToString::to_string).collect(),
     }
 }
 

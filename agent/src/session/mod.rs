@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use berth_core::ids::ContainerInstanceArn;
+use berth_core::ids::{ContainerInstanceArn, GpuId};
 use berth_core::resources::Resources;
 use berth_proto::v1;
 use berth_proto::v1::control_plane_client::ControlPlaneClient;
@@ -55,6 +55,8 @@ pub struct Registration {
     pub total: Resources,
     /// Attributes and capabilities.
     pub attributes: BTreeMap<String, String>,
+    /// The GPUs that `total` counts.
+    pub gpus: Vec<GpuId>,
     /// Version of the agent.
     pub agent_version: String,
     /// Commit of the agent.
@@ -303,6 +305,7 @@ impl Session {
             }),
             protocol_version: berth_proto::PROTOCOL_VERSION,
             hostname: registration.hostname.clone(),
+            gpu_ids: registration.gpus.iter().map(ToString::to_string).collect(),
         };
         let reply = client.register(request).await.map_err(|status| match status.code() {
             Code::InvalidArgument | Code::PermissionDenied => {

@@ -187,6 +187,9 @@ fn observe(container: &mut ObservedContainer, state: &v1::ContainerState) {
         v1::HealthStatus::Healthy => Some("HEALTHY".to_owned()),
         v1::HealthStatus::Unhealthy => Some("UNHEALTHY".to_owned()),
     };
+    if !state.gpu_ids.is_empty() {
+        container.gpu_ids.clone_from(&state.gpu_ids);
+    }
     if !state.network_bindings.is_empty() {
         container.network_bindings = state.network_bindings.iter().filter_map(binding).collect();
     }

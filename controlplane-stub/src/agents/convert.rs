@@ -124,6 +124,7 @@ fn container_spec(container: &ContainerSpec) -> v1::ContainerSpec {
         repository_credentials: container.repository_credentials.clone().unwrap_or_default(),
         arn: container.arn.clone(),
         firelens_configuration: container.firelens.as_ref().map(firelens),
+        gpus: container.gpus,
     }
 }
 

@@ -23,8 +23,11 @@ use crate::store::{CommitError, Key, Record, Store, Txn, Versioned, View};
 const MAX_HOST_KEY: usize = 255;
 /// Most attributes, the agent's capabilities among them.
 const MAX_ATTRIBUTES: usize = 512;
+/// Most GPUs, and the longest id of one.
+const MAX_GPUS: (usize, usize) = (1024, 128);
 /// Attributes with these prefixes are the agent's alone: one that it no longer has is gone.
-const CAPABILITIES: [&str; 2] = ["ecs.capability.", "com.amazonaws.ecs.capability."];
+const CAPABILITIES: [&str; 4] =
+    ["ecs.capability.", "com.amazonaws.ecs.capability.", "berth.capability.", "berth.eni-provider."];
 
 /// Why a host was not registered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +60,7 @@ struct Registration {
     host_key: String,
     previous: String,
     total: Resources,
+    gpu_ids: Vec<String>,
     attributes: BTreeMap<String, String>,
     versions: v1::Versions,
     hostname: String,
@@ -96,11 +100,16 @@ fn checked(request: v1::RegisterRequest) -> Result<Registration, RegisterError> 
             bad.name
         ));
     }
+    let (most, longest) = MAX_GPUS;
+    if request.gpu_ids.len() > most || request.gpu_ids.iter().any(|id| id.is_empty() || id.len() > longest) {
+        return invalid(format!("gpu_ids: at most {most} ids of 1 to {longest} bytes"));
+    }
     Ok(Registration {
         cluster,
         host_key: request.host_key,
         previous: request.previous_instance_arn,
         total,
+        gpu_ids: request.gpu_ids,
         attributes: request.attributes.into_iter().map(|a| (a.name, a.value)).collect(),
         versions: request.versions.unwrap_or_default(),
         hostname: request.hostname,
@@ -176,6 +185,7 @@ fn refreshed(before: &Instance, registration: &Registration) -> Instance {
     let mut instance = before.clone();
     registration.host_key.clone_into(&mut instance.host_key);
     instance.total = registration.total.clone();
+    registration.gpu_ids.clone_into(&mut instance.gpu_ids);
     // What operators set stays; what the agent says of itself wins.
     instance.attributes.retain(|name, _| !CAPABILITIES.iter().any(|prefix| name.starts_with(prefix)));
     instance.attributes.extend(registration.attributes.clone());
@@ -212,6 +222,7 @@ fn new_instance(view: &dyn View, arns: &Arns, registration: &Registration) -> In
         status: InstanceStatus::Active,
         version: 1,
         total: registration.total.clone(),
+        gpu_ids: registration.gpu_ids.clone(),
         attributes: registration.attributes.clone(),
         agent_version: String::new(),
         agent_hash: String::new(),

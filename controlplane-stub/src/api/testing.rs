@@ -113,6 +113,7 @@ impl Api {
             reason: None,
             network_bindings: Vec::new(),
             image_digest: None,
+            gpu_ids: Vec::new(),
             health: None,
         });
         let observed = crate::model::ObservedTask {

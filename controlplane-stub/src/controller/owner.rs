@@ -217,6 +217,7 @@ impl Owner {
             reason: None,
             network_bindings: Vec::new(),
             image_digest: None,
+            gpu_ids: Vec::new(),
             health: container.health_check.as_ref().map(|_| "UNKNOWN".to_owned()),
         });
         let containers = containers.collect();

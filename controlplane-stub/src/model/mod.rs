@@ -74,6 +74,9 @@ pub struct Instance {
     pub version: u64,
     /// What it can hold; ports are the reserved ones.
     pub total: Resources,
+    /// The ids of the GPUs that `total` counts; none where only their number is known.
+    #[serde(default)]
+    pub gpu_ids: Vec<String>,
     /// Attributes; an empty value is an attribute without one.
     pub attributes: BTreeMap<String, String>,
     /// Version of the agent.
@@ -277,6 +280,9 @@ pub struct ObservedContainer {
     /// `HEALTHY`, `UNHEALTHY` or `UNKNOWN`; absent without a health check.
     #[serde(default)]
     pub health: Option<String>,
+    /// The GPUs that its agent chose for it.
+    #[serde(default)]
+    pub gpu_ids: Vec<String>,
 }
 
 /// Where a container's port is on the host.

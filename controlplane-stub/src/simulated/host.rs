@@ -177,6 +177,7 @@ impl Host {
             in_use.cpu += or(task.spec.cpu, containers.iter().map(|c| c.cpu).sum());
             in_use.memory_mib += or(task.spec.memory_mib, containers.iter().map(memory).sum());
             in_use.enis += u32::from(task.spec.network_mode == "awsvpc");
+            in_use.gpus += containers.iter().map(|c| c.gpus).sum::<u32>();
         }
         for (port, protocol) in self.ports_in_use() {
             if protocol == i32::from(v1::Protocol::Udp) {
@@ -193,7 +194,7 @@ impl Host {
             tcp_ports: both(&self.total.tcp_ports, &in_use.tcp_ports),
             udp_ports: both(&self.total.udp_ports, &in_use.udp_ports),
             enis: self.total.enis.saturating_sub(in_use.enis),
-            gpus: self.total.gpus,
+            gpus: self.total.gpus.saturating_sub(in_use.gpus),
         };
         v1::Heartbeat {
             sequence,

@@ -143,6 +143,7 @@ pub(crate) fn registration(host_key: &str) -> v1::RegisterRequest {
         versions: Some(v1::Versions { agent: "0.1.0".to_owned(), ..Default::default() }),
         protocol_version: berth_proto::PROTOCOL_VERSION,
         hostname: format!("{host_key}.example"),
+        gpu_ids: Vec::new(),
     }
 }
 

@@ -21,7 +21,15 @@ async fn the_same_key_is_the_same_instance_with_what_the_host_says_now() {
     assert_eq!(instance(&site, &arn).version, 1, "nothing has changed");
     assert_ne!(site.register("host-b").await, arn);
 
-    // An operator sets an attribute; the host grows, and loses a capability.
+    // A GPU is plugged in.
+    let mut request = registration("host-a");
+    request.total.as_mut().unwrap().gpus = 1;
+    request.gpu_ids = vec!["GPU-1".to_owned()];
+    request.attributes.push(v1::Attribute { name: "berth.capability.gpu".to_owned(), value: String::new() });
+    site.client().await.register(request).await.unwrap();
+    assert_eq!(instance(&site, &arn).gpu_ids, ["GPU-1"]);
+
+    // An operator sets an attribute; the host grows, and loses capabilities.
     let view = site.running.state.store.view();
     let found = view.instance("default", arn::id_of(&arn)).unwrap();
     let mut changed = Instance::clone(&found.value);
@@ -37,7 +45,8 @@ async fn the_same_key_is_the_same_instance_with_what_the_host_says_now() {
     let names: Vec<&str> = reply.attributes.iter().map(|a| a.name.as_str()).collect();
     assert_eq!(names, ["ecs.os-type", "stack"]);
     let now = instance(&site, &arn);
-    assert_eq!((now.total.memory.0, now.version), (8192, 2));
+    assert_eq!((now.total.memory.0, now.total.gpus, now.version), (8192, 0, 3));
+    assert!(now.gpu_ids.is_empty());
 }
 
 #[tokio::test]
@@ -91,7 +100,7 @@ async fn what_is_wrong_is_refused_by_name() {
     let site = site().await;
     let mut client = site.client().await;
     type Change = fn(&mut v1::RegisterRequest);
-    let cases: [(Change, Code, &str); 7] = [
+    let cases: [(Change, Code, &str); 8] = [
         (|r| r.cluster = "nowhere".to_owned(), Code::NotFound, "Cluster not found."),
         (|r| r.cluster = "a/b".to_owned(), Code::InvalidArgument, "cluster:"),
         (|r| r.host_key.clear(), Code::InvalidArgument, "host_key:"),
@@ -102,6 +111,7 @@ async fn what_is_wrong_is_refused_by_name() {
             "total.udp_ports: 70000",
         ),
         (|r| r.attributes.push(v1::Attribute::default()), Code::InvalidArgument, "attributes:"),
+        (|r| r.gpu_ids.push(String::new()), Code::InvalidArgument, "gpu_ids:"),
         (|r| r.protocol_version = 99, Code::InvalidArgument, "protocol_version:"),
     ];
     for (change, code, text) in cases {

@@ -12,6 +12,7 @@ use berth_agent::credentials::Credentials;
 use berth_agent::engine::{self, Engine, Parts, Timeouts, World};
 use berth_agent::environment::Environments;
 use berth_agent::firelens::LogRouters;
+use berth_agent::gpu::{GpuChooser, Inventory};
 use berth_agent::host;
 use berth_agent::image::{Images, Logins, PullSettings, Records};
 use berth_agent::network::Offers;
@@ -24,6 +25,7 @@ use berth_agent::session::{Attaching, Backend, Endpoint, Registration, Session, 
 use berth_agent::store::memory::MemoryStore;
 use berth_agent::store::{Identity, Store, Write};
 use berth_agent::supervise::Tracker;
+use berth_core::ids::GpuId;
 use berth_core::resources::Resources;
 use berth_core::task::{Fact, Settings};
 use berth_core::units::Millis;
@@ -151,17 +153,25 @@ impl Host {
         running.collect()
     }
 
-    /// Looks at the engine itself: what runs there fits the host, and nothing is there twice.
+    /// Looks at the engine itself: what runs there fits the host, nothing is there twice, and no GPU
+    /// is given to two.
     ///
     /// # Errors
     /// What is wrong.
     pub fn check(&self) -> Result<()> {
         let mut seen = BTreeSet::new();
         let mut needs = BTreeMap::new();
+        let mut gpus = BTreeMap::new();
         for (request, fact) in self.runtime.containers() {
             let (task, container) = (request.task.arn.clone(), request.spec().name.clone());
             if matches!(fact, Fact::Running { .. }) {
                 needs.insert(task.clone(), request.task.need());
+                for gpu in &request.gpus {
+                    let other = gpus.insert(gpu.clone(), task.clone());
+                    ensure!(other.is_none(), "{}: {task} and {other:?} both have {gpu}", self.name);
+                }
+                let count = usize::try_from(request.spec().gpus)?;
+                ensure!(request.gpus.len() == count, "{}: {container} of {task} has no GPU", self.name);
             }
             ensure!(
                 seen.insert((task.clone(), container.clone())),
@@ -213,10 +223,13 @@ impl Agent {
             }
         };
         saved.identity = Some(identity.clone());
+        let ids = (0..total.gpus).map(|n| GpuId::new(format!("GPU-{n}"))).collect::<Result<Vec<_>, _>>()?;
+        let inventory = Inventory { driver: None, ids: ids.clone() };
         let registration = Registration {
             cluster: config.cluster.to_string(),
             total: total.clone(),
-            attributes: host::attributes(config, &info, true, &Offers::default()),
+            attributes: host::attributes(config, &info, true, &Offers::default(), &inventory),
+            gpus: ids.clone(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             agent_hash: String::new(),
             engine_version: format!("DockerVersion: {}", info.version),
@@ -246,6 +259,7 @@ impl Agent {
             runtime,
             cgroups: Arc::new(cgroups.clone()),
             ports: PortChooser::new(config.dynamic_ports),
+            gpus: GpuChooser::new(ids),
             network: Arc::new(berth_agent::network::off::Off),
             clean_up: None,
             disk: None,

@@ -261,6 +261,9 @@ pub struct ContainerSpec {
     /// Its ARN; empty where the control plane gave none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub arn: String,
+    /// How many whole GPUs of the host are its alone.
+    #[serde(default)]
+    pub gpus: u32,
 }
 
 impl ContainerSpec {
@@ -308,6 +311,7 @@ impl ContainerSpec {
             repository_credentials: None,
             firelens: None,
             arn: String::new(),
+            gpus: 0,
         }
     }
 }
@@ -377,7 +381,8 @@ fn host_ports(mode: NetworkMode, mapping: &PortMapping) -> Option<PortRange> {
 
 impl TaskSpec {
     /// What the ledger counts for the task: its own CPU and memory, or the sums over its
-    /// containers (reservation before hard limit); static host ports; an interface in `awsvpc`.
+    /// containers (reservation before hard limit); static host ports; an interface in `awsvpc`; the
+    /// GPUs of all containers.
     #[must_use]
     pub fn need(&self) -> Resources {
         let mut ports = Ports::default();
@@ -397,7 +402,8 @@ impl TaskSpec {
             }))
         });
         let enis = u32::from(self.network_mode == NetworkMode::Awsvpc);
-        Resources { cpu, memory, ports, enis, gpus: 0 }
+        let gpus = self.containers.iter().fold(0, |sum: u32, c| sum.saturating_add(c.gpus));
+        Resources { cpu, memory, ports, enis, gpus }
     }
 
     /// The container of that name.

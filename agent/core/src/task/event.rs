@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::reason::{Failure, StopCause};
-use crate::ids::{AttemptId, ContainerName, EngineId};
+use crate::ids::{AttemptId, ContainerName, EngineId, GpuId};
 use crate::resources::Shortfall;
 use crate::units::{PortRange, Protocol, Timestamp};
 
@@ -73,6 +73,8 @@ pub enum Acquired {
     },
     /// The host ports that were chosen, for mappings that left them open.
     Ports(Vec<PortBinding>),
+    /// The GPUs that were chosen.
+    Gpus(Vec<GpuId>),
     /// The image.
     Image {
         /// The digest that the registry gave it.

@@ -36,6 +36,7 @@ mod step;
 mod timers;
 mod wind_down;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -48,7 +49,7 @@ pub use resource::{Resource, ResourceInput, ResourceKey, ResourceStatus, Yield};
 pub use step::{Act, AttachmentStatus, ContainerReport, Report, Step};
 
 use crate::attachment::Provider;
-use crate::ids::{AttemptId, ContainerName};
+use crate::ids::{AttemptId, ContainerName, GpuId};
 use crate::resources::{Shortfall, describe};
 use crate::spec::{NetworkMode, Sharing, TaskSpec};
 use crate::units::{Millis, Timestamp};
@@ -179,12 +180,13 @@ impl Task {
     }
 
     /// A task that was found running on the host while nothing is known of it: made from the labels
-    /// of its containers. Feed it [`Event::Restored`] next.
+    /// of its containers, with the host ports and the GPUs that were chosen for them. Feed it [`Event::Restored`] next.
     #[must_use]
     pub fn adopted(
         spec: Arc<TaskSpec>,
         settings: Settings,
         bindings: &[PortBinding],
+        gpus: &BTreeMap<ContainerName, Vec<GpuId>>,
         now: Timestamp,
     ) -> Self {
         let mut task = Self::new(spec, settings, now);
@@ -204,6 +206,12 @@ impl Task {
                 if !resource.yielded.ports.is_empty() {
                     resource.status = ResourceStatus::Ready;
                 }
+            }
+            if let ResourceKey::Gpus(container) = &resource.key
+                && let Some(chosen) = gpus.get(container).filter(|chosen| !chosen.is_empty())
+            {
+                resource.yielded.gpus.clone_from(chosen);
+                resource.status = ResourceStatus::Ready;
             }
         }
         task
@@ -258,6 +266,14 @@ impl Task {
         });
         let chosen = self.resource(&ResourceKey::Ports(name.clone())).map(|r| r.yielded.ports.clone());
         fixed.chain(chosen.unwrap_or_default()).collect()
+    }
+
+    /// The GPUs that were chosen for a container; those that it had, once they are given back.
+    #[must_use]
+    pub fn gpus(&self, name: &ContainerName) -> &[GpuId] {
+        let of_it =
+            self.state.resources.iter().find(|r| matches!(&r.key, ResourceKey::Gpus(of) if of == name));
+        of_it.map_or(&[], |resource| &resource.yielded.gpus)
     }
 
     /// The digest of an image of the task, where the registry gave one.
@@ -364,7 +380,10 @@ impl Task {
         }
         match now.status {
             TaskStatus::Pending => {
-                Self { state: before.clone(), ..self.clone() }.waiting_for() != self.waiting_for()
+                let chosen =
+                    |state: &TaskState| state.resources.iter().filter(|r| !r.yielded.gpus.is_empty()).count();
+                chosen(now) != chosen(before)
+                    || Self { state: before.clone(), ..self.clone() }.waiting_for() != self.waiting_for()
             }
             TaskStatus::Running => {
                 !now.containers.iter().all(Container::is_stopped)
@@ -409,6 +428,9 @@ fn needed_resources(spec: &TaskSpec) -> Vec<Resource> {
         }
         if spec.network_mode == NetworkMode::Bridge && container.ports.iter().any(|p| p.host.is_none()) {
             keys.push(ResourceKey::Ports(container.name.clone()));
+        }
+        if container.gpus > 0 {
+            keys.push(ResourceKey::Gpus(container.name.clone()));
         }
     }
     keys.into_iter().map(Resource::new).collect()

@@ -210,6 +210,7 @@ impl Task {
                     Acquired::Plain => {}
                     Acquired::Cgroup { parent } => resource.yielded.cgroup_parent = parent,
                     Acquired::Ports(ports) => resource.yielded.ports = ports,
+                    Acquired::Gpus(gpus) => resource.yielded.gpus = gpus,
                     Acquired::Image { digest, pulled_bytes } => {
                         resource.yielded.digest = digest;
                         resource.yielded.pulled_bytes = pulled_bytes;

@@ -92,7 +92,7 @@ impl Task {
             // Once nothing is starting: the quota would slow the engine's own start-up work.
             ResourceKey::CpuBound => self.may_be_bounded(now),
             // Acquired anew only after the container that had the old ones is out of the way.
-            ResourceKey::Ports(name) => {
+            ResourceKey::Ports(name) | ResourceKey::Gpus(name) => {
                 self.state.containers.iter().any(|c| &c.name == name && c.status == ContainerStatus::Pending)
             }
             ResourceKey::Image(image) => {
@@ -186,7 +186,7 @@ impl Task {
             && self.may_find_router(index)
             && self.state.resources.iter().all(|resource| match &resource.key {
                 ResourceKey::Cgroup => resource.is_ready(),
-                ResourceKey::Ports(of) => of != name || resource.is_ready(),
+                ResourceKey::Ports(of) | ResourceKey::Gpus(of) => of != name || resource.is_ready(),
                 ResourceKey::Image(of) => of != image || resource.is_ready(),
                 ResourceKey::Environment => !self.spec.has_values_elsewhere(spec) || resource.is_ready(),
                 ResourceKey::LogRouter => spec.firelens.is_none() || resource.is_ready(),
@@ -220,9 +220,10 @@ impl Task {
         self.state.containers[index].begin(attempt, AttemptKind::Create, now);
         let container = self.state.containers[index].name.clone();
         let bindings = self.bindings(&container);
+        let gpus = self.gpus(&container).to_vec();
         let cgroup_parent = self.resource(&ResourceKey::Cgroup).and_then(|r| r.yielded.cgroup_parent.clone());
         let holder = self.resource(&ResourceKey::Namespace).and_then(|r| r.yielded.holder.clone());
-        acts.push(Act::Create { attempt, container, bindings, cgroup_parent, holder });
+        acts.push(Act::Create { attempt, container, bindings, gpus, cgroup_parent, holder });
     }
 
     fn start(&mut self, index: usize, now: Timestamp, acts: &mut Vec<Act>) {

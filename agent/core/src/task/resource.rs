@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::attempt::{Attempt, AttemptKind};
 use super::event::PortBinding;
-use crate::ids::{AttemptId, ContainerName, EngineId};
+use crate::ids::{AttemptId, ContainerName, EngineId, GpuId};
 use crate::units::Timestamp;
 
 /// Names a resource of a task.
@@ -18,6 +18,8 @@ pub enum ResourceKey {
     CpuBound,
     /// The host ports that the agent chooses for a container.
     Ports(ContainerName),
+    /// The GPUs that the agent chooses for a container: its alone until the task is gone.
+    Gpus(ContainerName),
     /// An image, by the reference of the definition.
     Image(String),
     /// What is kept elsewhere for the containers that are still to be made: secrets, environment files.
@@ -52,6 +54,7 @@ impl ResourceKey {
             self,
             Self::Cgroup
                 | Self::Ports(_)
+                | Self::Gpus(_)
                 | Self::Environment
                 | Self::LogRouter
                 | Self::Credentials
@@ -85,6 +88,9 @@ pub struct Yield {
     /// Of the ports: the ports chosen.
     #[serde(default)]
     pub ports: Vec<PortBinding>,
+    /// Of the GPUs: which were chosen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<GpuId>,
     /// Of an image: how many bytes came for this task.
     #[serde(default)]
     pub pulled_bytes: u64,

@@ -8,7 +8,7 @@ use super::event::{Health, PortBinding};
 use super::reason::{ErrorClass, FailureKind, StopCause, cut_reason};
 use super::resource::ResourceKey;
 use super::{ContainerStatus, Task, TaskStatus};
-use crate::ids::{AttemptId, ContainerName, EngineId};
+use crate::ids::{AttemptId, ContainerName, EngineId, GpuId};
 use crate::spec::ContainerSpec;
 use crate::units::{Millis, Timestamp};
 
@@ -74,6 +74,8 @@ pub enum Act {
         container: ContainerName,
         /// Its host ports, chosen and fixed ones.
         bindings: Vec<PortBinding>,
+        /// The GPUs that are its alone.
+        gpus: Vec<GpuId>,
         /// The cgroup that it goes under.
         cgroup_parent: Option<String>,
         /// The container whose network it joins, in `awsvpc` alone.
@@ -183,6 +185,9 @@ pub struct ContainerReport {
     pub reason: Option<String>,
     /// Where its ports are on the host.
     pub bindings: Vec<PortBinding>,
+    /// The GPUs that are, or were, its alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<GpuId>,
     /// Digest of its image.
     pub digest: Option<String>,
     /// Its health.
@@ -210,6 +215,7 @@ impl Report {
                 } else {
                     Vec::new()
                 },
+                gpus: task.gpus(&container.name).to_vec(),
                 digest: task.digest(&spec.image),
                 health: container.health,
             })

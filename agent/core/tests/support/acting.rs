@@ -103,8 +103,8 @@ impl World {
                 self.host.release(resource);
                 Outcome::Released
             }
-            Act::Create { container, bindings, holder, .. } => {
-                match self.host.create(container, bindings, holder.as_ref()) {
+            Act::Create { container, bindings, gpus, holder, .. } => {
+                match self.host.create(container, bindings, gpus, holder.as_ref()) {
                     Some(id) => Outcome::Fact(self.host.inspect(&id)),
                     None => Outcome::Failed(failure(FailureKind::NoSuchImage)),
                 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use berth_core::ids::{AttemptId, EngineId};
+use berth_core::ids::{AttemptId, EngineId, GpuId};
 use berth_core::spec::{TaskFields, TaskSpec};
 use berth_core::task::{
     Acquired, Act, Container, ErrorClass, Event, Exit, Fact, Failure, FailureKind, Health, Outcome,
@@ -107,6 +107,10 @@ impl Direct {
             ResourceKey::Image(image) => {
                 Acquired::Image { digest: Some(format!("sha256:{image}")), pulled_bytes: 0 }
             }
+            ResourceKey::Gpus(of) => {
+                let count = self.task.spec().container(of).unwrap().gpus;
+                Acquired::Gpus((0..count).map(|n| gpu(of.as_str(), n)).collect())
+            }
             ResourceKey::Ports(container) => {
                 self.ports += 1;
                 Acquired::Ports(vec![PortBinding {
@@ -167,6 +171,11 @@ pub(crate) fn next_acts(run: &mut Direct, acts: Vec<Act>) -> Vec<Act> {
         acts = run.deadline();
     }
     panic!("the deadline comes again and again")
+}
+
+/// The GPU that a container of a task driven by hand is given, counted from 0.
+pub(crate) fn gpu(container: &str, n: u32) -> GpuId {
+    GpuId::new(format!("GPU-{container}-{n}")).unwrap()
 }
 
 pub(crate) fn id(text: &str) -> EngineId {
@@ -230,6 +239,7 @@ pub(crate) fn word(act: &Act) -> String {
         ResourceKey::Namespace => "namespace".to_owned(),
         ResourceKey::Interface => "interface".to_owned(),
         ResourceKey::Ports(of) => format!("ports of {of}"),
+        ResourceKey::Gpus(of) => format!("gpus of {of}"),
         ResourceKey::Image(image) => format!("image {image}"),
     };
     match act {

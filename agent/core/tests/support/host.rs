@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use berth_core::ids::{ContainerName, EngineId};
+use berth_core::ids::{ContainerName, EngineId, GpuId};
 use berth_core::spec::{Condition, NetworkMode, TaskSpec};
 use berth_core::task::{Acquired, Exit, Fact, Health, PortBinding, ResourceKey};
 use berth_core::units::{PortRange, Timestamp};
@@ -33,6 +33,7 @@ pub(crate) struct Real {
     /// Somebody else had a hand in it: what became of it proves nothing.
     pub(crate) meddled: bool,
     pub(crate) bindings: Vec<PortBinding>,
+    pub(crate) gpus: Vec<GpuId>,
 }
 
 /// Everything outside the agent.
@@ -56,6 +57,8 @@ pub(crate) struct Host {
     /// The credentials of the task's role have come.
     pub(crate) credentials: bool,
     pub(crate) ports: BTreeMap<ContainerName, Vec<PortBinding>>,
+    /// Another device each time one is chosen.
+    pub(crate) gpus: BTreeMap<ContainerName, Vec<GpuId>>,
     pub(crate) images: BTreeSet<String>,
     pub(crate) violations: Vec<String>,
     next_port: u16,
@@ -76,6 +79,7 @@ impl Host {
             log_router: false,
             credentials: false,
             ports: BTreeMap::new(),
+            gpus: BTreeMap::new(),
             images: BTreeSet::new(),
             violations: Vec::new(),
             next_port: 32768,
@@ -155,7 +159,18 @@ impl Host {
                 self.ports.insert(name.clone(), chosen.clone());
                 Acquired::Ports(chosen)
             }
+            ResourceKey::Gpus(name) => {
+                let count = self.spec.container(name).expect("a container of the task").gpus;
+                let chosen: Vec<GpuId> = (0..count).map(|_| self.next_gpu()).collect();
+                self.gpus.insert(name.clone(), chosen.clone());
+                Acquired::Gpus(chosen)
+            }
         }
+    }
+
+    fn next_gpu(&mut self) -> GpuId {
+        self.next_port += 1;
+        GpuId::new(format!("GPU-{}", self.next_port)).expect("an id")
     }
 
     fn choose_ports(&mut self, name: &ContainerName) -> Vec<PortBinding> {
@@ -188,6 +203,9 @@ impl Host {
             ResourceKey::Ports(name) => {
                 self.ports.remove(name);
             }
+            ResourceKey::Gpus(name) => {
+                self.gpus.remove(name);
+            }
             ResourceKey::Namespace => {
                 if self.interface {
                     self.violated("the namespace went before its interface");
@@ -209,6 +227,7 @@ impl Host {
         &mut self,
         name: &ContainerName,
         bindings: &[PortBinding],
+        gpus: &[GpuId],
         holder: Option<&EngineId>,
     ) -> Option<EngineId> {
         if let Some(at) = self.existing(name) {
@@ -230,6 +249,9 @@ impl Host {
         let held = self.ports.get(name).cloned().unwrap_or_default();
         if held.iter().any(|port| !bindings.contains(port)) {
             self.violated(format!("{name} was made with ports that are not held"));
+        }
+        if gpus.len() != spec.gpus as usize || gpus != self.gpus.get(name).map_or(&[][..], Vec::as_slice) {
+            self.violated(format!("{name} was made with {gpus:?}, which are not the ones that are held"));
         }
         if !self.cgroup {
             self.violated(format!("{name} was made outside its cgroup"));
@@ -270,6 +292,7 @@ impl Host {
             ends: Vec::new(),
             meddled: false,
             bindings: bindings.to_vec(),
+            gpus: gpus.to_vec(),
         });
         Some(id)
     }
@@ -412,6 +435,7 @@ impl Host {
             left.push("the folder of the log router".to_owned());
         }
         left.extend(self.ports.keys().map(|name| format!("ports of {name}")));
+        left.extend(self.gpus.keys().map(|name| format!("GPUs of {name}")));
         left
     }
 }

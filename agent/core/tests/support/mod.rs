@@ -120,6 +120,7 @@ impl World {
             cpu: CpuUnits(need.cpu.0 + 100),
             memory: Mebibytes(need.memory.0 + 100),
             enis: need.enis,
+            gpus: need.gpus,
             ..Resources::default()
         };
         self.ledger = Ledger::new(total.clone());
@@ -228,9 +229,10 @@ impl World {
     pub(crate) fn lose_state(&mut self) {
         self.go_down();
         let alive = self.host.lives.iter().filter(|r| r.life != Life::Removed);
+        let gpus = alive.clone().map(|r| (r.name.clone(), r.gpus.clone())).collect();
         let bindings: Vec<_> = alive.flat_map(|r| r.bindings.clone()).collect();
         let chosen: Vec<_> = bindings.into_iter().filter(|b| b.host_ports.first() >= 32768).collect();
-        self.task = Task::adopted(Arc::clone(&self.spec), self.settings, &chosen, self.host.now);
+        self.task = Task::adopted(Arc::clone(&self.spec), self.settings, &chosen, &gpus, self.host.now);
         self.reports.clear();
         self.answered.clear();
         self.come_up();
@@ -346,7 +348,7 @@ impl World {
         self.check(report.stop.is_some(), || "STOPPED without a cause".to_owned());
         let running = self.host.lives.iter().find(|r| is_running(r));
         self.check(running.is_none(), || format!("STOPPED while there is {running:?}"));
-        let held = self.host.cgroup || !self.host.ports.is_empty();
+        let held = self.host.cgroup || !self.host.ports.is_empty() || !self.host.gpus.is_empty();
         self.check(!held || self.failed_releases >= 5, || {
             format!("STOPPED while it holds {:?}", self.host.remains())
         });

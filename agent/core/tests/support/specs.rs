@@ -104,6 +104,7 @@ struct Draft {
     ports: u8,
     secret: bool,
     logs: bool,
+    gpus: u32,
     restarts: Option<u64>,
     depends_on: Vec<Option<Condition>>,
 }
@@ -127,6 +128,7 @@ fn draft() -> impl Strategy<Value = Draft> {
         0..4u8,
         any::<bool>(),
         any::<bool>(),
+        prop_oneof![4 => Just(0u32), 1 => 1..3u32],
         proptest::option::weighted(0.2, 0..3u64),
         vec(proptest::option::of(condition()), 3),
     )
@@ -140,6 +142,7 @@ fn draft() -> impl Strategy<Value = Draft> {
                 ports,
                 secret,
                 logs,
+                gpus,
                 restarts,
                 depends_on,
             )| Draft {
@@ -151,6 +154,7 @@ fn draft() -> impl Strategy<Value = Draft> {
                 ports,
                 secret,
                 logs,
+                gpus,
                 restarts,
                 depends_on,
             },
@@ -233,6 +237,7 @@ fn build(drafts: &[Draft], mode: NetworkMode, cpu: Option<CpuUnits>, flags: Flag
             let secret_options = draft.secret.then(|| secret("token")).into_iter().collect();
             spec.log = Some(LogConfiguration { secret_options, ..to_router() });
         }
+        spec.gpus = draft.gpus;
         spec.restart_policy = draft
             .restarts
             .map(|period| RestartPolicy { ignored_exit_codes: vec![0], attempt_period: Millis(period) });

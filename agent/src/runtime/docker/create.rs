@@ -6,7 +6,7 @@ use berth_core::spec::{ContainerSpec, EnvVar, HealthCheck, LogConfiguration, Net
 use berth_core::task::PortBinding;
 use berth_core::units::{CpuUnits, Mebibytes, Millis};
 use bollard::models::{
-    ContainerCreateBody, DeviceMapping, HealthConfig, HostConfig, HostConfigLogConfig,
+    ContainerCreateBody, DeviceMapping, DeviceRequest, HealthConfig, HostConfig, HostConfigLogConfig,
     PortBinding as HostPort, PortMap, ResourcesUlimits,
 };
 
@@ -18,14 +18,17 @@ use crate::runtime::{CreateRequest, Fetched, RuntimeError, labels};
 const SHARES: (i64, i64) = (2, 262_144);
 /// The least memory that the engine accepts as a bound.
 const LEAST_MEMORY: Mebibytes = Mebibytes(6);
+/// What the driver's tools, and programs that ask it, go by.
+const VISIBLE_GPUS: &str = "NVIDIA_VISIBLE_DEVICES";
 
-/// The body of the request.
+/// The body of the request. Containers with GPUs go by `gpu_runtime`, if there is one.
 ///
 /// # Errors
 /// [`RuntimeError::Refused`] for what this engine cannot do.
 pub(super) fn body(
     request: &CreateRequest,
     namespace: Option<&str>,
+    gpu_runtime: Option<&str>,
 ) -> Result<ContainerCreateBody, RuntimeError> {
     let spec = request.spec();
     let ports = ports(request);
@@ -35,7 +38,7 @@ pub(super) fn body(
         // a command alone keeps the image's entry point. An empty list says nothing.
         entrypoint: words(spec.entry_point.as_ref()),
         cmd: words(spec.command.as_ref()),
-        env: Some(environment(&request.fetched, &spec.environment)),
+        env: Some(environment(request)),
         user: spec.user.clone(),
         working_dir: spec.working_directory.clone(),
         hostname: spec.hostname.clone(),
@@ -44,12 +47,16 @@ pub(super) fn body(
         tty: Some(spec.pseudo_terminal),
         healthcheck: spec.health_check.as_ref().map(health_check),
         exposed_ports: ports.as_ref().map(|ports| ports.keys().cloned().collect()),
-        host_config: Some(host_config(request, ports)?),
+        host_config: Some(host_config(request, ports, gpu_runtime)?),
         ..ContainerCreateBody::default()
     })
 }
 
-fn host_config(request: &CreateRequest, ports: Option<PortMap>) -> Result<HostConfig, RuntimeError> {
+fn host_config(
+    request: &CreateRequest,
+    ports: Option<PortMap>,
+    gpu_runtime: Option<&str>,
+) -> Result<HostConfig, RuntimeError> {
     let spec = request.spec();
     let linux = &spec.linux;
     Ok(HostConfig {
@@ -79,6 +86,8 @@ fn host_config(request: &CreateRequest, ports: Option<PortMap>) -> Result<HostCo
             path_in_container: Some(device.container_path.clone()),
             cgroup_permissions: Some(device.permissions.clone()),
         })),
+        device_requests: gpu_runtime.is_none().then(|| gpus(request)).flatten(),
+        runtime: gpu_runtime.filter(|_| !request.gpus.is_empty()).map(str::to_owned),
         init: linux.init_process.then_some(true),
         shm_size: linux.shared_memory.map(exact_bytes),
         // Beside a bound of memory alone: the engine's figure is of both together.
@@ -97,6 +106,21 @@ fn host_config(request: &CreateRequest, ports: Option<PortMap>) -> Result<HostCo
         ),
         ..HostConfig::default()
     })
+}
+
+/// The devices by their ids, as `docker run --gpus device=…` asks for them.
+fn gpus(request: &CreateRequest) -> Option<Vec<DeviceRequest>> {
+    let devices = DeviceRequest {
+        driver: Some("nvidia".to_owned()),
+        device_ids: Some(gpu_ids(request)),
+        capabilities: Some(vec![vec!["gpu".to_owned()]]),
+        ..DeviceRequest::default()
+    };
+    (!request.gpus.is_empty()).then(|| vec![devices])
+}
+
+fn gpu_ids(request: &CreateRequest) -> Vec<String> {
+    request.gpus.iter().map(ToString::to_string).collect()
 }
 
 fn network_mode(request: &CreateRequest) -> Result<String, RuntimeError> {
@@ -191,10 +215,14 @@ fn health_check(check: &HealthCheck) -> HealthConfig {
     }
 }
 
-/// Each name once: secrets over the definition's own values, these over those of environment files.
-fn environment(fetched: &Fetched, own: &[EnvVar]) -> Vec<String> {
+/// Each name once: secrets over the definition's own values, these over those of environment files. Which
+/// GPUs a container sees is nobody's to say but the agent's.
+fn environment(request: &CreateRequest) -> Vec<String> {
     let mut merged: Vec<(&str, &str)> = Vec::new();
-    let all = fetched.below.iter().chain(own).chain(&fetched.above);
+    let (fetched, own) = (&request.fetched, &request.spec().environment);
+    let gpus = (!request.gpus.is_empty())
+        .then(|| EnvVar { name: VISIBLE_GPUS.to_owned(), value: gpu_ids(request).join(",") });
+    let all = fetched.below.iter().chain(own).chain(&fetched.above).chain(&gpus);
     for (name, value) in all.map(|var| (var.name.as_str(), var.value.as_str())) {
         match merged.iter_mut().find(|(known, _)| *known == name) {
             Some(entry) => entry.1 = value,
@@ -268,7 +296,7 @@ pub(super) fn adopt(request: &CreateRequest, found: &Inspected) -> Result<(), Ru
 mod tests {
     use std::sync::Arc;
 
-    use berth_core::ids::{ContainerName, EngineId, Family, TaskArn};
+    use berth_core::ids::{ContainerName, EngineId, Family, GpuId, TaskArn};
     use berth_core::spec::{ContainerSpec, TaskFields, TaskSpec};
     use berth_core::units::{PortRange, Protocol};
 
@@ -300,6 +328,7 @@ mod tests {
             task: Arc::new(task),
             container: 0,
             bindings: Vec::new(),
+            gpus: Vec::new(),
             links: Vec::new(),
             volumes: BTreeMap::new(),
             volumes_from: Vec::new(),
@@ -326,7 +355,7 @@ mod tests {
             spec.environment = vec![var("B", "user"), var("C", "1"), var("C", "2"), var("D", "user")];
             spec.docker_labels = BTreeMap::from([("both".to_owned(), "user".to_owned())]);
         });
-        let body = body(&request, Some("ns")).unwrap();
+        let body = body(&request, Some("ns"), None).unwrap();
         assert_eq!(body.env.unwrap(), ["A=file", "B=user", "C=2", "D=secret"]);
         let made = body.labels.unwrap();
         assert_eq!(made["both"], "agent");
@@ -336,7 +365,7 @@ mod tests {
 
     #[test]
     fn limits_keep_to_what_kernel_and_engine_accept() {
-        let body = body(&request(NetworkMode::Host, |spec| spec.cpu = CpuUnits(1)), None).unwrap();
+        let body = body(&request(NetworkMode::Host, |spec| spec.cpu = CpuUnits(1)), None, None).unwrap();
         let host = body.host_config.unwrap();
         assert_eq!((host.cpu_shares, host.memory, host.memory_swap), (Some(2), Some(6 << 20), None));
         assert_eq!(host.network_mode.as_deref(), Some("host"));
@@ -351,9 +380,34 @@ mod tests {
                 spec.command = Some(vec!["run".to_owned()]);
             }),
             None,
+            None,
         )
         .unwrap();
         assert_eq!((body.entrypoint, body.cmd.unwrap().len()), (None, 1));
+    }
+
+    #[test]
+    fn gpus_are_asked_for_by_their_ids_and_nobody_else_says_which_are_seen() {
+        let mut request = request(NetworkMode::Bridge, |spec| {
+            spec.gpus = 2;
+            spec.environment = vec![var("NVIDIA_VISIBLE_DEVICES", "all")];
+        });
+        request.fetched.above = vec![var("NVIDIA_VISIBLE_DEVICES", "all")];
+        request.gpus = ["GPU-1", "GPU-2"].map(|id| GpuId::new(id).unwrap()).to_vec();
+        let made = body(&request, None, None).unwrap();
+        assert!(made.env.unwrap().contains(&"NVIDIA_VISIBLE_DEVICES=GPU-1,GPU-2".to_owned()));
+        let host = serde_json::to_value(made.host_config.unwrap()).unwrap();
+        let devices = serde_json::json!([{"Driver": "nvidia", "DeviceIDs": ["GPU-1", "GPU-2"], "Capabilities": [["gpu"]]}]);
+        assert_eq!((&host["DeviceRequests"], &host["Runtime"]), (&devices, &serde_json::Value::Null));
+        // A runtime that goes by the variable is not to meet with a request for the same devices.
+        let made = body(&request, None, Some("nvidia")).unwrap();
+        assert!(made.env.unwrap().contains(&"NVIDIA_VISIBLE_DEVICES=GPU-1,GPU-2".to_owned()));
+        let host = made.host_config.unwrap();
+        assert_eq!((host.device_requests, host.runtime.as_deref()), (None, Some("nvidia")));
+        // Without GPUs a container is as ever.
+        request.gpus.clear();
+        let host = body(&request, None, Some("nvidia")).unwrap().host_config.unwrap();
+        assert_eq!((host.device_requests, host.runtime), (None, None));
     }
 
     #[test]
@@ -366,7 +420,7 @@ mod tests {
         };
         let mut request = request(NetworkMode::Bridge, |_| ());
         request.bindings = vec![binding("web"), binding("other")];
-        let made = body(&request, None).unwrap();
+        let made = body(&request, None, None).unwrap();
         let bound = made.host_config.unwrap().port_bindings.unwrap();
         assert_eq!(bound.len(), 2);
         assert_eq!(bound["81/udp"].as_ref().unwrap()[0].host_port.as_deref(), Some("8081"));
@@ -379,7 +433,7 @@ mod tests {
         let (host_path, path) = ("/data".to_owned(), "/opt".to_owned());
         let mount = HostMount { host_path, path, read_only: true, relabel: false };
         request.host_mounts = vec![mount.clone(), HostMount { relabel: true, ..mount }];
-        let host = body(&request, None).unwrap().host_config.unwrap();
+        let host = body(&request, None, None).unwrap().host_config.unwrap();
         assert_eq!(host.binds.unwrap(), ["/data:/opt:ro,Z"]);
         let mounts = host.mounts.unwrap();
         assert_eq!(
@@ -391,10 +445,10 @@ mod tests {
     #[test]
     fn containers_of_awsvpc_tasks_join_the_namespace_of_another() {
         let mut request = request(NetworkMode::Awsvpc, |_| ());
-        let refused = body(&request, None).unwrap_err().to_string();
+        let refused = body(&request, None, None).unwrap_err().to_string();
         assert!(refused.contains("web") && refused.contains("namespace"), "{refused}");
         request.holder = Some(EngineId::new("c0ffee").unwrap());
-        let joined = body(&request, None).unwrap().host_config.unwrap().network_mode;
+        let joined = body(&request, None, None).unwrap().host_config.unwrap().network_mode;
         assert_eq!(joined.as_deref(), Some("container:c0ffee"));
     }
 

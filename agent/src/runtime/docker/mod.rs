@@ -43,6 +43,8 @@ pub struct DockerConfig {
     pub host: String,
     /// The agent's namespace: containers of others are neither listed nor heard of.
     pub namespace: Option<String>,
+    /// The runtime that containers with GPUs go by; without it the engine itself is asked for the devices.
+    pub gpu_runtime: Option<String>,
     /// Most containers that are made or started at once. Two cores do most with 16.
     pub launches: usize,
     /// Most stops, kills and removals that begin at once.
@@ -56,6 +58,7 @@ impl Default for DockerConfig {
         Self {
             host: "unix:///var/run/docker.sock".to_owned(),
             namespace: None,
+            gpu_runtime: None,
             launches: at_once,
             stops: at_once,
         }
@@ -66,6 +69,7 @@ impl Default for DockerConfig {
 pub struct Docker {
     connector: Arc<Connector>,
     namespace: Option<String>,
+    gpu_runtime: Option<String>,
     pace: Arc<Pace>,
 }
 
@@ -85,6 +89,7 @@ impl Docker {
         Ok(Self {
             connector: Arc::new(Connector::new(address, config.host)),
             namespace: config.namespace,
+            gpu_runtime: config.gpu_runtime,
             pace: Arc::new(Pace::new(config.launches, config.stops)),
         })
     }
@@ -105,7 +110,7 @@ impl Docker {
     }
 
     async fn make(&self, request: CreateRequest) -> Result<EngineId, RuntimeError> {
-        let body = create::body(&request, self.namespace.as_deref())?;
+        let body = create::body(&request, self.namespace.as_deref(), self.gpu_runtime.as_deref())?;
         volumes::must_be_there(&self.connector, &request).await?;
         let link = self.connector.link().await?;
         // Twice at most: the container that has the name may be on its way out.

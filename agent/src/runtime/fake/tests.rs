@@ -47,6 +47,7 @@ fn request(number: u8, image: &str) -> CreateRequest {
             host_ports: PortRange::single(8000 + u16::from(number)).unwrap(),
             protocol: Protocol::Tcp,
         }],
+        gpus: Vec::new(),
         links: Vec::new(),
         volumes: BTreeMap::new(),
         volumes_from: Vec::new(),

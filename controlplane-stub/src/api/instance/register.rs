@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::render::{INSTANCE_ID, Renderer};
-use super::resources::{self, Given};
+use super::resources::{self, Device, Given};
 use crate::api::attribute::{self, Attribute};
 use crate::api::context::{self, Context, now};
 use crate::api::error::{ApiError, ApiResult};
@@ -27,6 +27,7 @@ pub(in crate::api) struct Register {
     container_instance_arn: Option<String>,
     instance_identity_document: Option<String>,
     total_resources: Vec<Given>,
+    platform_devices: Vec<Device>,
     version_info: VersionInfo,
     attributes: Vec<Attribute>,
     tags: Vec<Tag>,
@@ -51,7 +52,7 @@ struct IdentityDocument {
 }
 
 pub(in crate::api) async fn register(context: &Context, request: Register) -> ApiResult<Value> {
-    let total = resources::read(&request.total_resources)?;
+    let (total, gpu_ids) = resources::read(&request.total_resources, &request.platform_devices)?;
     let tags = tag::read(&request.tags)?;
     let mut attributes = of_identity(request.instance_identity_document.as_deref());
     for given in &request.attributes {
@@ -82,6 +83,7 @@ pub(in crate::api) async fn register(context: &Context, request: Register) -> Ap
                 }
             };
             instance.total.clone_from(&total);
+            instance.gpu_ids.clone_from(&gpu_ids);
             // Attributes that operators put on the instance stay when it registers again.
             instance.attributes.extend(attributes.clone());
             instance.agent_version.clone_from(&request.version_info.agent_version);
@@ -131,6 +133,7 @@ fn fresh(arn: String, cluster: String) -> Instance {
         status: InstanceStatus::Active,
         version: 0,
         total: berth_core::resources::Resources::default(),
+        gpu_ids: Vec::new(),
         attributes: BTreeMap::new(),
         agent_version: String::new(),
         agent_hash: String::new(),

@@ -1,5 +1,7 @@
 //! A container instance as ECS's replies show it.
 
+use std::collections::BTreeSet;
+
 use berth_core::resources::Resources;
 use serde_json::{Value, json};
 
@@ -35,9 +37,14 @@ impl<'a> Renderer<'a> {
     /// An instance.
     pub(super) fn instance(&self, instance: &Instance) -> Value {
         let tasks = self.view.tasks_on(&instance.arn);
-        let live = tasks.iter().filter(|task| task.value.observed.status != TaskStatus::Stopped);
-        let needs: Vec<Resources> = live.map(|task| task.value.spec.need()).collect();
+        let live = || tasks.iter().filter(|task| task.value.observed.status != TaskStatus::Stopped);
+        let needs: Vec<Resources> = live().map(|task| task.value.spec.need()).collect();
         let in_use = Resources::sum(&needs);
+        let remaining = instance.total.remaining(&in_use);
+        let held: BTreeSet<&String> =
+            live().flat_map(|task| &task.value.observed.containers).flat_map(|c| &c.gpu_ids).collect();
+        let gpus: Vec<&String> = instance.gpu_ids.iter().collect();
+        let free: Vec<&String> = gpus.iter().copied().filter(|id| !held.contains(id)).collect();
         let count = |wanted: &[TaskStatus]| {
             tasks.iter().filter(|t| wanted.contains(&t.value.observed.status)).count()
         };
@@ -50,8 +57,8 @@ impl<'a> Renderer<'a> {
                 "agentHash": instance.agent_hash,
                 "dockerVersion": instance.engine_version,
             },
-            "registeredResources": resources::render(&instance.total),
-            "remainingResources": resources::render(&instance.total.remaining(&in_use)),
+            "registeredResources": resources::render(instance, &instance.total, &gpus),
+            "remainingResources": resources::render(instance, &remaining, &free),
             "status": instance.status.as_str(),
             "agentConnected": registry.is_connected(&instance.arn),
             "runningTasksCount": count(&[TaskStatus::Running]),

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::api::error::{ApiError, ApiResult};
+use crate::model::Instance;
 
 /// A resource as a request gives it.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -18,11 +19,20 @@ pub(super) struct Given {
     string_set_value: Vec<String>,
 }
 
-/// Reads the resources of a registration.
+/// A device of a host as a request gives it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Device {
+    id: String,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// Reads the resources of a registration; the ids of its GPUs are beside them, where it names any.
 ///
 /// # Errors
 /// `InvalidParameterException` naming the resource that is missing or makes no sense.
-pub(super) fn read(given: &[Given]) -> ApiResult<Resources> {
+pub(super) fn read(given: &[Given], devices: &[Device]) -> ApiResult<(Resources, Vec<String>)> {
     let find = |name: &str| given.iter().find(|resource| resource.name == name);
     let amount = |name: &str| {
         let value = find(name).map(|resource| resource.integer_value);
@@ -50,23 +60,31 @@ pub(super) fn read(given: &[Given]) -> ApiResult<Resources> {
     };
     resources.ports.tcp = ports("PORTS")?;
     resources.ports.udp = ports("PORTS_UDP")?;
-    if let Some(gpus) = find("GPU") {
-        let count = u32::try_from(gpus.string_set_value.len()).unwrap_or_default();
-        resources.gpus = count.max(u32::try_from(gpus.integer_value).unwrap_or_default());
+    let mut gpus = BTreeSet::new();
+    gpus.extend(devices.iter().filter(|device| device.kind == "GPU").map(|device| device.id.clone()));
+    if let Some(given) = find("GPU") {
+        gpus.extend(given.string_set_value.iter().cloned());
+        resources.gpus = u32::try_from(given.integer_value).unwrap_or_default();
     }
-    Ok(resources)
+    resources.gpus = resources.gpus.max(u32::try_from(gpus.len()).unwrap_or_default());
+    Ok((resources, gpus.into_iter().collect()))
 }
 
-/// Resources as a reply shows them.
-pub(super) fn render(resources: &Resources) -> Value {
+/// Resources of an instance as a reply shows them. `gpus` are the ids of those GPUs that may count towards
+/// `resources`.
+pub(super) fn render(instance: &Instance, resources: &Resources, gpus: &[&String]) -> Value {
     let mut shown = vec![
         integer("CPU", resources.cpu.0),
         integer("MEMORY", resources.memory.0),
         ports("PORTS", &resources.ports.tcp),
         ports("PORTS_UDP", &resources.ports.udp),
     ];
-    if resources.gpus > 0 {
+    if instance.total.gpus > 0 && instance.gpu_ids.is_empty() {
         shown.push(integer("GPU", resources.gpus));
+    } else if instance.total.gpus > 0 {
+        // A task that was placed and has not told yet which it has counts already.
+        let count = usize::try_from(resources.gpus).unwrap_or(usize::MAX).min(gpus.len());
+        shown.push(string_set("GPU", gpus.get(..count).unwrap_or_default()));
     }
     Value::Array(shown)
 }
@@ -76,8 +94,11 @@ fn integer(name: &str, value: u32) -> Value {
 }
 
 fn ports(name: &str, ports: &BTreeSet<u16>) -> Value {
-    let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+    string_set(name, &ports.iter().map(ToString::to_string).collect::<Vec<_>>())
+}
+
+fn string_set(name: &str, texts: &[impl serde::Serialize]) -> Value {
     json!({
-        "name": name, "type": "STRINGSET", "doubleValue": 0.0, "longValue": 0, "integerValue": 0, "stringSetValue": ports
+        "name": name, "type": "STRINGSET", "doubleValue": 0.0, "longValue": 0, "integerValue": 0, "stringSetValue": texts
     })
 }

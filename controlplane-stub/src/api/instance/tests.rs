@@ -50,6 +50,47 @@ async fn what_tasks_need_is_taken_from_what_remains() {
 }
 
 #[tokio::test]
+async fn gpus_are_shown_by_their_ids_as_far_as_it_is_known_who_has_which() {
+    let api = Api::start().await;
+    let mut host = registration();
+    host["platformDevices"] = json!([{"id": "GPU-1", "type": "GPU"}, {"id": "GPU-2", "type": "GPU"}]);
+    let registered = api.ok("RegisterContainerInstance", host).await["containerInstance"].clone();
+    let arn = text(&registered["containerInstanceArn"]);
+    let set = |ids: &[&str]| json!({"name": "GPU", "type": "STRINGSET", "doubleValue": 0.0, "longValue": 0, "integerValue": 0, "stringSetValue": ids});
+    assert_eq!(registered["registeredResources"][4], set(&["GPU-1", "GPU-2"]));
+    let gpu = json!([{"type": "GPU", "value": "1"}]);
+    let container = json!({"name": "app", "image": "i", "memory": 64, "resourceRequirements": gpu});
+    api.ok("RegisterTaskDefinition", json!({"family": "train", "containerDefinitions": [container]})).await;
+    let remaining = || async {
+        let shown = api.ok("DescribeContainerInstances", json!({"containerInstances": [arn]})).await;
+        shown["containerInstances"][0]["remainingResources"][4].clone()
+    };
+    let task = api
+        .placed("train", &arn, |task| task.observed.containers[0].gpu_ids = vec!["GPU-1".to_owned()])
+        .await;
+    assert_eq!(remaining().await, set(&["GPU-2"]));
+    // One that is gone has none, and one that has not told yet which it has counts.
+    api.placed("train", &arn, |task| {
+        task.observed.status = TaskStatus::Stopped;
+        task.observed.containers[0].gpu_ids = vec!["GPU-2".to_owned()];
+    })
+    .await;
+    assert_eq!(remaining().await, set(&["GPU-2"]));
+    api.placed("train", &arn, |_| {}).await;
+    assert_eq!(remaining().await, set(&[]));
+    let described = api.ok("DescribeTasks", json!({"tasks": [task]})).await;
+    assert_eq!(described["tasks"][0]["containers"][0]["gpuIds"], json!(["GPU-1"]));
+    // Where only their number is known, that is what is shown.
+    let mut host = registration();
+    host["totalResources"].as_array_mut().unwrap().push(json!({"name": "GPU", "integerValue": 2}));
+    let shown = api.ok("RegisterContainerInstance", host).await["containerInstance"].clone();
+    assert_eq!(
+        (&shown["remainingResources"][4]["type"], &shown["remainingResources"][4]["integerValue"]),
+        (&json!("INTEGER"), &json!(2))
+    );
+}
+
+#[tokio::test]
 async fn registering_again_keeps_the_arn_and_the_custom_attributes() {
     let api = Api::start().await;
     let arn = api.instance().await;

@@ -4,6 +4,7 @@
 //! for it, so that no instance gets the task which does not know how to do it.
 
 mod environment;
+mod gpu;
 mod linux;
 mod volume;
 
@@ -49,7 +50,7 @@ struct ContainerOverride {
     cpu: Option<i64>,
     memory: Option<i64>,
     memory_reservation: Option<i64>,
-    resource_requirements: Vec<Value>,
+    resource_requirements: Vec<input::ResourceRequirement>,
 }
 
 /// A specification, and what an instance must have to run it.
@@ -131,12 +132,17 @@ fn required(definition: &TaskDefinition, overrides: &Overrides) -> Vec<RequiredA
             overrides.task_role_arn.as_ref().is_some_and(|r| !r.is_empty()),
         ),
         ("ecs.capability.env-files.s3", containers.iter().any(|c| !c.environment_files.is_empty())),
-        ("berth.capability.gpu", containers.iter().any(|c| !c.resource_requirements.is_empty())),
         ("berth.capability.ephemeral-storage", overrides.ephemeral_storage.is_some()),
         ("ecs.capability.task-eia", !overrides.inference_accelerator_overrides.is_empty()),
     ] {
         if needed && !required.iter().any(|attribute| attribute.name == name) {
             required.push(RequiredAttribute { name: name.to_owned(), value: None });
+        }
+    }
+    for requirement in containers.iter().flat_map(|c| &c.resource_requirements) {
+        let name = requirement.capability();
+        if !required.iter().any(|attribute| attribute.name == name) {
+            required.push(RequiredAttribute { name, value: None });
         }
     }
     required
@@ -222,6 +228,7 @@ fn container_spec(
             .map(|credentials| credentials.credentials_parameter.clone()),
         firelens: linux::firelens(container)?,
         arn: String::new(),
+        gpus: gpu::count(container, &changed.resource_requirements)?,
     })
 }
 
@@ -365,7 +372,7 @@ mod tests {
                 "healthCheck": {"command": ["CMD-SHELL", "true"], "startPeriod": 4},
                 "ulimits": [{"name": "nofile", "softLimit": 1, "hardLimit": 2}],
                 "extraHosts": [{"hostname": "x", "ipAddress": "10.0.0.1"}], "dnsServers": ["1.1.1.1"],
-                "dnsSearchDomains": ["example.com"]
+                "dnsSearchDomains": ["example.com"], "resourceRequirements": [{"type": "GPU", "value": "2"}]
             }
         ]});
         let spec = specified(body, &json!({})).unwrap().spec;
@@ -376,6 +383,7 @@ mod tests {
         assert_eq!(app.ports[2].container, PortRange::new(9000, 9010).unwrap());
         assert_eq!(app.depends_on[0].condition, Condition::Success);
         assert_eq!((app.start_timeout, app.stop_timeout), (Some(Millis(7000)), Some(Millis(9000))));
+        assert_eq!((app.gpus, spec.need().gpus), (2, 2));
         let check = app.health_check.as_ref().unwrap();
         assert_eq!(
             (check.interval, check.timeout, check.retries, check.start_period),
@@ -407,6 +415,30 @@ mod tests {
     }
 
     #[test]
+    fn an_override_of_gpus_replaces_those_of_the_definition() {
+        let gpus = |count: &str| json!([{"type": "GPU", "value": count}]);
+        let body = |of_a: Value| {
+            json!({"containerDefinitions": [
+                {"name": "a", "image": "i", "memory": 64, "resourceRequirements": of_a}, {"name": "b", "image": "i", "memory": 64}
+            ]})
+        };
+        let changed = |requirements: Value| json!({"containerOverrides": [{"name": "a", "resourceRequirements": requirements}]});
+        let of = |body: Value, overrides: Value| {
+            let made = specified(body, &overrides).unwrap();
+            let names: Vec<String> = made.required.into_iter().map(|attribute| attribute.name).collect();
+            (made.spec.containers.iter().map(|c| c.gpus).collect::<Vec<_>>(), names)
+        };
+        let gpu = || vec!["berth.capability.gpu".to_owned()];
+        assert_eq!(of(body(gpus("2")), json!({})).0, [2, 0]);
+        assert_eq!(of(body(gpus("2")), changed(gpus("4"))), (vec![4, 0], gpu()));
+        assert_eq!(of(body(json!([])), changed(gpus("1"))), (vec![1, 0], gpu()));
+        // Another kind of device leaves the GPUs alone, and no instance offers it.
+        let other = changed(json!([{"type": "InferenceAccelerator", "value": "device_1"}]));
+        let (count, required) = of(body(gpus("2")), other);
+        assert_eq!((count, required), (vec![2, 0], vec!["berth.capability.inferenceaccelerator".to_owned()]));
+    }
+
+    #[test]
     fn overrides_that_cannot_be_are_refused() {
         let body = || json!({"containerDefinitions": [{"name": "a", "image": "i", "memory": 64}]});
         for (overrides, message) in [
@@ -423,6 +455,14 @@ mod tests {
                 "Invalid 'cpu' setting for container 'a'.",
             ),
             (json!({"memory": "x"}), "Invalid 'memory' setting for task."),
+            (
+                json!({"containerOverrides": [{"name": "a", "resourceRequirements": [{"type": "GPU", "value": "0"}]}]}),
+                "Invalid 'resourceRequirements' setting for container 'a'. GPU takes a positive number.",
+            ),
+            (
+                json!({"containerOverrides": [{"name": "a", "resourceRequirements": [{"type": "TPU", "value": "1"}]}]}),
+                "ResourceRequirement.type of container 'a' should be one of [GPU, InferenceAccelerator, NeuronDevice]",
+            ),
             (json!({"cpu": "127"}), "Invalid 'cpu' setting for task."),
             (json!({"cpu": "196609"}), "Invalid 'cpu' setting for task."),
             (json!({"memory": "32"}), "containers[a].memory: 64 MiB is more than the task's 32 MiB"),

@@ -150,6 +150,7 @@ fn container(
         set("containerArn", Some(json!(observed.arn)));
         set("runtimeId", observed.runtime_id.as_ref().map(|id| json!(id)));
         set("imageDigest", observed.image_digest.as_ref().map(|digest| json!(digest)));
+        set("gpuIds", (!observed.gpu_ids.is_empty()).then(|| json!(observed.gpu_ids)));
         set("exitCode", observed.exit_code.map(|code| json!(code)));
         set(
             "reason",

@@ -118,9 +118,7 @@ fn of_container(container: &Container, definition: &Definition, names: &mut BTre
     need(BERTH, "system-controls", !container.system_controls.is_empty());
     need(BERTH, "disable-networking", container.disable_networking);
     for requirement in &container.resource_requirements {
-        let name =
-            if requirement.kind == "GPU" { "gpu".to_owned() } else { requirement.kind.to_ascii_lowercase() };
-        need(BERTH, &name, true);
+        need("", &requirement.capability(), true);
     }
     if let Some(firelens) = &container.firelens_configuration {
         need(ECS, &format!("firelens.{}", firelens.kind), true);

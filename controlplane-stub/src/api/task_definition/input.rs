@@ -243,6 +243,35 @@ pub(in crate::api) struct ResourceRequirement {
     pub(in crate::api) value: String,
 }
 
+impl ResourceRequirement {
+    const KINDS: [&str; 3] = ["GPU", "InferenceAccelerator", "NeuronDevice"];
+
+    /// How many GPUs it wants, where it is about GPUs.
+    pub(in crate::api) fn gpus(&self) -> Option<u32> {
+        (self.kind == "GPU").then(|| self.value.parse().unwrap_or_default())
+    }
+
+    /// What an instance must have.
+    pub(in crate::api) fn capability(&self) -> String {
+        format!("berth.capability.{}", self.kind.to_ascii_lowercase())
+    }
+
+    /// What is wrong with it for the container of that name.
+    pub(in crate::api) fn problem(&self, container: &str) -> Option<String> {
+        if !Self::KINDS.contains(&self.kind.as_str()) {
+            let kinds = Self::KINDS.join(", ");
+            return Some(format!(
+                "ResourceRequirement.type of container '{container}' should be one of [{kinds}]"
+            ));
+        }
+        (self.gpus() == Some(0)).then(|| {
+            format!(
+                "Invalid 'resourceRequirements' setting for container '{container}'. GPU takes a positive number."
+            )
+        })
+    }
+}
+
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(in crate::api) struct RepositoryCredentials {

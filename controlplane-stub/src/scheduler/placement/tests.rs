@@ -36,6 +36,7 @@ fn candidate(name: &str, total: Resources) -> Candidate {
         hostname: String::new(),
         tags: BTreeMap::new(),
         registered_at: Timestamp(0),
+        gpu_ids: Vec::new(),
         outbox: OutboxCursor::default(),
     };
     Candidate {

@@ -27,6 +27,7 @@ fn candidate() -> Candidate {
         hostname: String::new(),
         tags: BTreeMap::new(),
         registered_at: Timestamp(1_529_280_000_000), // 2018-06-18T00:00:00Z
+        gpu_ids: Vec::new(),
         outbox: crate::model::OutboxCursor::default(),
     };
     Candidate {

@@ -211,17 +211,8 @@ fn check_linux(name: &str, linux: &LinuxParameters) -> ApiResult<()> {
 
 fn check_rest(container: &Container) -> ApiResult<()> {
     let name = &container.name;
-    for requirement in &container.resource_requirements {
-        one_of(
-            &format!("ResourceRequirement.type of container '{name}'"),
-            &requirement.kind,
-            &["GPU", "InferenceAccelerator", "NeuronDevice"],
-        )?;
-        if requirement.kind == "GPU" && !requirement.value.parse::<u32>().is_ok_and(|gpus| gpus > 0) {
-            return refuse(format!(
-                "Invalid 'resourceRequirements' setting for container '{name}'. GPU takes a positive number."
-            ));
-        }
+    if let Some(problem) = container.resource_requirements.iter().find_map(|r| r.problem(name)) {
+        return refuse(problem);
     }
     if container.repository_credentials.as_ref().is_some_and(|c| c.credentials_parameter.is_empty()) {
         return refuse(format!("Invalid 'repositoryCredentials' setting for container '{name}'."));
