@@ -10,6 +10,7 @@ mod holder;
 mod image;
 mod logs;
 mod pace;
+mod plugins;
 mod transport;
 mod volumes;
 
@@ -207,6 +208,8 @@ impl Docker {
             Ok(info) => info,
             Err(error) => return Err(self.connector.failed(&link, error).await),
         };
+        let mut volume_drivers = plugins::volume_drivers(&link, self.connector.address()).await;
+        volume_drivers.extend(info.plugins.volume);
         Ok(EngineInfo {
             version: info.server_version,
             root: info.docker_root_dir,
@@ -214,7 +217,7 @@ impl Docker {
             cgroup_version: info.cgroup_version.parse().unwrap_or(1),
             cgroup_systemd: info.cgroup_driver == "systemd",
             log_drivers: info.plugins.log,
-            volume_drivers: info.plugins.volume,
+            volume_drivers: volume_drivers.into_iter().collect(),
             security_options: info.security_options,
         })
     }
