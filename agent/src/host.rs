@@ -166,6 +166,13 @@ const FIRELENS: [&str; 5] = [
     "firelens.options.config.file",
     "logging-driver.awsfirelens.log-driver-buffer-limit",
 ];
+/// A volume driver's name in an attribute, where `:` is no letter; none where it has others that are not. The
+/// control plane asks for it in the same form.
+fn driver_attribute(driver: &str) -> Option<String> {
+    let is_letter = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+    let name = driver.replace(':', ".");
+    (name.len() <= 128 && name.chars().all(is_letter)).then_some(name)
+}
 
 /// Attributes and capabilities, under ECS's names. Placement offers the host no task that asks for
 /// one that is missing.
@@ -224,7 +231,8 @@ pub fn attributes(
         }
         names.extend(network.providers.iter().map(|provider| format!("berth.eni-provider.{provider}")));
     }
-    names.extend(engine.volume_drivers.iter().map(|driver| format!("{LEGACY}.docker-plugin.{driver}")));
+    let drivers = engine.volume_drivers.iter().filter_map(|driver| driver_attribute(driver));
+    names.extend(drivers.map(|driver| format!("{LEGACY}.docker-plugin.{driver}")));
     names.extend(OFFERED.iter().map(|name| format!("berth.capability.{name}")));
     if !gpus.ids.is_empty() {
         names.push("berth.capability.gpu".to_owned());
@@ -302,6 +310,14 @@ mod tests {
         );
         assert_eq!(offered(&Inventory { driver: None, ids }), [pair("berth.capability.gpu", "")]);
         assert!(offered(&Inventory { driver, ids: Vec::new() }).is_empty(), "a driver without a device");
+    }
+
+    #[test]
+    fn a_plug_in_that_has_a_tag_has_an_attribute_and_one_with_a_strange_name_has_none() {
+        assert_eq!(driver_attribute("vieux/sshfs:latest").as_deref(), Some("vieux/sshfs.latest"));
+        assert_eq!(driver_attribute("local").as_deref(), Some("local"));
+        assert_eq!(driver_attribute("what is this?"), None);
+        assert_eq!(driver_attribute(&"x".repeat(129)), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use crate::expect::PATIENCE;
-use crate::{Agent, Aws, ControlPlane, Ecs, Engine, demo, eventually, http, vpc};
+use crate::{Agent, Aws, ControlPlane, Ecs, Engine, OwnEngine, demo, eventually, http, vpc};
 
 /// Every cluster of tests has a name that begins so; the process id of the test follows, by which
 /// tests/scripts/sweep.sh knows what a killed test left behind.
@@ -56,7 +56,17 @@ impl Cluster {
     /// # Errors
     /// When any of it fails.
     pub async fn start_unregistered(env: &[(&str, &str)]) -> Result<Self> {
-        Self::start_parts(None, &[], env).await
+        Self::start_parts(None, None, &[], env).await
+    }
+
+    /// Like [`start_with`](Self::start_with), on an engine of the test's own.
+    ///
+    /// # Errors
+    /// When any of it fails.
+    pub async fn start_on(own: &OwnEngine, env: &[(&str, &str)]) -> Result<Self> {
+        let cluster = Self::start_parts(Some(own.host()), None, &[], env).await?;
+        cluster.registered().await?;
+        Ok(cluster)
     }
 
     /// Like [`start_with`](Self::start_with), with subnets and security groups.
@@ -76,24 +86,27 @@ impl Cluster {
         control_plane: &[(&str, &str)],
         env: &[(&str, &str)],
     ) -> Result<Self> {
-        let cluster = Self::start_parts(Some(vpc), control_plane, env).await?;
+        let cluster = Self::start_parts(None, Some(vpc), control_plane, env).await?;
         cluster.registered().await?;
         Ok(cluster)
     }
 
     async fn start_parts(
+        host: Option<String>,
         vpc: Option<&Value>,
         control_plane: &[(&str, &str)],
         env: &[(&str, &str)],
     ) -> Result<Self> {
         demo::image().await?;
-        let engine = Engine::connect().await?;
+        let engine = connect(host.as_deref()).await?;
+        let mut env = env.to_vec();
+        env.extend(host.as_deref().map(|host| ("DOCKER_HOST", host)));
         let name = unique_name();
         let control_plane = ControlPlane::start_with(vpc, control_plane).await?;
         let ecs = control_plane.ecs();
         ecs.call("CreateCluster", json!({ "clusterName": name })).await?;
-        let agent = Agent::start(&name, control_plane.agents, env)?;
-        let leftovers = Leftovers { cluster: name.clone(), data_dir: agent.data_dir().to_owned() };
+        let agent = Agent::start(&name, control_plane.agents, &env)?;
+        let leftovers = Leftovers { host, cluster: name.clone(), data_dir: agent.data_dir().to_owned() };
         Ok(Self { name, agent, control_plane, ecs, engine, _leftovers: leftovers })
     }
 
@@ -258,6 +271,14 @@ impl Cluster {
     }
 }
 
+/// The engine of the test's own, or that of all.
+async fn connect(host: Option<&str>) -> Result<Engine> {
+    match host {
+        Some(host) => Engine::at(host).await,
+        None => Engine::connect().await,
+    }
+}
+
 /// A name that no other test has, with the process in it.
 fn unique_name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -326,18 +347,19 @@ pub async fn demo_json(port: u16, path: &str) -> Result<Value> {
 /// programs are dead by then.
 #[derive(Debug)]
 struct Leftovers {
+    host: Option<String>,
     cluster: String,
     data_dir: PathBuf,
 }
 
 impl Drop for Leftovers {
     fn drop(&mut self) {
-        let (cluster, data_dir) = (self.cluster.clone(), self.data_dir.clone());
+        let (host, cluster, data_dir) = (self.host.clone(), self.cluster.clone(), self.data_dir.clone());
         // A thread with a runtime of its own: the test's is in the middle of something, or gone.
         let removal = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                let engine = Engine::connect().await?;
+                let engine = connect(host.as_deref()).await?;
                 engine.remove_containers_of(&cluster).await?;
                 engine.remove_volumes_of(&cluster).await?;
                 engine.remove_holders_of(&data_dir).await

@@ -45,7 +45,15 @@ impl Engine {
     /// When no engine answers.
     pub async fn connect() -> Result<Self> {
         let host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned());
-        let docker = Docker::connect_with_host(&host)?.negotiate_version().await;
+        Self::at(&host).await
+    }
+
+    /// Connects to the engine at an address such as `DOCKER_HOST` has.
+    ///
+    /// # Errors
+    /// When no engine answers.
+    pub async fn at(host: &str) -> Result<Self> {
+        let docker = Docker::connect_with_host(host)?.negotiate_version().await;
         let docker =
             docker.with_context(|| format!("no engine at {host}: run tests/scripts/engine.sh ensure"))?;
         Ok(Self { docker })

@@ -7,6 +7,8 @@
 //! | [`agent`] | the real agent as a child process |
 //! | [`program`] | any child process: its output, its end, its death when the test ends |
 //! | [`engine`] | the container engine itself, beside Berth: what is there, and its raw floor |
+//! | [`own_engine`] | an engine of the test's own, for what would stay in a shared one |
+//! | [`volume_plugin`] | a volume plug-in of a test |
 //! | [`endpoint`] | where an agent under test serves its tasks |
 //! | [`ecs`] | a small client for the JSON API |
 //! | [`aws`] | the AWS command line |
@@ -38,11 +40,13 @@ pub mod expect;
 pub mod files;
 pub mod http;
 pub mod keep_alive;
+pub mod own_engine;
 pub mod program;
 pub mod python;
 pub mod registry;
 pub mod server;
 pub mod sim;
+pub mod volume_plugin;
 pub mod vpc;
 
 pub use agent::Agent;
@@ -54,5 +58,7 @@ pub use endpoint::Endpoint;
 pub use engine::Engine;
 pub use expect::eventually;
 pub use keep_alive::KeepAlive;
+pub use own_engine::OwnEngine;
 pub use registry::{Fault, Registry};
 pub use server::Server;
+pub use volume_plugin::VolumePlugin;

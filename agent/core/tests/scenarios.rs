@@ -205,7 +205,8 @@ fn a_dependency_has_so_long_to_become_healthy() {
     let reason = "TaskDependencyError: container db did not become HEALTHY within 5 s";
     assert_eq!(run.told().containers[1].reason.as_deref(), Some(reason));
     let stop = run.told().stop.clone().unwrap();
-    assert_eq!((stop.code, stop.reason.as_str()), (StopCode::TaskFailedToStart, reason));
+    let of_app = reason.replace(": ", ": container app: ");
+    assert_eq!((stop.code, stop.reason), (StopCode::TaskFailedToStart, of_app));
 }
 
 #[test]

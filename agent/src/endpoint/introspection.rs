@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -13,9 +14,12 @@ use axum::routing::get;
 use axum::{Json, Router};
 use berth_core::ids::ContainerInstanceArn;
 use berth_core::task::{Container, Task};
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::clock::rfc3339;
 use crate::engine::Engine;
@@ -25,6 +29,11 @@ use crate::supervise::Tracker;
 
 use super::connections;
 use super::readings::Readings;
+
+/// Longest that the engine may take to tell of a container.
+const GLANCE: Duration = Duration::from_secs(1);
+/// Tasks that are looked at at once.
+const AT_ONCE: usize = 32;
 
 /// What the answers are made from.
 #[derive(Clone)]
@@ -187,38 +196,45 @@ struct PortView {
     protocol: &'static str,
 }
 
+impl Introspection {
+    /// A container in detail. Without the engine, or while it is busy with the container, the rest is still
+    /// true.
+    async fn details(&self, container: &Container) -> Arc<Details> {
+        let told = timeout(GLANCE, self.readings.details(container)).await;
+        told.ok().and_then(Result::ok).flatten().unwrap_or_default()
+    }
+}
+
 impl TaskView {
     async fn of(task: &Task, about: &Introspection) -> Self {
         let state = task.state();
         let waits: HashMap<_, _> = about.engine.container_waits(task).into_iter().collect();
-        let mut containers = Vec::with_capacity(state.containers.len());
-        for (container, spec) in state.containers.iter().zip(&task.spec().containers) {
-            // Without the engine the rest is still true.
-            let details = about.readings.details(container).await.ok().flatten().unwrap_or_default();
-            containers.push(ContainerView {
-                image_id: details.image_id.clone(),
-                restart_count: spec.restart_policy.as_ref().map(|_| container.restarts),
-                networks: networks(task, &details),
-                volumes: details
-                    .mounts
-                    .iter()
-                    .map(|mount| VolumeView {
-                        source: mount.source.clone(),
-                        destination: mount.destination.clone(),
-                    })
-                    .collect(),
-                docker_id: container.id.as_ref().map(ToString::to_string).unwrap_or_default(),
-                docker_name: crate::engine::engine_name(task.spec(), &container.name),
-                name: container.name.to_string(),
-                image: spec.image.clone(),
-                known_status: container.status.as_str(),
-                waiting_for: waits.get(&container.name).cloned(),
-                exit_code: container.exit_code(),
-                created_at: container.created_at.and_then(rfc3339),
-                started_at: container.started_at.and_then(rfc3339),
-                ports: ports(task, container),
-            });
-        }
+        let all = state.containers.iter().zip(&task.spec().containers);
+        let details = join_all(all.clone().map(|(container, _)| about.details(container))).await;
+        let views = all.zip(details).map(|((container, spec), details)| ContainerView {
+            image_id: details.image_id.clone(),
+            restart_count: spec.restart_policy.as_ref().map(|_| container.restarts),
+            networks: networks(task, &details),
+            volumes: details
+                .mounts
+                .iter()
+                .map(|mount| VolumeView {
+                    source: mount.source.clone(),
+                    destination: mount.destination.clone(),
+                })
+                .collect(),
+            docker_id: container.id.as_ref().map(ToString::to_string).unwrap_or_default(),
+            docker_name: crate::engine::engine_name(task.spec(), &container.name),
+            name: container.name.to_string(),
+            image: spec.image.clone(),
+            known_status: container.status.as_str(),
+            waiting_for: waits.get(&container.name).cloned(),
+            exit_code: container.exit_code(),
+            created_at: container.created_at.and_then(rfc3339),
+            started_at: container.started_at.and_then(rfc3339),
+            ports: ports(task, container),
+        });
+        let containers = views.collect();
         Self {
             arn: task.spec().arn.to_string(),
             desired_status: if task.is_stopping() { "STOPPED" } else { "RUNNING" },
@@ -272,11 +288,10 @@ async fn tasks(
 
 /// All tasks.
 pub(super) async fn task_views(about: &Introspection) -> impl IntoResponse + use<> {
-    let mut tasks = Vec::new();
-    for task in about.engine.tasks() {
-        tasks.push(TaskView::of(&task, about).await);
-    }
-    Json(TaskList { tasks })
+    let all = about.engine.tasks();
+    // Several at a time, so that those which the engine is busy with do not add up.
+    let views = stream::iter(all).map(|task| async move { TaskView::of(&task, about).await });
+    Json(TaskList { tasks: views.buffered(AT_ONCE).collect().await })
 }
 
 fn has_container(task: &Task, id: &str) -> bool {

@@ -1,5 +1,5 @@
 //! Makes a container: puts together what the container engine is asked for, from the task's
-//! specification, from what was acquired for it, and from what the agent adds.
+//! specification, from what was acquired for it, and from what the agent adds. Removes one that comes too late.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,12 +7,19 @@ use std::sync::Arc;
 use berth_core::ids::{ContainerName, EngineId, GpuId};
 use berth_core::spec::{ContainerSpec, NetworkMode, TaskSpec};
 use berth_core::task::{ErrorClass, Fact, Failure, Outcome, PortBinding};
+use berth_core::units::Millis;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::keepsake::{engine_name, labels_of, volume_name};
-use super::perform::{failure, into_outcome, within};
-use super::{Shared, inform};
+use super::perform::{failure, into_outcome, own_volumes, within};
+use super::{Shared, inform, suspects};
 use crate::firelens;
-use crate::runtime::{CreateRequest, Fetched, RuntimeError};
+use crate::runtime::{CreateRequest, Fetched, Runtime, RuntimeError};
+
+/// How much longer the engine is listened to about a container that nobody waits for any more, and how long its
+/// removal may take.
+const LATE: Millis = Millis::from_secs(3600);
 
 /// What was acquired for a container.
 pub(super) struct Place {
@@ -47,13 +54,13 @@ pub(super) async fn create(
             let mut request = request(shared, spec, index, place, fetched, router_at);
             request.host_mounts.extend(file);
             request.fetched.above.extend(variable);
-            shared.runtime.create(request).await
+            make(shared, spec, request).await
         };
         made.await.map_err(|e| failure(ErrorClass::CannotCreateContainer, e))
     };
-    into_outcome(within(shared.timeouts.create, "CREATED", call).await, |id| {
-        Outcome::Fact(Fact::Created { id })
-    })
+    let made = within(shared.timeouts.create, "CREATED", call).await;
+    let made = made.map_err(|failure| suspects::named(failure, spec, container));
+    into_outcome(made, |id| Outcome::Fact(Fact::Created { id }))
 }
 
 fn request(
@@ -125,4 +132,37 @@ async fn router_address(
     let details = shared.runtime.details(&id).await?;
     let mut addresses = details.into_iter().flat_map(|d| d.networks).flat_map(|network| network.addresses);
     Ok(addresses.next())
+}
+
+/// Has a container made on a future of its own. The engine does not hear that whoever asked has lost patience, or
+/// wants no container any more: what is made all the same is removed again, and so are volumes that nobody has.
+async fn make(
+    shared: &Shared,
+    spec: &Arc<TaskSpec>,
+    request: CreateRequest,
+) -> Result<EngineId, RuntimeError> {
+    let (tell, told) = oneshot::channel();
+    let (runtime, spec) = (Arc::clone(&shared.runtime), Arc::clone(spec));
+    let limit = Millis(shared.timeouts.create.0.saturating_add(LATE.0));
+    shared.tracker.spawn_droppable("create", async move {
+        let name = request.name.clone();
+        let Ok(made) = timeout(limit.as_duration(), runtime.create(request)).await else { return };
+        let Err(Ok(id)) = tell.send(made) else { return };
+        tracing::info!(task = %spec.arn, container = name, "it was made too late, and is removed again");
+        let removed = timeout(LATE.as_duration(), discard(&*runtime, &spec, &id)).await;
+        if !matches!(removed, Ok(Ok(()))) {
+            tracing::warn!(task = %spec.arn, container = name, ?removed, "it is removed with the task's records, if not before");
+        }
+    });
+    // Without an answer the agent is stopping, or has given up what the engine does not.
+    told.await.unwrap_or_else(|_| Err(RuntimeError::Unavailable("no answer".to_owned())))
+}
+
+/// Removes a container that never ran, and the task's own volumes that no other container has.
+async fn discard(runtime: &dyn Runtime, spec: &TaskSpec, id: &EngineId) -> Result<(), RuntimeError> {
+    runtime.remove(id).await?;
+    for volume in own_volumes(spec) {
+        runtime.remove_volume(&volume).await?;
+    }
+    Ok(())
 }

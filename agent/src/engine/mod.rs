@@ -5,7 +5,8 @@
 //! | --- | --- |
 //! | `actor` | one for each task: persist, then act, feed back |
 //! | `perform` | one act, one call, one outcome |
-//! | `making` | what the container engine is asked for |
+//! | `making` | what the container engine is asked for, and what becomes of what comes too late |
+//! | `suspects` | which driver may be behind a failure |
 //! | `post_mortem` | what the kernel knows of a container's end |
 //! | `admission` | the ledger, and who is told when it changes |
 //! | `intake` | what the control plane wants: new tasks, stops, refusals |
@@ -38,6 +39,7 @@ mod reconcile;
 mod registry;
 mod restore;
 mod subsystems;
+mod suspects;
 mod sweep;
 mod talk;
 

@@ -4,12 +4,12 @@ use std::future::Future;
 use std::sync::Arc;
 
 use berth_core::ids::{ContainerName, EngineId};
-use berth_core::spec::{TaskSpec, Volume, VolumeSource};
+use berth_core::spec::{TaskSpec, VolumeSource};
 use berth_core::task::{Acquired, Act, ErrorClass, Fact, Failure, FailureKind, Outcome, ResourceKey};
 use berth_core::units::Millis;
 
 use super::keepsake::{engine_name, volume_name};
-use super::{Shared, inform, making, post_mortem};
+use super::{Shared, inform, making, post_mortem, suspects};
 use crate::cgroup::Bounds;
 use crate::credentials::CredentialsError;
 use crate::environment::EnvironmentError;
@@ -273,7 +273,8 @@ async fn start(shared: &Shared, spec: &Arc<TaskSpec>, container: &ContainerName,
         })?;
         Ok(post_mortem::complete(shared, spec, fact).await)
     };
-    into_outcome(within(shared.timeouts.start, "RUNNING", call).await, Outcome::Fact)
+    let started = within(shared.timeouts.start, "RUNNING", call).await;
+    into_outcome(started.map_err(|failure| suspects::named(failure, spec, container)), Outcome::Fact)
 }
 
 pub(super) async fn inspect(shared: &Shared, spec: &TaskSpec, id: &EngineId) -> Outcome {
@@ -326,9 +327,7 @@ async fn remove(
         inform::remove_file(shared, &spec.arn, container).await;
         // The last container that had one of the task's own volumes takes it along.
         for volume in own_volumes(spec) {
-            if let Some(name) = volume_name(spec, volume) {
-                shared.runtime.remove_volume(&name).await?;
-            }
+            shared.runtime.remove_volume(&volume).await?;
         }
         Ok(())
     };
@@ -336,7 +335,9 @@ async fn remove(
     into_outcome(within(REMOVE, "REMOVED", call).await, |()| Outcome::Removed)
 }
 
-/// The volumes that are the task's alone. Whoever has their mount points from another has them too.
-fn own_volumes(spec: &TaskSpec) -> impl Iterator<Item = &Volume> {
-    spec.volumes.iter().filter(|volume| matches!(volume.source, VolumeSource::Task(_)))
+/// The engine's names for the volumes that are the task's alone. Whoever has their mount points from another
+/// has them too.
+pub(super) fn own_volumes(spec: &TaskSpec) -> impl Iterator<Item = String> {
+    let own = spec.volumes.iter().filter(|volume| matches!(volume.source, VolumeSource::Task(_)));
+    own.filter_map(|volume| volume_name(spec, volume))
 }

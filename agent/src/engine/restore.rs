@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use berth_core::ids::{ContainerInstanceArn, ContainerName, TaskArn};
 use berth_core::task::{Event, Fact, ResourceKey, ResourceStatus, Task};
 use futures_util::StreamExt;
+use tokio::time::timeout;
 
 use super::Shared;
 use super::keepsake::Keepsake;
@@ -17,6 +19,9 @@ use crate::store::Saved;
 
 /// Looks at the engine that may be under way at once.
 const LOOKS: usize = 8;
+/// Longest that a look at one container may take: the engine says nothing of one that it is busy with, such as
+/// for want of a volume, and the others are not to wait for that.
+const GLANCE: Duration = Duration::from_secs(3);
 
 /// What the engine has of one task.
 #[derive(Debug, Default)]
@@ -45,7 +50,10 @@ pub async fn look(runtime: &dyn crate::runtime::Runtime) -> Result<World, Runtim
     let looks = futures_util::stream::iter(listed).map(|listed| async move {
         let fact = match &listed.fact {
             Some(fact) => Ok(fact.clone()),
-            None => runtime.inspect(&listed.id).await,
+            None => {
+                let id = listed.id.clone();
+                timeout(GLANCE, runtime.inspect(&listed.id)).await.unwrap_or(Ok(Fact::Silent { id }))
+            }
         };
         (listed, fact)
     });

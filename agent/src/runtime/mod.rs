@@ -56,7 +56,7 @@ pub struct EngineInfo {
     pub cgroup_systemd: bool,
     /// Its log drivers.
     pub log_drivers: Vec<String>,
-    /// Its volume drivers.
+    /// Its volume drivers, those of plug-ins that it has not used yet among them.
     pub volume_drivers: Vec<String>,
     /// Where it keeps its data.
     pub root: String,

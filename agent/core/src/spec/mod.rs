@@ -5,6 +5,7 @@
 //! (developer guide, "Task definition parameters").
 
 mod check;
+mod drivers;
 mod environment;
 mod firelens;
 mod linux;

@@ -48,6 +48,16 @@ pub struct EngineVolume {
     pub labels: BTreeMap<String, String>,
 }
 
+impl EngineVolume {
+    /// Whose word the engine needs for it: that of a driver which is not its own, or of whatever the options of
+    /// its own driver name, such as a server.
+    #[must_use]
+    pub fn depends_on(&self) -> Option<&str> {
+        let driver = self.driver.as_deref().unwrap_or("local");
+        (driver != "local" || !self.options.is_empty()).then_some(driver)
+    }
+}
+
 /// A volume in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountPoint {

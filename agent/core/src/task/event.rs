@@ -128,6 +128,11 @@ pub enum Fact {
     },
     /// The engine knows no such container.
     Missing,
+    /// It exists, and the engine did not say more of it in time: it is busy with it.
+    Silent {
+        /// The engine's id.
+        id: EngineId,
+    },
 }
 
 /// How a container ended.

@@ -166,7 +166,8 @@ impl Task {
                 TaskStatus::Pending => StopCode::TaskFailedToStart,
                 TaskStatus::Running | TaskStatus::Stopped => StopCode::EssentialContainerExited,
             };
-            self.stop(StopCause::new(code, failure.to_string()));
+            let reason = failure.of(&self.state.containers[index].name);
+            self.stop(StopCause::new(code, reason));
         }
     }
 

@@ -80,7 +80,9 @@ fn one_gate(spec: &ContainerSpec, container: &Container, dependency: &Dependency
         let waited = spec.start_timeout.unwrap_or_default();
         return Gate::Never(format!("container {name} did not become {wanted} within {waited}"));
     }
-    Gate::Waiting { on: format!("container {name} to become {wanted}"), until }
+    let is_ill = dependency.condition == Condition::Healthy && container.health == Some(Health::Unhealthy);
+    let so_far = if is_ill { ", which is UNHEALTHY" } else { "" };
+    Gate::Waiting { on: format!("container {name} to become {wanted}{so_far}"), until }
 }
 
 const fn condition_name(condition: Condition) -> &'static str {

@@ -14,7 +14,7 @@
 //!
 //! A task is told events by [`Task::handle`] and answers with a [`Step`]. `observe` and `failures`
 //! take an event into the state, `plan` and `wind_down` decide what is to be done now, `timers` when
-//! to ask again; `container` and `resource` have tables of their own, `graph` the dependencies, `restart`
+//! to ask again, `waits` what people are told of waiting; `container` and `resource` have tables of their own, `graph` the dependencies, `restart`
 //! the policy of starting a container again.
 //!
 //! Invariants, held by `tests/properties.rs`: at most one attempt is in flight for each node;
@@ -34,6 +34,7 @@ mod resource;
 mod restart;
 mod step;
 mod timers;
+mod waits;
 mod wind_down;
 
 use std::collections::BTreeMap;
@@ -48,9 +49,8 @@ pub use reason::{ErrorClass, Failure, FailureKind, MAX_REASON_BYTES, StopCause, 
 pub use resource::{Resource, ResourceInput, ResourceKey, ResourceStatus, Yield};
 pub use step::{Act, AttachmentStatus, ContainerReport, Report, Step};
 
-use crate::attachment::Provider;
 use crate::ids::{AttemptId, ContainerName, GpuId};
-use crate::resources::{Shortfall, describe};
+use crate::resources::Shortfall;
 use crate::spec::{NetworkMode, Sharing, TaskSpec};
 use crate::units::{Millis, Timestamp};
 
@@ -312,61 +312,6 @@ impl Task {
         self.state.admission == Admission::Granted
     }
 
-    /// What it waits for that somebody else has to bring about: resources of the host, or the
-    /// engine. Empty when it waits for nothing of the kind.
-    #[must_use]
-    pub fn waiting_for(&self) -> String {
-        if let Admission::Waiting(missing) = &self.state.admission
-            && !missing.is_empty()
-        {
-            return describe(missing);
-        }
-        if let Some(attachment) = &self.spec.attachment
-            && attachment.provider == Provider::HotPlug
-            && self.resource(&ResourceKey::Interface).is_some_and(|r| r.status == ResourceStatus::Acquiring)
-        {
-            return format!("a network interface with the address {} to be plugged in", attachment.mac);
-        }
-        let elsewhere = [&ResourceKey::Environment, &ResourceKey::LogRouter, &ResourceKey::Credentials];
-        let trouble = elsewhere.into_iter().filter_map(|key| self.resource(key)?.trouble.as_ref()).next();
-        if let Some(trouble) = trouble.filter(|_| !self.is_stopping()) {
-            return trouble.clone();
-        }
-        let away =
-            |failure: &Option<Failure>| matches!(failure, Some(f) if f.kind == FailureKind::EngineAway);
-        if self.state.containers.iter().any(|c| !c.is_stopped() && away(&c.failure)) {
-            return "the container engine, which does not answer".to_owned();
-        }
-        String::new()
-    }
-
-    /// What each container that does not run yet waits for, for people.
-    #[must_use]
-    pub fn container_waits(&self, now: Timestamp) -> Vec<(ContainerName, String)> {
-        self.state
-            .containers
-            .iter()
-            .enumerate()
-            .filter(|(_, c)| c.status < ContainerStatus::Running)
-            .filter_map(|(i, c)| {
-                if let graph::Gate::Waiting { on, .. } =
-                    graph::start_gate(&self.spec, &self.state.containers, i, now)
-                {
-                    return Some((c.name.clone(), on));
-                }
-                if let Some(wait) = restart::wait(c, now) {
-                    return Some((c.name.clone(), wait));
-                }
-                let image = &self.spec.containers[i].image;
-                let pulling = self.state.resources.iter().any(|r| {
-                    r.status == ResourceStatus::Acquiring
-                        && matches!(&r.key, ResourceKey::Image(x) if x == image)
-                });
-                pulling.then(|| (c.name.clone(), format!("image {image}")))
-            })
-            .collect()
-    }
-
     /// Whether the difference to an earlier state is one that the control plane's users see. What
     /// happens on the way up, and between the last process's end and STOPPED, is not told by itself.
     fn is_worth_telling(&self, before: &TaskState) -> bool {
@@ -382,7 +327,11 @@ impl Task {
             TaskStatus::Pending => {
                 let chosen =
                     |state: &TaskState| state.resources.iter().filter(|r| !r.yielded.gpus.is_empty()).count();
+                let ill = |state: &TaskState| {
+                    state.containers.iter().map(|c| c.health == Some(Health::Unhealthy)).collect::<Vec<_>>()
+                };
                 chosen(now) != chosen(before)
+                    || ill(now) != ill(before)
                     || Self { state: before.clone(), ..self.clone() }.waiting_for() != self.waiting_for()
             }
             TaskStatus::Running => {

@@ -9,6 +9,7 @@ use super::restart::{self, Verdict};
 use super::{Admission, Task, TaskStatus};
 use crate::ids::{AttemptId, ContainerName, EngineId};
 use crate::resources::describe;
+use crate::spec::NetworkMode;
 use crate::units::Timestamp;
 
 impl Task {
@@ -60,10 +61,14 @@ impl Task {
         };
         if let Some(resource) = self.state.resources.iter_mut().find(ours) {
             resource.apply(ResourceInput::Lost);
+            let held = match self.spec.network_mode {
+                NetworkMode::Awsvpc => "network",
+                _ => "namespaces",
+            };
             self.stop(StopCause::new(
                 StopCode::EssentialContainerExited,
                 format!(
-                    "{}: the container that holds the task's namespaces has ended",
+                    "{}: the container that holds the task's {held} has ended",
                     StopCause::ESSENTIAL_EXITED
                 ),
             ));
@@ -114,7 +119,10 @@ impl Task {
     fn take_fact(&mut self, index: usize, fact: Fact, now: Timestamp) {
         let container = &mut self.state.containers[index];
         let id = match &fact {
-            Fact::Created { id } | Fact::Running { id, .. } | Fact::Exited { id, .. } => Some(id),
+            Fact::Created { id }
+            | Fact::Running { id, .. }
+            | Fact::Exited { id, .. }
+            | Fact::Silent { id } => Some(id),
             Fact::Missing => None,
         };
         if let (Some(id), Some(known)) = (id, &container.id)
@@ -128,12 +136,22 @@ impl Task {
                 if container.apply(ContainerInput::SeenCreated, now) {
                     container.id = Some(id);
                 }
+                // It came after it was removed.
+                container.removed = false;
+            }
+            Fact::Silent { id } => {
+                if container.apply(ContainerInput::SeenCreated, now) {
+                    container.id = Some(id);
+                }
+                container.unsure = !container.is_stopped();
             }
             Fact::Running { id, started_at, health } => {
                 if container.apply(ContainerInput::SeenRunning, now) {
                     container.id = Some(id);
                     container.started_at = Some(started_at);
-                    container.failure = None;
+                    // That it came too late stays said where the task is stopped for it.
+                    let stops = self.state.stop.is_some();
+                    container.failure.take_if(|failure| !(stops && failure.kind == FailureKind::TimedOut));
                 } else if container.is_stopped() && container.started_at != Some(started_at) {
                     // Not a late look at the life that ended: somebody started it again.
                     container.revived = true;

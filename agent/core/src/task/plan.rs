@@ -259,7 +259,7 @@ impl Task {
             let never_ran = container.started_at.is_none();
             let cause = match &container.failure {
                 Some(failure) if never_ran && self.state.status == TaskStatus::Pending => {
-                    StopCause::new(StopCode::TaskFailedToStart, failure.to_string())
+                    StopCause::new(StopCode::TaskFailedToStart, failure.of(&container.name))
                 }
                 _ => StopCause::new(StopCode::EssentialContainerExited, StopCause::ESSENTIAL_EXITED),
             };

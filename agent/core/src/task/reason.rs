@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ids::ContainerName;
 use crate::units::Millis;
 
 /// ECS's `stopCode`.
@@ -130,6 +131,12 @@ impl fmt::Display for Failure {
 }
 
 impl Failure {
+    /// What the task is told of a failure of one of its containers.
+    #[must_use]
+    pub fn of(&self, container: &ContainerName) -> String {
+        format!("{}: container {container}: {}", self.class.as_str(), self.detail)
+    }
+
     /// A failure that trying again would not help.
     #[must_use]
     pub fn refused(class: ErrorClass, detail: impl Into<String>) -> Self {

@@ -121,7 +121,8 @@ pub enum Act {
         /// The engine's id; by its name when none is known.
         id: Option<EngineId>,
     },
-    /// Give up what is in flight under this attempt; its answer does not matter any more.
+    /// Give up what is in flight under this attempt; its answer does not matter any more. A container that
+    /// is made all the same is removed again.
     Abandon {
         /// The attempt.
         attempt: AttemptId,

@@ -70,9 +70,16 @@ impl Task {
             self.stop_container(index, now, acts);
             return;
         }
-        if container.attempt.is_some() {
-            return; // Every attempt ends: what became of it decides.
+        if let Some(attempt) = container.attempt {
+            if attempt.kind != AttemptKind::Create {
+                return; // Every attempt ends: what became of it decides.
+            }
+            // What was only made runs nowhere, and whoever makes it may be long about it. They remove it
+            // again; if they cannot, it is removed by its name in the end.
+            self.state.containers[index].attempt = None;
+            acts.push(Act::Abandon { attempt: attempt.id });
         }
+        let container = &self.state.containers[index];
         match container.status {
             ContainerStatus::Stopped => {}
             ContainerStatus::Created | ContainerStatus::Running if container.unsure => {

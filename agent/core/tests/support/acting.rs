@@ -137,9 +137,16 @@ impl World {
             return;
         };
         if self.flights[at].answer.is_none() && !self.away {
-            let act = self.flights[at].act.clone();
-            let answer = self.perform(&act);
-            self.flights[at].answer = Some(answer);
+            let flight = self.flights[at].clone();
+            self.flights[at].answer = Some(self.perform_flight(&flight));
+        }
+    }
+
+    /// Like [`perform`](Self::perform); a container that nobody wants any more is made and removed.
+    fn perform_flight(&mut self, flight: &Flight) -> Outcome {
+        match &flight.act {
+            Act::Create { .. } if flight.abandoned => Outcome::Fact(Fact::Missing),
+            act => self.perform(act),
         }
     }
 
@@ -180,7 +187,7 @@ impl World {
             End::Works => {
                 return match &flight.answer {
                     Some(answer) => answer.clone(),
-                    None => self.perform(&flight.act),
+                    None => self.perform_flight(flight),
                 };
             }
             End::Away { effect } => (FailureKind::EngineAway, effect),
@@ -194,7 +201,7 @@ impl World {
             return flight.answer.clone().unwrap();
         }
         if effect && flight.answer.is_none() {
-            self.perform(&flight.act);
+            self.perform_flight(flight);
         }
         if end == End::NoSuchImage {
             self.host.images.clear();

@@ -280,6 +280,10 @@ impl Host {
         if !self.images.contains(&image) {
             return None;
         }
+        Some(self.make(name, bindings, gpus))
+    }
+
+    fn make(&mut self, name: &ContainerName, bindings: &[PortBinding], gpus: &[GpuId]) -> EngineId {
         let id = EngineId::new(format!("{name}-{}", self.lives.len())).expect("an id");
         self.lives.push(Real {
             id: id.clone(),
@@ -294,7 +298,7 @@ impl Host {
             bindings: bindings.to_vec(),
             gpus: gpus.to_vec(),
         });
-        Some(id)
+        id
     }
 
     /// Starts a container that never ran; starting a running one changes nothing.
@@ -367,6 +371,13 @@ impl Host {
             self.end(at, 143, false);
         }
         self.inspect(id)
+    }
+
+    /// A container comes to be that was given up, while nobody is there to remove it again.
+    pub(crate) fn come_late(&mut self, name: &ContainerName) {
+        if self.existing(name).is_none() {
+            self.make(name, &[], &[]);
+        }
     }
 
     pub(crate) fn remove(&mut self, name: &ContainerName, id: Option<&EngineId>) {

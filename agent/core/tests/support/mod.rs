@@ -242,7 +242,12 @@ impl World {
         self.crash = None;
         for (at, flight) in std::mem::take(&mut self.flights).into_iter().enumerate() {
             if self.crash_effects & (1 << (at % 16)) != 0 && flight.answer.is_none() {
-                self.perform(&flight.act);
+                match &flight.act {
+                    Act::Create { container, .. } if flight.abandoned => self.host.come_late(container),
+                    act => {
+                        self.perform(act);
+                    }
+                }
             }
         }
         self.hints.clear();
@@ -268,6 +273,12 @@ impl World {
             Act::Abandon { attempt } => {
                 for flight in &mut self.flights {
                     flight.abandoned |= flight.attempt == attempt;
+                    // Whoever has made a container that nobody wants removes it.
+                    if let (true, Act::Create { container, .. }, Some(_)) =
+                        (flight.attempt == attempt, &flight.act, &flight.answer)
+                    {
+                        self.host.remove(container, None);
+                    }
                     // One thing at a time is done to a network or a folder: what was given up there is over.
                     let node = ops::node(&flight.act).1;
                     let one_by_one = [Ok(ResourceKey::Interface), Ok(ResourceKey::LogRouter)];

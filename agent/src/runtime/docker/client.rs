@@ -140,6 +140,11 @@ impl Connector {
         Self { address, name, link: RwLock::new(None) }
     }
 
+    /// Where the engine listens.
+    pub(super) const fn address(&self) -> &Address {
+        &self.address
+    }
+
     /// The link, made now if there is none.
     pub(super) async fn link(&self) -> Result<Arc<Link>, RuntimeError> {
         if let Some(link) = &*self.link.read().await {

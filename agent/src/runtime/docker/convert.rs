@@ -250,6 +250,7 @@ mod tests {
             Fact::Running { .. } => "running",
             Fact::Exited { .. } => "exited",
             Fact::Missing => "missing",
+            Fact::Silent { .. } => "silent",
         };
         for (status, started, expected) in [
             ("created", false, "created"),

@@ -10,6 +10,7 @@ mod holder;
 mod image;
 mod logs;
 mod pace;
+mod plugins;
 mod transport;
 mod volumes;
 
@@ -212,6 +213,8 @@ impl Docker {
             Ok(info) => info,
             Err(error) => return Err(self.connector.failed(&link, error).await),
         };
+        let mut volume_drivers = plugins::volume_drivers(&link, self.connector.address()).await;
+        volume_drivers.extend(info.plugins.volume);
         Ok(EngineInfo {
             version: info.server_version,
             root: info.docker_root_dir,
@@ -219,7 +222,7 @@ impl Docker {
             cgroup_version: info.cgroup_version.parse().unwrap_or(1),
             cgroup_systemd: info.cgroup_driver == "systemd",
             log_drivers: info.plugins.log,
-            volume_drivers: info.plugins.volume,
+            volume_drivers: volume_drivers.into_iter().collect(),
             security_options: info.security_options,
         })
     }
@@ -257,7 +260,7 @@ impl Docker {
             let since = match self.inspect(&id).await? {
                 Fact::Created { .. } => Some(Timestamp(summary.created.saturating_mul(1000))),
                 Fact::Exited { exit, .. } => exit.finished_at,
-                Fact::Running { .. } | Fact::Missing => None,
+                Fact::Running { .. } | Fact::Missing | Fact::Silent { .. } => None,
             };
             found.extend(since.map(|since| (id, since)));
         }

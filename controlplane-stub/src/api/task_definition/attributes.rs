@@ -81,7 +81,9 @@ fn of_task(definition: &Definition, names: &mut BTreeSet<String>) {
 
 fn of_volume(volume: &Volume) -> String {
     if let Some(docker) = &volume.docker_volume_configuration {
-        format!("{LEGACY}docker-plugin.{}", docker.driver.as_deref().unwrap_or("local"))
+        // An attribute's name has no colon, and a plug-in's may have a tag.
+        let driver = docker.driver.as_deref().unwrap_or("local").replace(':', ".");
+        format!("{LEGACY}docker-plugin.{driver}")
     } else if let Some(efs) = &volume.efs_volume_configuration {
         let authorised = efs.get("authorizationConfig").is_some() || efs.get("transitEncryption").is_some();
         format!("{ECS}{}", if authorised { "efsAuth" } else { "efs" })
@@ -209,6 +211,10 @@ mod tests {
             (
                 json!({"volumes": [{"name": "v", "dockerVolumeConfiguration": {"driver": "rexray"}}]}),
                 "com.amazonaws.ecs.capability.docker-plugin.rexray",
+            ),
+            (
+                json!({"volumes": [{"name": "v", "dockerVolumeConfiguration": {"driver": "vieux/sshfs:latest"}}]}),
+                "com.amazonaws.ecs.capability.docker-plugin.vieux/sshfs.latest",
             ),
             (
                 json!({"volumes": [{"name": "v", "efsVolumeConfiguration": {"fileSystemId": "fs"}}]}),
