@@ -161,6 +161,7 @@ async fn serve(listener: std::os::unix::net::UnixListener, shared: Arc<Shared>) 
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "it ends with the runtime of the plug-in's thread")]
 async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
     let method = request.uri().path().rsplit('.').next().unwrap_or_default().to_owned();
     let body = request.into_body().collect().await?.to_bytes();
