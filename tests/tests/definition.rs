@@ -107,6 +107,8 @@ async fn network_processes_and_logs_are_as_the_definition_has_them() -> Result<(
     let log = made.host_config.and_then(|host| host.log_config).context("no log")?;
     let options = log.config.unwrap_or_default();
     assert_eq!((log.typ.as_deref(), options["max-size"].as_str()), (Some("json-file"), "1m"));
+    // What nobody asked otherwise drops lines rather than hold the container up, as on ECS.
+    assert_eq!((options["mode"].as_str(), options["max-buffer-size"].as_str()), ("non-blocking", "10m"));
     Ok(())
 }
 

@@ -7,6 +7,9 @@ use super::context::Context;
 use super::error::{ApiError, ApiResult};
 use super::page::{Paging, reply};
 
+/// How log drivers take what containers write, where their options do not say.
+const LOG_MODE: &str = "defaultLogDriverMode";
+
 /// Every setting, and what it is until somebody sets it.
 const KNOWN: [(&str, &str); 12] = [
     ("serviceLongArnFormat", "enabled"),
@@ -18,7 +21,7 @@ const KNOWN: [(&str, &str); 12] = [
     ("tagResourceAuthorization", "on"),
     ("fargateTaskRetirementWaitPeriod", "7"),
     ("guardDutyActivate", "off"),
-    ("defaultLogDriverMode", "non-blocking"),
+    (LOG_MODE, "non-blocking"),
     ("fargateEventWindows", "disabled"),
     ("dualStackIPv6", "enabled"),
 ];
@@ -40,6 +43,12 @@ pub(super) async fn put(context: &Context, request: Put) -> ApiResult<Value> {
         return Err(ApiError::invalid_parameter(format!(
             "{} can not be disabled: ARNs are long here.",
             request.name
+        )));
+    }
+    if request.name == LOG_MODE && !["blocking", "non-blocking"].contains(&request.value.as_str()) {
+        return Err(ApiError::invalid_parameter(format!(
+            "{LOG_MODE} can not be {}: it is blocking or non-blocking.",
+            request.value
         )));
     }
     context.settings.lock().insert(request.name.clone(), request.value.clone());
@@ -93,6 +102,13 @@ pub(super) async fn list(context: &Context, request: List) -> ApiResult<Value> {
     let (page, next) = paging.page(&filters, settings, |(name, _)| name.clone())?;
     let page: Vec<Value> = page.iter().map(|(name, value)| render(context, name, value)).collect();
     Ok(reply("settings", json!(page), next))
+}
+
+/// How the log drivers of a task that is launched now take what its containers write: `blocking` or
+/// `non-blocking`.
+pub(super) fn log_mode(context: &Context) -> String {
+    let set = context.settings.lock().get(LOG_MODE).cloned();
+    set.unwrap_or_else(|| default_of(LOG_MODE).unwrap_or_default().to_owned())
 }
 
 fn default_of(name: &str) -> ApiResult<&'static str> {

@@ -103,7 +103,7 @@ impl Api {
         let id = arn::new_id();
         let task_arn = self.context.arns.task("default", &id);
         let id_arn = berth_core::ids::TaskArn::new(&task_arn).expect("an ARN");
-        let specified = super::spec::specify(&found, &json!({}), id_arn).expect("a specification");
+        let specified = super::spec::specify(&found, &json!({}), id_arn, "").expect("a specification");
         let containers = specified.spec.containers.iter().map(|spec| crate::model::ObservedContainer {
             arn: self.context.arns.container("default", &id, &arn::new_container_id()),
             name: spec.name.to_string(),

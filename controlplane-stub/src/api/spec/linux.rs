@@ -1,11 +1,16 @@
 //! The kernel's side of a container, and its log.
 
-use berth_core::spec::{Device, Firelens, LinuxParameters, LogConfiguration, Sharing, Tmpfs};
+use berth_core::spec::{
+    Device, FIRELENS_DRIVER, Firelens, LinuxParameters, LogConfiguration, Sharing, Tmpfs,
+};
 use berth_core::units::Mebibytes;
 
 use super::environment::secret;
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::task_definition::input;
+
+/// Drivers that have no buffer of the engine's: what logs nothing, and what a log router has options for.
+const UNBUFFERED: [&str; 2] = ["none", FIRELENS_DRIVER];
 
 /// `linuxParameters`, checked at registration.
 pub(super) fn parameters(linux: &input::LinuxParameters) -> LinuxParameters {
@@ -69,6 +74,17 @@ pub(super) fn log_configuration(log: &input::LogConfiguration) -> LogConfigurati
     }
 }
 
+/// Tells a log driver how to take what it is given, where its options do not: with a buffer that drops what
+/// it cannot hold, as large as ECS makes it, or with the container waiting for it.
+pub(super) fn default_mode(log: &mut LogConfiguration, mode: &str) {
+    if mode != "non-blocking" || log.options.contains_key("mode") || UNBUFFERED.contains(&log.driver.as_str())
+    {
+        return;
+    }
+    log.options.insert("mode".to_owned(), mode.to_owned());
+    log.options.entry("max-buffer-size".to_owned()).or_insert_with(|| "10m".to_owned());
+}
+
 /// `pidMode` or `ipcMode`.
 ///
 /// # Errors
@@ -86,6 +102,24 @@ pub(super) fn sharing(mode: Option<&str>, member: &str) -> ApiResult<Option<Shar
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_driver_that_is_not_told_drops_rather_than_waits() {
+        let log = |driver: &str, options: &[(&str, &str)], mode: &str| {
+            let options = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            let mut log = LogConfiguration { driver: driver.to_owned(), options, secret_options: Vec::new() };
+            default_mode(&mut log, mode);
+            log.options.into_iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ")
+        };
+        let wanted = "max-buffer-size=10m mode=non-blocking";
+        assert_eq!(log("syslog", &[], "non-blocking"), wanted);
+        let given = [("max-buffer-size", "1m")];
+        assert_eq!(log("syslog", &given, "non-blocking"), "max-buffer-size=1m mode=non-blocking");
+        assert_eq!(log("syslog", &[("mode", "blocking")], "non-blocking"), "mode=blocking");
+        assert_eq!(log("syslog", &[], "blocking"), "");
+        assert_eq!(log("none", &[], "non-blocking"), "");
+        assert_eq!(log("awsfirelens", &[], "non-blocking"), "");
+    }
 
     #[test]
     fn a_device_has_the_permissions_that_are_given_or_all() {

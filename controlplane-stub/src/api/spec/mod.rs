@@ -62,11 +62,17 @@ pub(super) struct Specified {
     pub(super) required: Vec<RequiredAttribute>,
 }
 
-/// Applies `overrides` (ECS's JSON) to a definition. `arn` is the task's.
+/// Applies `overrides` (ECS's JSON) to a definition. `arn` is the task's, `log_mode` how log drivers take
+/// what they are given where their options do not say (`blocking`, `non-blocking`).
 ///
 /// # Errors
 /// `InvalidParameterException` for overrides that the definition cannot take.
-pub(super) fn specify(definition: &TaskDefinition, overrides: &Value, arn: TaskArn) -> ApiResult<Specified> {
+pub(super) fn specify(
+    definition: &TaskDefinition,
+    overrides: &Value,
+    arn: TaskArn,
+    log_mode: &str,
+) -> ApiResult<Specified> {
     let overrides = read_overrides(overrides)?;
     let view = Definition::read(&definition.body)?;
     for changed in &overrides.container_overrides {
@@ -78,7 +84,7 @@ pub(super) fn specify(definition: &TaskDefinition, overrides: &Value, arn: TaskA
         }
     }
     let mode = mode(view.network_mode())?;
-    let containers: ApiResult<Vec<ContainerSpec>> = view
+    let mut containers = view
         .container_definitions
         .iter()
         .map(|container| {
@@ -86,7 +92,10 @@ pub(super) fn specify(definition: &TaskDefinition, overrides: &Value, arn: TaskA
                 overrides.container_overrides.iter().find(|o| o.name.as_deref() == Some(&container.name));
             container_spec(container, mode, changed)
         })
-        .collect();
+        .collect::<ApiResult<Vec<ContainerSpec>>>()?;
+    for log in containers.iter_mut().filter_map(|container| container.log.as_mut()) {
+        linux::default_mode(log, log_mode);
+    }
     let fields = TaskFields {
         arn: arn.clone(),
         family: Family::new(&definition.family).map_err(|error| invalid_id(&error))?,
@@ -94,7 +103,7 @@ pub(super) fn specify(definition: &TaskDefinition, overrides: &Value, arn: TaskA
         network_mode: mode,
         cpu: size(overrides.cpu.as_deref(), view.cpu(), "cpu", &TASK_CPU)?.map(CpuUnits),
         memory: size(overrides.memory.as_deref(), view.memory(), "memory", &(1..=u32::MAX))?.map(Mebibytes),
-        containers: containers?,
+        containers,
         attachment: None,
         pid_mode: linux::sharing(view.pid_mode.as_deref(), "pidMode")?,
         ipc_mode: linux::sharing(view.ipc_mode.as_deref(), "ipcMode")?,
@@ -352,7 +361,7 @@ mod tests {
 
     fn specified(body: Value, overrides: &Value) -> ApiResult<Specified> {
         let arn = Arns::new("us-east-1", "123456789012").placeholder_task("default").unwrap();
-        specify(&definition(body), overrides, arn)
+        specify(&definition(body), overrides, arn, "")
     }
 
     #[test]

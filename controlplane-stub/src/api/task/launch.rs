@@ -9,7 +9,7 @@ use super::render::Renderer;
 use crate::api::context::{self, Context};
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::tag::{self, Tag};
-use crate::api::{spec, task_definition};
+use crate::api::{setting, spec, task_definition};
 use crate::controller::{LaunchError, LaunchRequest, Launched, NetworkRequest};
 use crate::hex;
 use crate::model::{Cluster, TaskDefinition};
@@ -135,7 +135,7 @@ async fn launch(
     let arn =
         context.arns.placeholder_task(&cluster.name).map_err(|error| ApiError::server(error.to_string()))?;
     let overrides = request.overrides.unwrap_or_else(|| json!({}));
-    let specified = spec::specify(definition, &overrides, arn)?;
+    let specified = spec::specify(definition, &overrides, arn, &setting::log_mode(context))?;
     let mut required = specified.required;
     if request.enable_execute_command {
         required.push(RequiredAttribute { name: "ecs.capability.execute-command".to_owned(), value: None });

@@ -53,7 +53,8 @@ pub(super) async fn register(context: &Context, mut body: Map<String, Value>) ->
         .arns
         .placeholder_task(DEFAULT_CLUSTER)
         .map_err(|error| ApiError::server(error.to_string()))?;
-    spec::specify(&candidate, &json!({}), placeholder).map_err(|error| ApiError::client(error.message))?;
+    spec::specify(&candidate, &json!({}), placeholder, "")
+        .map_err(|error| ApiError::client(error.message))?;
     let decide = |view: &dyn View| {
         let last = view.family(&family);
         let revision = last.as_ref().map_or(0, |last| last.value) + 1;

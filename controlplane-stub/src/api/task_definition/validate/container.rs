@@ -33,8 +33,19 @@ const ULIMITS: [&str; 15] = [
     "stack",
 ];
 
-const LOG_DRIVERS: [&str; 8] =
-    ["json-file", "syslog", "journald", "gelf", "fluentd", "awslogs", "splunk", "awsfirelens"];
+/// ECS's own, and the engine's two that cost nothing to have.
+const LOG_DRIVERS: [&str; 10] = [
+    "json-file",
+    "local",
+    "none",
+    "syslog",
+    "journald",
+    "gelf",
+    "fluentd",
+    "awslogs",
+    "splunk",
+    "awsfirelens",
+];
 
 pub(super) fn check(container: &Container) -> ApiResult<()> {
     check_image(container)?;

@@ -176,7 +176,7 @@ fn others() -> Vec<(Value, &'static str)> {
         ),
         (
             with(&json!({"logConfiguration": {"logDriver": "paper"}})),
-            "logConfiguration.logDriver of container 'app' should be one of [json-file, syslog, journald, gelf, fluentd, awslogs, splunk, awsfirelens]",
+            "logConfiguration.logDriver of container 'app' should be one of [json-file, local, none, syslog, journald, gelf, fluentd, awslogs, splunk, awsfirelens]",
         ),
         (
             with(&json!({"repositoryCredentials": {}})),
