@@ -60,7 +60,8 @@ async fn a_container_finds_out_about_itself_and_its_task() -> Result<()> {
     assert_eq!((&told["DesiredStatus"], &told["KnownStatus"]), (&json!("RUNNING"), &json!("RUNNING")));
     assert_eq!(told["Limits"], json!({ "CPU": 64, "Memory": 64 }));
     assert_eq!((&told["Type"], &told["LogDriver"]), (&json!("NORMAL"), &json!("json-file")));
-    assert_eq!(told["LogOptions"], json!({ "max-size": "1m" }));
+    let options = json!({ "max-size": "1m", "mode": "non-blocking", "max-buffer-size": "10m" });
+    assert_eq!(told["LogOptions"], options);
     assert_eq!(
         (&told["Labels"]["team"], &told["Labels"]["com.amazonaws.ecs.task-arn"]),
         (&json!("blue"), &json!(arn))
