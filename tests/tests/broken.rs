@@ -88,7 +88,7 @@ async fn a_health_check_that_never_returns_makes_unhealthy_and_holds_up_nothing(
     let alone = demo::task("alone", "none", json!([stays("db", endless(1))]));
     let (alone, _) = cluster.running(alone).await?;
 
-    let wait = "container web waits for container db to become HEALTHY, which is UNHEALTHY";
+    let wait = "container db to become HEALTHY, which is UNHEALTHY";
     eventually(CHECKED, "it is unhealthy, and the other says that it waits for it", || async {
         let task = cluster.task(&waiting).await?;
         let (db, web) = (container(&task, "db")?, container(&task, "web")?);

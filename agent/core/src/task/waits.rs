@@ -49,7 +49,7 @@ impl Task {
         self.waits_for_the_unhealthy().unwrap_or_default()
     }
 
-    /// The first container that waits for one which fails its health check.
+    /// The first container that fails its health check while another waits for it.
     fn waits_for_the_unhealthy(&self) -> Option<String> {
         if self.is_stopping() || !self.state.containers.iter().any(is_unhealthy) {
             return None;
@@ -62,9 +62,7 @@ impl Task {
                 && needs.iter().any(|needed| unhealthy(&needed.container));
             // Asked as of the beginning of time: what it waits for does not change with time.
             match start_gate(&self.spec, &self.state.containers, index, Timestamp(0)) {
-                Gate::Waiting { on, .. } if waits => {
-                    Some(format!("container {} waits for {on}", self.state.containers[index].name))
-                }
+                Gate::Waiting { on, .. } if waits => Some(on),
                 _ => None,
             }
         })
