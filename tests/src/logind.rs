@@ -1,5 +1,7 @@
 //! A system bus of a test, with a logind and a systemd on it that do as the test says.
 
+#![allow(missing_docs, reason = "zbus::interface makes items of its own")]
+
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
@@ -28,7 +30,13 @@ struct Manager {
 
 #[zbus::interface(name = "org.freedesktop.login1.Manager")]
 impl Manager {
-    fn inhibit(&self, what: &str, who: &str, why: &str, mode: &str) -> zbus::fdo::Result<zbus::zvariant::OwnedFd> {
+    fn inhibit(
+        &self,
+        what: &str,
+        who: &str,
+        why: &str,
+        mode: &str,
+    ) -> zbus::fdo::Result<zbus::zvariant::OwnedFd> {
         let failed = |error: std::io::Error| zbus::fdo::Error::IOError(error.to_string());
         let (far, near) = std::io::pipe().map_err(failed)?;
         fcntl(&far, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|error| failed(error.into()))?;
@@ -42,6 +50,7 @@ impl Manager {
         u64::try_from(self.delay.as_micros()).unwrap_or(u64::MAX)
     }
 
+    /// A shutdown begins, or was called off.
     #[zbus(signal)]
     async fn prepare_for_shutdown(emitter: &SignalEmitter<'_>, start: bool) -> zbus::Result<()>;
 }

@@ -54,8 +54,9 @@ async fn ended(cluster: &Cluster, task: &str, name: &str) -> Result<String> {
 
 fn rfc3339(from_now: Duration) -> Result<String> {
     let at = (SystemTime::now() + from_now).duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
-    let output =
-        std::process::Command::new("date").args(["--utc", "+%FT%TZ", "--date", &format!("@{at}")]).output()?;
+    let output = std::process::Command::new("date")
+        .args(["--utc", "+%FT%TZ", "--date", &format!("@{at}")])
+        .output()?;
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
@@ -223,7 +224,10 @@ async fn without_logind_tasks_stop_when_systemd_stops_the_agent_of_a_host_that_g
     manager.hears("STOPPING=1\nSTATUS=the host goes down: 1 task to be stopped", before, PATIENCE).await?;
     manager.hears("EXTEND_TIMEOUT_USEC=", before, PATIENCE).await?;
     let stopped = cluster.task(&arn).await?;
-    assert_eq!((&stopped["lastStatus"], &stopped["stopCode"]), (&json!("STOPPED"), &json!("TerminationNotice")));
+    assert_eq!(
+        (&stopped["lastStatus"], &stopped["stopCode"]),
+        (&json!("STOPPED"), &json!("TerminationNotice"))
+    );
     for name in ["db", "app"] {
         assert_eq!(container(&stopped, name)?["exitCode"], 0, "{stopped}");
     }
@@ -279,10 +283,8 @@ async fn ec2s_notice_drains_the_host_and_stops_its_tasks_in_time() -> Result<()>
     })
     .await?;
     let base = metadata.url("");
-    let env = [
-        ("ECS_ENABLE_SPOT_INSTANCE_DRAINING", "true"),
-        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", base.as_str()),
-    ];
+    let env =
+        [("ECS_ENABLE_SPOT_INSTANCE_DRAINING", "true"), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", base.as_str())];
     let cluster = Cluster::start_with(&env).await?;
     let (arn, _) = cluster.running(pair()).await?;
     heeding(&cluster, &arn, &["db", "app"]).await?;

@@ -43,7 +43,8 @@ mod tests {
     #[test]
     fn nothing_is_asked_unless_the_operator_says_so() {
         let read = |pairs: &[(&str, &str)]| Config::read(&pairs.iter().copied().collect::<Variables>());
-        let plain = read(&[("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://[fd00:ec2::254]")]).unwrap().host_life;
+        let plain =
+            read(&[("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://[fd00:ec2::254]")]).unwrap().host_life;
         assert_eq!((plain.notice_file, plain.instance_metadata), (None, None));
         assert_eq!(plain.shutdown_timeout.0, 120_000);
         let spot = read(&[("ECS_ENABLE_SPOT_INSTANCE_DRAINING", "true")]).unwrap().host_life;

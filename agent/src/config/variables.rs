@@ -224,11 +224,7 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
         "false",
         "drain the instance when EC2 takes it back: its metadata is asked each second",
     ),
-    (
-        "AWS_EC2_METADATA_SERVICE_ENDPOINT",
-        "http://169.254.169.254",
-        "where that metadata is",
-    ),
+    ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://169.254.169.254", "where that metadata is"),
     ("BERTH_RUN_DIR", "/run/berth", "where the key is that seals credentials; gone after a reboot"),
     ("BERTH_JOIN_TOKEN", "(none)", "token that lets this host join over TLS"),
     ("BERTH_CA_FINGERPRINT", "(none)", "sha256 fingerprint of the control plane's CA"),

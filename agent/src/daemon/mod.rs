@@ -47,8 +47,8 @@ use crate::store::redb::RedbStore;
 use crate::store::{Identity, Saved, Store, StoreError, Write};
 use crate::supervise::Tracker;
 
-pub use self::serve::socket;
 use self::departure::HostWatch;
+pub use self::serve::socket;
 use self::service::Service;
 
 /// Longest that the agent takes to stop. Containers run on.

@@ -359,8 +359,12 @@ impl Engine {
         let hints = Arc::<hints::Hints>::default();
         let (view, seen) = watch::channel(Arc::new(task.clone()));
         let pulse = Arc::<pulse::Pulse>::default();
-        let handle =
-            Handle { mailbox: sender.clone(), hints: Arc::clone(&hints), view: seen, pulse: Arc::clone(&pulse) };
+        let handle = Handle {
+            mailbox: sender.clone(),
+            hints: Arc::clone(&hints),
+            view: seen,
+            pulse: Arc::clone(&pulse),
+        };
         self.shared.registry.insert(task.spec().arn.clone(), handle);
         if self.shared.metadata_files.is_some() {
             let followed = inform::follow(Arc::clone(&self.shared), view.subscribe());

@@ -120,7 +120,9 @@ impl Logind {
     }
 
     async fn lock(&self, manager: &Proxy<'_>) -> zbus::Result<OwnedFd> {
-        manager.call("Inhibit", &("shutdown", "Berth", "stops the tasks of this host in order", "delay")).await
+        manager
+            .call("Inhibit", &("shutdown", "Berth", "stops the tasks of this host in order", "delay"))
+            .await
     }
 }
 

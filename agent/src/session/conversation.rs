@@ -215,7 +215,8 @@ impl Conversation<'_> {
                 Ok(())
             }
             In::Drain(drain) => {
-                let text = if drain.draining { "is drained: it takes no new tasks" } else { "takes tasks again" };
+                let text =
+                    if drain.draining { "is drained: it takes no new tasks" } else { "takes tasks again" };
                 tracing::info!("this container instance {text}");
                 self.session.draining.send_replace(drain.draining);
                 Ok(())

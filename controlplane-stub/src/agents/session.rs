@@ -408,7 +408,9 @@ impl<'a> Session<'a> {
         }
         match self.shared.controller.host_goes(&self.cluster, &self.id, notice.going).await {
             // One that was deregistered is told so by another way.
-            Ok(_) | Err(ChangeError::NotFound(_) | ChangeError::Inactive | ChangeError::TasksRunning) => Ok(()),
+            Ok(_) | Err(ChangeError::NotFound(_) | ChangeError::Inactive | ChangeError::TasksRunning) => {
+                Ok(())
+            }
             Err(ChangeError::Unavailable(why)) => Err(Status::unavailable(why).into()),
         }
     }

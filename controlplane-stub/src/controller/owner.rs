@@ -270,7 +270,8 @@ impl Owner {
                 Author::Operator => instance.status == status && !instance.drained_by_host,
                 // What an operator drained stays drained, whatever the host says.
                 Author::Host => {
-                    instance.status == status || (status == InstanceStatus::Active && !instance.drained_by_host)
+                    instance.status == status
+                        || (status == InstanceStatus::Active && !instance.drained_by_host)
                 }
             };
             if unchanged {

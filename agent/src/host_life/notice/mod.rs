@@ -152,7 +152,8 @@ mod tests {
     async fn a_notice_stands_until_its_source_takes_it_back_and_the_earliest_counts() {
         let away = || Err(NoticeError("away".to_owned()));
         let one = Scripted(Mutex::new(vec![Ok(None), Ok(told(None)), away(), Ok(None), Ok(None)]));
-        let other = Scripted(Mutex::new(vec![away(), Ok(told(Some(5))), Ok(told(Some(5))), away(), Ok(None)]));
+        let other =
+            Scripted(Mutex::new(vec![away(), Ok(told(Some(5))), Ok(told(Some(5))), away(), Ok(None)]));
         let mut all = Notices::new(vec![Arc::new(one), Arc::new(other)]);
         let seen = all.notice();
         for expected in [None, told(Some(5)), told(Some(5)), told(Some(5)), None] {
