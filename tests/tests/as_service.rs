@@ -286,6 +286,13 @@ async fn a_host_that_is_switched_off_takes_its_tasks_down_and_comes_back_without
     let ends = works("docker inspect -f '{{.State.FinishedAt}} {{.Name}}' $(docker ps -aq) | sort")?;
     let order: Vec<&str> = ends.lines().filter_map(|line| line.split('-').rev().nth(1)).collect();
     assert_eq!(order, ["app", "db"], "{ends}");
+
+    // Without notice: what ran is not begun again, and says why it ended.
+    let task = site.run().await?;
+    ensure!(hosts(&["kill", "1"])?.status()?.success(), "it does not lose its power");
+    ensure!(hosts(&["up", "1", "--systemd"])?.stdout(Stdio::null()).status()?.success(), "it does not come back");
+    let ended = site.until(&task, "STOPPED").await?;
+    assert_eq!(text(&ended, "stoppedReason")?, "Essential container in task exited: its host was restarted");
     site.run().await?;
     Ok(())
 }

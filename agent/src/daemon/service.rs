@@ -137,6 +137,7 @@ impl Inner {
         let (mut ready, mut last) = (false, String::new());
         loop {
             let mut now = stage.borrow_and_update().clone();
+            now.mark_seen();
             let text = now.text();
             if !ready && (now.is_settled() || Instant::now() >= latest) {
                 ready = true;
@@ -192,6 +193,18 @@ impl Stage {
         match self {
             Self::Starting(with) => (*with).to_owned(),
             Self::Up(up) => up.text(),
+        }
+    }
+
+    /// What is there now is no change.
+    fn mark_seen(&mut self) {
+        if let Self::Up(up) = self {
+            up.session.mark_unchanged();
+            up.instance.mark_unchanged();
+            up.draining.mark_unchanged();
+            up.usage.mark_unchanged();
+            up.healthy.mark_unchanged();
+            up.departure.mark_unchanged();
         }
     }
 
