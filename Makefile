@@ -1,7 +1,7 @@
 # What one does with a checkout, each in one word; the work is in tests/scripts/.
 # On a Debian 12 with Rust and root, nothing else has to be there before.
 
-.PHONY: help run test test-vm test-hosts bench lint build clean
+.PHONY: help run test test-vm test-hosts test-service bench lint build clean
 
 help: ## This list
 	@echo "make TARGET"
@@ -18,6 +18,9 @@ test-vm: ## The same promises on a host with cgroup v2 and systemd (BERTH_RIG is
 
 test-hosts: ## The same promises on several hosts on one wire (BERTH_HOSTS is the program that makes them)
 	@tests/scripts/hosts.sh
+
+test-service: ## The agent as a systemd service, on a host of its own (BERTH_HOSTS is the program that makes it)
+	@tests/scripts/service.sh
 
 bench: ## Measure Berth against the engine's own floor (BERTH_BENCH=quick: in two minutes)
 	@tests/scripts/bench.sh $(ARGS)

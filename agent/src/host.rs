@@ -80,6 +80,12 @@ pub fn hostname() -> String {
     nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
 }
 
+/// The kernel's name for this life of the host; another after every boot, empty where it is not to be had.
+#[must_use]
+pub fn boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
 /// How many tasks get an interface: what the operator says, what the instance carries, or so many
 /// that a bridge is the limit.
 #[must_use]

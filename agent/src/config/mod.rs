@@ -3,6 +3,7 @@
 
 mod cleanup;
 mod gpus;
+mod host_life;
 mod logins;
 mod read;
 mod secrets;
@@ -17,6 +18,7 @@ use berth_core::resources::Ports;
 use berth_core::units::{Mebibytes, Millis, PortRange};
 
 pub use self::gpus::Gpus;
+pub use self::host_life::HostLife;
 pub use self::logins::{EcrAccess, RegistryLogin};
 pub use self::secrets::{Secret, SecretSource, VaultSource, VaultToken};
 pub use self::variables::{SECRET_VARIABLES, Strings, VARIABLES, Variables, without_secrets};
@@ -113,6 +115,7 @@ pub struct Config {
     pub dynamic_ports: PortRange,
     pub disable_health_check: bool,
     pub gpus: Option<Gpus>,
+    pub host_life: HostLife,
     pub introspection: Option<SocketAddr>,
     pub endpoint: Option<SocketAddr>,
     pub endpoint_rate: (u32, u32),

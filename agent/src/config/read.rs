@@ -10,7 +10,7 @@ use berth_core::units::{Mebibytes, Millis, PortRange};
 
 use super::{
     Config, InvalidConfig, InvalidValue, LogFile, LogFormat, PullBehavior, Rollover, Secret, Strings,
-    TaskLimits, VARIABLES, cleanup, gpus, logins, secrets,
+    TaskLimits, VARIABLES, cleanup, gpus, host_life, logins, secrets,
 };
 
 /// Collects what is wrong while values are read, so that all of it is told at once.
@@ -240,6 +240,7 @@ impl Config {
             ),
             disable_health_check: r.flag("ECS_DISABLE_DOCKER_HEALTH_CHECK", false),
             gpus: gpus::read(&mut r),
+            host_life: host_life::read(&mut r),
             introspection: r.read(
                 "BERTH_INTROSPECTION_ADDRESS",
                 "address:port or off",

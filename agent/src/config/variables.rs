@@ -213,6 +213,18 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     ("ECS_ENABLE_CONTAINER_METADATA", "false", "tell each container what it is in a file, too"),
     ("ECS_ENABLE_TASK_IAM_ROLE", "true", "offer credentials of roles to tasks"),
     ("ECS_ENABLE_TASK_IAM_ROLE_NETWORK_HOST", "true", "also to tasks on the host's network"),
+    (
+        "BERTH_SHUTDOWN_TIMEOUT",
+        "2m",
+        "longest that tasks have to stop in order when the host shuts down; 0s: they are left to the engine",
+    ),
+    ("BERTH_TERMINATION_NOTICE_FILE", "(none)", "file whose appearance says that the host is taken back"),
+    (
+        "ECS_ENABLE_SPOT_INSTANCE_DRAINING",
+        "false",
+        "drain the instance when EC2 takes it back: its metadata is asked each second",
+    ),
+    ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://169.254.169.254", "where that metadata is"),
     ("BERTH_RUN_DIR", "/run/berth", "where the key is that seals credentials; gone after a reboot"),
     ("BERTH_JOIN_TOKEN", "(none)", "token that lets this host join over TLS"),
     ("BERTH_CA_FINGERPRINT", "(none)", "sha256 fingerprint of the control plane's CA"),

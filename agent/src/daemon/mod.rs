@@ -1,7 +1,9 @@
 //! Builds the agent from its configuration: the only file that names both ports and adapters, and
 //! the place where start order and stop order are written down.
 
+mod departure;
 mod serve;
+mod service;
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -27,6 +29,7 @@ use crate::environment::Environments;
 use crate::firelens::LogRouters;
 use crate::gpu::{self, GpuChooser, Inventory};
 use crate::host;
+use crate::host_life::notify::Notify;
 use crate::image::{Images, Logins, PullSettings, Records};
 use crate::journal::Journal;
 use crate::metadata_file::{self, MetadataFiles};
@@ -38,13 +41,15 @@ use crate::object::Objects;
 use crate::runtime::docker::{Docker, DockerConfig};
 use crate::runtime::{EngineInfo, Runtime, RuntimeError};
 use crate::secret::Secrets;
-use crate::session::{Attaching, Backend, Endpoint, Registration, Session};
+use crate::session::{Attaching, Backend, Endpoint, Registration, Session, SessionError};
 use crate::store::memory::MemoryStore;
 use crate::store::redb::RedbStore;
 use crate::store::{Identity, Saved, Store, StoreError, Write};
 use crate::supervise::Tracker;
 
+use self::departure::HostWatch;
 pub use self::serve::socket;
+use self::service::Service;
 
 /// Longest that the agent takes to stop. Containers run on.
 const STOP: Duration = Duration::from_secs(5);
@@ -66,11 +71,28 @@ fn failed(error: impl std::fmt::Display) -> DaemonError {
     DaemonError::Failed(error.to_string())
 }
 
-/// Runs the agent until `stop` is cancelled.
+/// Runs the agent until `stop` is cancelled, and keeps the service manager informed.
 ///
 /// # Errors
 /// [`DaemonError`], with what to do.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonError> {
+    let tracker = Tracker::new();
+    let service = Service::start(Notify::from_env(), &tracker);
+    let result = service.turning(run_agent(config, stop, &tracker, &service)).await;
+    if let Err(error) = &result {
+        service.ending(&error.to_string());
+    }
+    // Where the start was not finished, there is little to be ended.
+    tracker.shutdown(STOP).await;
+    result
+}
+
+async fn run_agent(
+    config: Config,
+    stop: CancellationToken,
+    tracker: &Tracker,
+    service: &Service,
+) -> Result<(), DaemonError> {
     let backend = backend(&config)?;
     let Some(gpus) = stop.run_until_cancelled(gpu::find(config.gpus.as_ref())).await else {
         return Ok(());
@@ -89,17 +111,18 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     let runtime: Arc<dyn Runtime> = Arc::clone(&docker) as Arc<dyn Runtime>;
 
     let saved = store.load().await.map_err(failed)?;
+    service.starts("waiting for the container engine");
     let Some((info, world)) = stop.run_until_cancelled(meet_engine(&*runtime)).await else {
         return Ok(());
     };
     let cgroups = choose_cgroups(&config, &info)?;
-    let tracker = Tracker::new();
-    let network = choose_network(&config, &data_dir, docker, &tracker).await?;
+    service.starts("taking up its tasks");
+    let network = choose_network(&config, &data_dir, docker, tracker).await?;
     let offers = network.offers();
     let total = host::capacity(&config, offers.interfaces, gpus.count())
         .map_err(|e| DaemonError::Terminal(e.to_string()))?;
     let (saved, identity) = identify(&config, &*store, saved, &world).await?;
-    let endpoint = serve::open_endpoint(&config, &tracker).await;
+    let endpoint = serve::open_endpoint(&config, tracker).await;
     let endpoint_at = config.endpoint.filter(|_| endpoint.is_some());
     // What did not open is not offered.
     let config = Config { endpoint: endpoint_at, ..config };
@@ -116,7 +139,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         ),
         environments: Environments::new(secrets, Arc::clone(&objects)),
         log_routers: LogRouters::new(&data_dir, objects, config.firelens_async),
-        credentials: Credentials::new(seal(&config, &data_dir), &tracker),
+        credentials: Credentials::new(seal(&config, &data_dir), tracker),
         runtime,
         cgroups,
         ports: PortChooser::new(config.dynamic_ports),
@@ -125,7 +148,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         clean_up: config.image_cleanup.clone(),
         // In a container the engine's disk may be out of sight.
         disk: Some(PathBuf::from(&info.root)).filter(|root| root.is_dir()),
-        journal: start_journal(&config, &data_dir, &tracker),
+        journal: start_journal(&config, &data_dir, tracker),
         metadata_files: metadata_files(&config, &data_dir, &info),
         store: Arc::clone(&store),
         settings: Settings { stop_timeout: config.stop_timeout, retention: config.cleanup_wait },
@@ -137,6 +160,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         total,
     };
     let engine = Engine::start(parts, saved, world, tracker.child()).await.map_err(failed)?;
+    let host = HostWatch::new(&config, engine.clone(), service.is_there());
     let session = Arc::new(Session::new(
         backend,
         registration,
@@ -145,6 +169,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         identity,
         Attaching::new(engine.clone(), tracker.clone(), config.remote_exec),
     ));
+    service.is_up(&engine, &session);
+    // A notice that stands already is told with the first word to the control plane.
+    let host = host.follow(tracker).await;
     let readings = Readings::new(engine.clone(), config.cgroup_path.clone());
     let about = Introspection {
         engine: engine.clone(),
@@ -153,18 +180,22 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         session: session.status(),
         readings: Arc::clone(&readings),
     };
-    serve::introspection_api(&config, &tracker, about.clone()).await;
-    serve::operator_socket(&config, &data_dir, &tracker, about);
-    serve::task_endpoint(&config, &tracker, engine, endpoint, readings, session.inquiries());
+    serve::introspection_api(&config, tracker, about.clone()).await;
+    serve::operator_socket(&config, &data_dir, tracker, about);
+    serve::task_endpoint(&config, tracker, engine, endpoint, readings, session.inquiries());
 
     let result = tokio::select! {
         // Whatever was on its way is in the outbox, and goes out after the next start.
-        () = stop.cancelled() => Ok(()),
-        ended = session.run() => ended.map_err(|e| DaemonError::Terminal(e.to_string())),
+        () = async { stop.cancelled().await; host.end(service).await } => Ok(()),
+        ended = session.run() => ended.map_err(|error| match error {
+            SessionError::Refused(_) => DaemonError::Terminal(error.to_string()),
+            SessionError::Store(_) => failed(error),
+        }),
     };
     tracing::info!("stopping; containers run on");
+    service.ending("stopping; containers run on");
     if let Some(at) = endpoint_at {
-        address::withdraw(at, &tracker).await;
+        address::withdraw(at, tracker).await;
     }
     if !tracker.shutdown(STOP).await {
         tracing::warn!("some work did not end within {} s and was left", STOP.as_secs());
@@ -317,6 +348,7 @@ async fn identify(
     mut saved: Saved,
     world: &World,
 ) -> Result<(Saved, Identity), DaemonError> {
+    let boot = host::boot();
     let identity = match saved.identity.take() {
         Some(identity) if identity.cluster != config.cluster.as_str() => {
             return Err(DaemonError::Terminal(format!(
@@ -326,9 +358,11 @@ async fn identify(
                 config.data_dir.display()
             )));
         }
-        Some(identity) if !identity.endpoint_key.is_empty() => identity,
+        Some(identity) if !identity.endpoint_key.is_empty() && identity.boot == boot => identity,
         Some(identity) => {
-            let identity = Identity { endpoint_key: random(), ..identity };
+            saved.rebooted = !identity.boot.is_empty() && !boot.is_empty() && identity.boot != boot;
+            let known = Some(identity.endpoint_key.clone()).filter(|key| !key.is_empty());
+            let identity = Identity { endpoint_key: known.unwrap_or_else(random), boot, ..identity };
             store.commit(vec![Write::Identity(identity.clone())]).await.map_err(failed)?;
             identity
         }
@@ -340,6 +374,7 @@ async fn identify(
                 instance: world.instance.clone(),
                 outbox_epoch: random(),
                 manifest_sequence: 0,
+                boot,
             };
             store.commit(vec![Write::Identity(identity.clone())]).await.map_err(failed)?;
             identity

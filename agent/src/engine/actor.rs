@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::hints::Hints;
 use super::narrate::narrate;
+use super::pulse::Pulse;
 use super::{Shared, inform, perform};
 use crate::clock;
 use crate::runtime::EngineEventKind;
@@ -63,6 +64,7 @@ pub(super) struct Actor {
     pub(super) hints: Arc<Hints>,
     pub(super) verdict: watch::Receiver<Verdict>,
     pub(super) view: watch::Sender<Arc<Task>>,
+    pub(super) pulse: Arc<Pulse>,
     pub(super) in_flight: HashMap<AttemptId, CancellationToken>,
     /// Whether the state holds observations that are not durable yet.
     pub(super) unsaved: bool,
@@ -73,6 +75,8 @@ pub(super) struct Actor {
 enum Input {
     Message(Message),
     Hints(Vec<(ContainerName, EngineId, EngineEventKind)>),
+    /// Somebody asks whether it is alive.
+    Beat,
 }
 
 impl Actor {
@@ -89,6 +93,7 @@ impl Actor {
                 return;
             };
             let go_on = match input {
+                Input::Beat => true,
                 Input::Message(message) => self.take(message).await,
                 Input::Hints(hints) => {
                     self.look_at(hints);
@@ -98,6 +103,7 @@ impl Actor {
             if !go_on {
                 return;
             }
+            self.pulse.beat();
         }
     }
 
@@ -124,6 +130,7 @@ impl Actor {
             }
             // `take` keeps hints until it returns them.
             hints = self.hints.take() => Input::Hints(hints),
+            () = self.pulse.asked() => Input::Beat,
             () = pause => Input::Message(Event::Deadline.into()),
         }
     }
@@ -195,6 +202,8 @@ impl Actor {
                 Ok(()) => return true,
                 Err(error) => {
                     tracing::error!(task = %self.task.spec().arn, %error, "the task stands still until its state can be written");
+                    // It waits, and is alive.
+                    self.pulse.beat();
                 }
             }
             let token = self.shared.tracker.token();

@@ -81,7 +81,8 @@ impl Engine {
         let mut started = Vec::new();
         for (spec, stop) in fresh {
             let mut task = Task::new(Arc::clone(&spec), self.shared.settings_of(&spec.arn), now);
-            let (event, receiver) = match stop {
+            // A host that goes starts nothing.
+            let (event, receiver) = match stop.or_else(|| self.cause_of_departure()) {
                 Some(cause) => (Event::Stop(cause), watch::channel(Verdict::Granted).1),
                 None => {
                     let (verdict, receiver) = self.shared.admission.request(&spec.arn, &spec.need());
@@ -108,6 +109,7 @@ impl Engine {
             }
             self.spawn(task, receiver, acts);
         }
+        self.follow_departure().await;
         Ok(())
     }
 }

@@ -11,6 +11,7 @@
 //! | `admission` | the ledger, and who is told when it changes |
 //! | `intake` | what the control plane wants: new tasks, stops, refusals |
 //! | `clean_up` | images that nobody needs |
+//! | `departure` | a host that goes: its tasks, in order |
 //! | `inform` | what a container is told of itself |
 //! | `narrate` | what happened, for people |
 //! | `registry`, `hints` | who is there, and what each has to look at |
@@ -18,6 +19,7 @@
 //! | `subsystems` | how each part of the agent is |
 //! | `talk` | programs in containers, and whoever talks with them |
 //! | `reconcile` | the engine's events |
+//! | `pulse` | whether all of it still turns |
 //! | `path_ids` | the names by which containers ask about themselves |
 //! | `restore`, `keepsake` | after a start; what containers carry for it |
 //! | `sweep` | what tasks left that are gone |
@@ -25,6 +27,7 @@
 mod actor;
 mod admission;
 mod clean_up;
+mod departure;
 mod hints;
 mod inform;
 mod intake;
@@ -34,6 +37,7 @@ mod narrate;
 mod path_ids;
 mod perform;
 mod post_mortem;
+mod pulse;
 mod questions;
 mod reconcile;
 mod registry;
@@ -79,6 +83,7 @@ use crate::store::{Saved, Store, StoreError, Write};
 use crate::supervise::Tracker;
 
 pub use self::admission::Usage;
+pub use self::departure::Departure;
 pub use self::intake::Assignment;
 pub use self::keepsake::engine_name;
 pub use self::perform::Timeouts;
@@ -158,6 +163,7 @@ struct Shared {
     admission: Admission,
     registry: Registry,
     engine_healthy: watch::Sender<bool>,
+    departure: watch::Sender<Option<Departure>>,
     images_removed: AtomicU64,
     tracker: Tracker,
 }
@@ -219,6 +225,7 @@ impl Engine {
             admission: Admission::new(parts.total),
             registry: Registry::default(),
             engine_healthy: watch::Sender::new(true),
+            departure: watch::Sender::default(),
             images_removed: AtomicU64::new(0),
             tracker,
         });
@@ -353,7 +360,13 @@ impl Engine {
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         let hints = Arc::<hints::Hints>::default();
         let (view, seen) = watch::channel(Arc::new(task.clone()));
-        let handle = Handle { mailbox: sender.clone(), hints: Arc::clone(&hints), view: seen };
+        let pulse = Arc::<pulse::Pulse>::default();
+        let handle = Handle {
+            mailbox: sender.clone(),
+            hints: Arc::clone(&hints),
+            view: seen,
+            pulse: Arc::clone(&pulse),
+        };
         self.shared.registry.insert(task.spec().arn.clone(), handle);
         if self.shared.metadata_files.is_some() {
             let followed = inform::follow(Arc::clone(&self.shared), view.subscribe());
@@ -368,6 +381,7 @@ impl Engine {
             hints,
             verdict,
             view,
+            pulse,
             in_flight: HashMap::new(),
             unsaved: false,
         };

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::actor::Message;
 use super::hints::Hints;
+use super::pulse::Pulse;
 use crate::runtime::{EngineEvent, EngineEventKind};
 
 /// How an actor is reached.
@@ -17,6 +18,7 @@ pub(super) struct Handle {
     pub(super) mailbox: mpsc::Sender<Message>,
     pub(super) hints: Arc<Hints>,
     pub(super) view: watch::Receiver<Arc<Task>>,
+    pub(super) pulse: Arc<Pulse>,
 }
 
 /// The actors of all tasks.
@@ -36,6 +38,11 @@ impl Registry {
 
     pub(super) fn get(&self, task: &TaskArn) -> Option<Handle> {
         self.lock().get(task).cloned()
+    }
+
+    /// How all of them are reached, by ARN.
+    pub(super) fn handles(&self) -> Vec<Handle> {
+        self.lock().values().cloned().collect()
     }
 
     /// All tasks as they stand, by ARN.

@@ -77,7 +77,7 @@ pub(super) fn reunite(shared: &Shared, saved: Saved, mut world: World) -> Vec<(T
         let found = world.tasks.remove(&spec.arn).unwrap_or_default();
         tasks.push((
             Task::restored(Arc::clone(&spec), shared.settings_of(&spec.arn), state),
-            vec![Event::Restored(found.facts)],
+            vec![if saved.rebooted { Event::Rebooted(found.facts) } else { Event::Restored(found.facts) }],
         ));
     }
     for (arn, found) in world.tasks {

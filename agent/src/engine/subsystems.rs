@@ -24,7 +24,9 @@ impl Engine {
         };
         let limits = if shared.cgroups.enabled() { "on" } else { "off" };
         let journal = if shared.journal.is_some() { "is written" } else { "off" };
+        let departure = self.departure().borrow().as_ref().map(|departure| departure.cause.reason.clone());
         vec![
+            ("Host", departure.unwrap_or_else(|| "stays".to_owned())),
             ("Engine", engine.to_owned()),
             ("Tasks", format!("{}, {} waiting", self.tasks().len(), usage.waiting.len())),
             ("Images", format!("{} pulls, {queued} of them queued", pulls.len())),

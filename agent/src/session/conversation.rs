@@ -68,9 +68,14 @@ pub(super) async fn converse(
         heartbeats: 0,
     };
     conversation.say(Out::Hello(hello)).await?;
+    let mut departure = session.engine.departure();
+    let notice = convert::host_notice(departure.borrow_and_update().as_ref());
+    conversation.say(Out::HostNotice(notice)).await?;
     let reply = client.session(ReceiverStream::new(outbound)).await.map_err(|s| called("session", s))?;
     let mut inbound = reply.into_inner();
 
+    // What holds is told anew with every session.
+    session.draining.send_replace(false);
     session.status.send_replace(SessionStatus::Connected);
     tracing::info!(container_instance = %instance, "connected to the control plane");
 
@@ -109,6 +114,10 @@ pub(super) async fn converse(
             // `next` marks a question as taken when it returns it.
             (id, question) = session.inquiries.next() => {
                 conversation.say(Out::TaskProtectionRequest(convert::question(id, &question))).await?;
+            }
+            Ok(()) = departure.changed() => {
+                let notice = convert::host_notice(departure.borrow_and_update().as_ref());
+                conversation.say(Out::HostNotice(notice)).await?;
             }
             Ok(()) = usage.changed() => changed = true,
             Ok(()) = healthy.changed() => changed = true,
@@ -206,7 +215,10 @@ impl Conversation<'_> {
                 Ok(())
             }
             In::Drain(drain) => {
-                tracing::info!(draining = drain.draining, "the control plane drains this instance");
+                let text =
+                    if drain.draining { "is drained: it takes no new tasks" } else { "takes tasks again" };
+                tracing::info!("this container instance {text}");
+                self.session.draining.send_replace(drain.draining);
                 Ok(())
             }
             In::SecurityGroups(groups) => {

@@ -9,7 +9,7 @@ use berth_proto::v1;
 use berth_proto::v1::task_protection_reply::Outcome;
 
 use super::inquiries::{Answer, Question};
-use crate::engine::Usage;
+use crate::engine::{Departure, Usage};
 use crate::store::OutboxEntry;
 
 /// Resources for the protocol.
@@ -33,6 +33,15 @@ pub(super) fn question(id: u64, question: &Question) -> v1::TaskProtectionReques
             enabled: change.enabled,
             expires_in_minutes: change.expires_in_minutes,
         }),
+    }
+}
+
+/// That the host goes, or stays.
+pub(super) fn host_notice(departure: Option<&Departure>) -> v1::HostNotice {
+    v1::HostNotice {
+        going: departure.is_some(),
+        reason: departure.map_or_else(String::new, |departure| departure.cause.reason.clone()),
+        deadline_ms: departure.and_then(|departure| departure.deadline).unwrap_or_default().0,
     }
 }
 

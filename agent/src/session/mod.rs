@@ -136,6 +136,7 @@ pub struct Session {
     attaching: Attaching,
     status: watch::Sender<SessionStatus>,
     instance: watch::Sender<Option<ContainerInstanceArn>>,
+    draining: watch::Sender<bool>,
     inquiries: Inquiries,
 }
 
@@ -159,6 +160,7 @@ impl Session {
             instance: watch::Sender::new(identity.instance.clone()),
             identity: Mutex::new(identity),
             status: watch::Sender::default(),
+            draining: watch::Sender::new(false),
             inquiries: Inquiries::default(),
         }
     }
@@ -173,6 +175,12 @@ impl Session {
     #[must_use]
     pub fn instance(&self) -> watch::Receiver<Option<ContainerInstanceArn>> {
         self.instance.subscribe()
+    }
+
+    /// Whether the control plane drains it: nothing new is placed here.
+    #[must_use]
+    pub fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
     }
 
     /// Where questions to the control plane are asked.

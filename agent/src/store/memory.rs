@@ -65,7 +65,11 @@ impl MemoryStore {
 impl Store for MemoryStore {
     fn load(&self) -> BoxFuture<'_, Result<Saved, StoreError>> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let saved = Saved { identity: kept.identity.clone(), tasks: kept.tasks.values().cloned().collect() };
+        let saved = Saved {
+            identity: kept.identity.clone(),
+            tasks: kept.tasks.values().cloned().collect(),
+            rebooted: false,
+        };
         Box::pin(std::future::ready(Ok(saved)))
     }
 

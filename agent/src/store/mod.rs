@@ -101,6 +101,9 @@ pub struct Identity {
     /// The newest manifest seen.
     #[serde(default)]
     pub manifest_sequence: u64,
+    /// The kernel's name for the host's life in which the agent last ran; empty where it was not known.
+    #[serde(default)]
+    pub boot: String,
 }
 
 impl std::fmt::Debug for Identity {
@@ -120,6 +123,8 @@ pub struct Saved {
     pub identity: Option<Identity>,
     /// Its tasks.
     pub tasks: Vec<(Arc<TaskSpec>, TaskState)>,
+    /// Whether the host was started again since. Not persisted: whoever starts the agent finds out.
+    pub rebooted: bool,
 }
 
 /// Where state is kept.

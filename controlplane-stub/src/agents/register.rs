@@ -220,6 +220,7 @@ fn new_instance(view: &dyn View, arns: &Arns, registration: &Registration) -> In
         cluster: cluster.clone(),
         host_key: registration.host_key.clone(),
         status: InstanceStatus::Active,
+        drained_by_host: false,
         version: 1,
         total: registration.total.clone(),
         gpu_ids: registration.gpu_ids.clone(),

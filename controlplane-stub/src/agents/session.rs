@@ -23,6 +23,7 @@ use super::protection;
 use super::registry::{Closing, Connection};
 use crate::arn;
 use crate::clock;
+use crate::controller::ChangeError;
 use crate::model::{Instance, InstanceStatus, OutboxCursor, Task, TaskStatus};
 use crate::store::{CommitError, Key, Record, Txn, Versioned, View};
 
@@ -357,6 +358,7 @@ impl<'a> Session<'a> {
                     let reply = protection::answer(self.shared, &self.arn, request).await;
                     self.send(ToAgent::TaskProtectionReply(reply)).await?;
                 }
+                Some(FromAgent::HostNotice(notice)) => self.host_notice(notice).await?,
                 Some(FromAgent::PayloadAck(ack)) => {
                     tracing::trace!(instance = self.arn, ack.sequence, "payload acknowledged");
                 }
@@ -396,6 +398,20 @@ impl<'a> Session<'a> {
                     .send(ToAgent::StateChangeAck(v1::StateChangeAck { sequence: applied.ack }))
                     .await;
             }
+        }
+    }
+
+    /// The host goes, or stays after all.
+    async fn host_notice(&self, notice: v1::HostNotice) -> Result<(), End> {
+        if notice.going {
+            tracing::warn!(instance = self.arn, reason = notice.reason, "the host is about to go: drained");
+        }
+        match self.shared.controller.host_goes(&self.cluster, &self.id, notice.going).await {
+            // One that was deregistered is told so by another way.
+            Ok(_) | Err(ChangeError::NotFound(_) | ChangeError::Inactive | ChangeError::TasksRunning) => {
+                Ok(())
+            }
+            Err(ChangeError::Unavailable(why)) => Err(Status::unavailable(why).into()),
         }
     }
 

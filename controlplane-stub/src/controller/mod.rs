@@ -128,10 +128,19 @@ fn shutting_down() -> String {
     "the control plane is shutting down".to_owned()
 }
 
+/// Who wants an instance's status changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Author {
+    /// Somebody at the API, whose word stands.
+    Operator,
+    /// Its own host, which only takes back what it said itself.
+    Host,
+}
+
 /// What the owner is told to do, and where the answer goes.
 enum Order {
     Launch(Box<LaunchRequest>, oneshot::Sender<Result<Launched, LaunchError>>),
-    SetStatus(Key, InstanceStatus, oneshot::Sender<Result<Arc<Instance>, ChangeError>>),
+    SetStatus(Key, InstanceStatus, Author, oneshot::Sender<Result<Arc<Instance>, ChangeError>>),
     Deregister(Key, bool, oneshot::Sender<Result<Arc<Instance>, ChangeError>>),
 }
 
@@ -198,7 +207,25 @@ impl Controller {
         status: InstanceStatus,
     ) -> Result<Arc<Instance>, ChangeError> {
         let key = Key::Instance(cluster.to_owned(), id.to_owned());
-        self.order(|answer| Order::SetStatus(key, status, answer), ChangeError::Unavailable).await
+        let order = |answer| Order::SetStatus(key, status, Author::Operator, answer);
+        self.order(order, ChangeError::Unavailable).await
+    }
+
+    /// Drains an instance whose host is about to go, as an operator would; lets it take tasks again when it
+    /// is not, provided that it drains for that reason.
+    ///
+    /// # Errors
+    /// As [`set_instance_status`](Self::set_instance_status).
+    pub async fn host_goes(
+        &self,
+        cluster: &str,
+        id: &str,
+        going: bool,
+    ) -> Result<Arc<Instance>, ChangeError> {
+        let key = Key::Instance(cluster.to_owned(), id.to_owned());
+        let status = if going { InstanceStatus::Draining } else { InstanceStatus::Active };
+        let order = |answer| Order::SetStatus(key, status, Author::Host, answer);
+        self.order(order, ChangeError::Unavailable).await
     }
 
     /// Takes an instance out of its cluster and ends its session for good. With `force` its tasks

@@ -12,7 +12,7 @@ use berth_core::spec::{TaskFields, TaskSpec};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{ChangeError, LaunchError, LaunchRequest, Launched, NetworkRequest, Order};
+use super::{Author, ChangeError, LaunchError, LaunchRequest, Launched, NetworkRequest, Order};
 use crate::agents::registry::Registry;
 use crate::arn::{self, Arns};
 use crate::clock;
@@ -50,10 +50,10 @@ impl Owner {
             for order in orders.drain(..) {
                 match order {
                     Order::Launch(request, answer) => launches.push((request, answer)),
-                    Order::SetStatus(key, status, answer) => {
+                    Order::SetStatus(key, status, author, answer) => {
                         self.launch(std::mem::take(&mut launches)).await;
                         // A caller that has gone away needs no answer; the change stands.
-                        let _ = answer.send(self.set_status(&key, status).await);
+                        let _ = answer.send(self.set_status(&key, status, author).await);
                     }
                     Order::Deregister(key, force, answer) => {
                         self.launch(std::mem::take(&mut launches)).await;
@@ -255,16 +255,31 @@ impl Owner {
         })
     }
 
-    async fn set_status(&self, key: &Key, status: InstanceStatus) -> Result<Arc<Instance>, ChangeError> {
+    async fn set_status(
+        &self,
+        key: &Key,
+        status: InstanceStatus,
+        author: Author,
+    ) -> Result<Arc<Instance>, ChangeError> {
         self.change_instance(key, |_, instance| {
             if instance.status == InstanceStatus::Inactive {
                 return Err(ChangeError::Inactive);
             }
-            if instance.status == status {
+            let by_host = author == Author::Host && status == InstanceStatus::Draining;
+            let unchanged = match author {
+                Author::Operator => instance.status == status && !instance.drained_by_host,
+                // What an operator drained stays drained, whatever the host says.
+                Author::Host => {
+                    instance.status == status
+                        || (status == InstanceStatus::Active && !instance.drained_by_host)
+                }
+            };
+            if unchanged {
                 return Ok(None);
             }
             let mut instance = instance.clone();
             instance.status = status;
+            instance.drained_by_host = by_host;
             instance.version += 1;
             Ok(Some((instance, Txn::default())))
         })

@@ -70,6 +70,9 @@ pub struct Instance {
     pub host_key: String,
     /// What the operator wants of it.
     pub status: InstanceStatus,
+    /// Whether it drains because its host said that it goes, and not because an operator wants it to.
+    #[serde(default)]
+    pub drained_by_host: bool,
     /// Counts changes, as ECS's `version` does.
     pub version: u64,
     /// What it can hold; ports are the reserved ones.

@@ -328,3 +328,39 @@ async fn a_task_asks_for_protection_through_the_agent_of_its_instance_alone() {
     assert_eq!(ask(&mut agent, &of_service, change(false, None)).await, none);
     assert_eq!(site.task(&of_service).unwrap().protected_until, None);
 }
+
+#[tokio::test]
+async fn a_host_that_goes_drains_its_instance_and_takes_back_only_what_it_said_itself() {
+    let site = site().await;
+    let mut agent = site.agent("host-a").await;
+    let controller = &site.running.state.controller;
+    let id = arn::id_of(&agent.arn).to_owned();
+    let notice = |going: bool| {
+        let reason = if going { "it shuts down" } else { "" };
+        FromAgent::HostNotice(v1::HostNotice { going, reason: reason.to_owned(), deadline_ms: 0 })
+    };
+    let draining = |draining: bool| ToAgent::Drain(v1::Drain { draining });
+
+    agent.send(notice(false)).await;
+    agent.send(notice(true)).await;
+    assert_eq!(agent.next().await.unwrap(), Some(draining(true)));
+    agent.send(notice(true)).await;
+    agent.send(notice(false)).await;
+    assert_eq!(agent.next().await.unwrap(), Some(draining(false)));
+
+    // An operator's word stands, before and after the host's.
+    controller.set_instance_status("default", &id, InstanceStatus::Draining).await.unwrap();
+    assert_eq!(agent.next().await.unwrap(), Some(draining(true)));
+    agent.send(notice(true)).await;
+    agent.send(notice(false)).await;
+    controller.set_instance_status("default", &id, InstanceStatus::Active).await.unwrap();
+    assert_eq!(agent.next().await.unwrap(), Some(draining(false)));
+
+    agent.send(notice(true)).await;
+    assert_eq!(agent.next().await.unwrap(), Some(draining(true)));
+    let known = controller.set_instance_status("default", &id, InstanceStatus::Draining).await.unwrap();
+    assert!(!known.drained_by_host, "it is the operator's now");
+    agent.send(notice(false)).await;
+    controller.set_instance_status("default", &id, InstanceStatus::Active).await.unwrap();
+    assert_eq!(agent.next().await.unwrap(), Some(draining(false)));
+}

@@ -384,7 +384,7 @@ fn take(
         }
         // Whoever asks waits in vain.
         Some(In::TaskProtectionRequest(_)) => noted.protection_asked += 1,
-        Some(In::ManifestAck(_)) | None => {}
+        Some(In::ManifestAck(_) | In::HostNotice(_)) | None => {}
     });
     answers.into_iter().map(|answer| Ok(message(answer))).collect()
 }

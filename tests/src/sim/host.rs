@@ -211,6 +211,7 @@ impl Agent {
             Some(identity) => identity,
             None => {
                 let identity = Identity {
+                    boot: String::new(),
                     host_key: format!("key-of-{name}"),
                     cluster: config.cluster.to_string(),
                     instance: world.instance.clone(),

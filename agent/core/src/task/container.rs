@@ -100,6 +100,9 @@ pub struct Container {
     /// How often it outlasted a stop that the engine had heard of.
     #[serde(default)]
     pub outlasted: u32,
+    /// Whether it is being stopped with more time than there is by now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hurried: bool,
     /// When to try again.
     #[serde(default)]
     pub retry_at: Option<Timestamp>,
@@ -162,6 +165,7 @@ impl Container {
             attempt: None,
             tries: 0,
             outlasted: 0,
+            hurried: false,
             retry_at: None,
             touched: false,
             unsure: false,

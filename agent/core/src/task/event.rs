@@ -12,6 +12,13 @@ use crate::units::{PortRange, Protocol, Timestamp};
 pub enum Event {
     /// The task is to be stopped. The first cause stands.
     Stop(StopCause),
+    /// The host goes: the task is to be stopped, and to be gone by then. Of several, the earliest counts.
+    HostGoes {
+        /// Why it is to stop, unless it is to already.
+        cause: StopCause,
+        /// When nothing can run here any more.
+        by: Timestamp,
+    },
     /// The ledger granted what the task needs.
     Granted,
     /// The ledger has nothing yet: what is missing.
@@ -35,6 +42,8 @@ pub enum Event {
     /// The agent started again: what is true of every container of the task that the engine
     /// knows. Containers that are not listed do not exist.
     Restored(Vec<(ContainerName, Fact)>),
+    /// The same, and the host itself was started again since: whatever ran was cut off.
+    Rebooted(Vec<(ContainerName, Fact)>),
     /// The report that the task stopped is durable with the control plane.
     Acknowledged,
     /// The container that holds the task's network namespace has ended, and with it the network.

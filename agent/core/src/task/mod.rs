@@ -14,8 +14,9 @@
 //!
 //! A task is told events by [`Task::handle`] and answers with a [`Step`]. `observe` and `failures`
 //! take an event into the state, `plan` and `wind_down` decide what is to be done now, `timers` when
-//! to ask again, `waits` what people are told of waiting; `container` and `resource` have tables of their own, `graph` the dependencies, `restart`
-//! the policy of starting a container again.
+//! to ask again, `waits` what people are told of waiting; `container` and `resource` have tables of their own,
+//! `graph` the dependencies, `restart` the policy of starting a container again, `host_goes` what a host that
+//! goes down leaves them of time.
 //!
 //! Invariants, held by `tests/properties.rs`: at most one attempt is in flight for each node;
 //! nothing starts before its dependencies hold; a stopped container is never started; STOPPED is
@@ -27,6 +28,7 @@ mod container;
 mod event;
 mod failures;
 mod graph;
+mod host_goes;
 mod observe;
 mod plan;
 mod reason;
@@ -112,6 +114,9 @@ pub struct TaskState {
     /// Why it is to stop; absent while it is to run.
     #[serde(default)]
     pub stop: Option<StopCause>,
+    /// By when it has to be gone, because its host goes; absent while nobody is in a hurry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_by: Option<Timestamp>,
     /// Its status.
     pub status: TaskStatus,
     /// Its containers, in the order of the specification.
@@ -163,6 +168,7 @@ impl Task {
         let state = TaskState {
             admission: Admission::Waiting(Vec::new()),
             stop: None,
+            stop_by: None,
             status: TaskStatus::Pending,
             containers,
             resources,

@@ -16,6 +16,7 @@ impl Task {
     pub(super) fn observe(&mut self, now: Timestamp, event: Event) {
         match event {
             Event::Stop(cause) => self.stop(cause),
+            Event::HostGoes { cause, by } => self.host_goes(cause, by),
             Event::Granted => {
                 if matches!(self.state.admission, Admission::Waiting(_)) {
                     self.state.admission = Admission::Granted;
@@ -42,6 +43,10 @@ impl Task {
             }
             Event::Done { attempt, outcome } => self.take_outcome(attempt, outcome, now),
             Event::Restored(facts) => self.restore(&facts, now),
+            Event::Rebooted(facts) => {
+                self.restore(&facts, now);
+                self.note_reboot();
+            }
             Event::Acknowledged => {
                 if self.state.status == TaskStatus::Stopped {
                     self.state.acknowledged = true;

@@ -276,7 +276,7 @@ impl Task {
         }
     }
 
-    fn ended_essential(&self) -> Option<usize> {
+    pub(super) fn ended_essential(&self) -> Option<usize> {
         let ended = |(spec, c): &(&crate::spec::ContainerSpec, &Container)| spec.essential && c.is_stopped();
         self.spec.containers.iter().zip(&self.state.containers).position(|pair| ended(&pair))
     }

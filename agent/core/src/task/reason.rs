@@ -70,6 +70,8 @@ pub struct StopCause {
 impl StopCause {
     /// What ECS says when an essential container ended.
     pub const ESSENTIAL_EXITED: &'static str = "Essential container in task exited";
+    /// The same, where the host was started again meanwhile and cut it off.
+    pub const CUT_OFF: &'static str = "Essential container in task exited: its host was restarted";
     /// What ECS says when a user gave no reason.
     pub const BY_USER: &'static str = "Task stopped by user";
 

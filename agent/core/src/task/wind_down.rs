@@ -65,6 +65,7 @@ impl Task {
     }
 
     fn plan_container_down(&mut self, index: usize, now: Timestamp, acts: &mut Vec<Act>) {
+        self.hurry(index, acts);
         let container = &self.state.containers[index];
         if container.revived {
             self.stop_container(index, now, acts);
@@ -106,10 +107,10 @@ impl Task {
         if !container.is_free() {
             return;
         }
+        let grace = self.grace(index, now);
         let attempt = self.next_attempt();
         let container = &mut self.state.containers[index];
         container.begin(attempt, AttemptKind::Stop, now);
-        let grace = self.spec.containers[index].stop_timeout.unwrap_or(self.settings.stop_timeout);
         acts.push(Act::Stop {
             attempt,
             container: container.name.clone(),

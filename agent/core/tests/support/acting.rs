@@ -33,6 +33,11 @@ impl World {
             Op::Advance(ms) => self.host.now = self.host.now.after(Millis(u64::from(ms))),
             Op::Deadline => self.deadline(),
             Op::Stop => self.stop(),
+            Op::HostGoes(ms) => {
+                let cause = StopCause::new(StopCode::TerminationNotice, "the host goes");
+                let by = self.host.now.after(Millis(u64::from(ms)));
+                self.feed(Event::HostGoes { cause, by });
+            }
             Op::Acknowledge => self.acknowledge(),
             Op::Crash { at, effects } => {
                 self.crash = Some(at);

@@ -174,7 +174,10 @@ impl World {
         self.log.push(event.clone());
         let now = self.host.now;
         let before = self.task.state().clone();
-        let told = matches!(event, Event::Stop(_) | Event::Acknowledged | Event::Restored(_));
+        let told = matches!(
+            event,
+            Event::Stop(_) | Event::HostGoes { .. } | Event::Acknowledged | Event::Restored(_)
+        );
         let mut twin = self.task.clone();
         let step = self.task.handle(now, event.clone());
         let same = twin.handle(now, event);

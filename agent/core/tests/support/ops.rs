@@ -48,6 +48,8 @@ pub(crate) enum Op {
     Advance(u32),
     Deadline,
     Stop,
+    /// The host goes, in so many milliseconds.
+    HostGoes(u32),
     Acknowledge,
     Crash {
         at: Crash,
@@ -112,6 +114,7 @@ pub(crate) fn anything() -> impl Strategy<Value = Op> {
             .prop_map(|(which, code, oom)| Op::Exit { which, code, oom }),
         1 => (any::<u8>(), any::<bool>()).prop_map(|(which, good)| Op::Health { which, good }),
         1 => Just(Op::Stop),
+        1 => (0..90_000u32).prop_map(Op::HostGoes),
         1 => Just(Op::Acknowledge),
         1 => any::<u8>().prop_map(Op::MeddleStart),
         1 => any::<u8>().prop_map(Op::MeddleRemove),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use berth_core::ids::{TaskArn, is_resource_name};
 use berth_core::units::{CPU_UNITS_PER_CPU, CpuUnits, Millis};
 use futures_util::future::{BoxFuture, FutureExt};
+use tokio::sync::OnceCell;
 use zbus::zvariant::Value;
 
 use self::bus::Bus;
@@ -50,17 +51,35 @@ pub struct Systemd {
     config: SystemdConfig,
     version: Hierarchy,
     bus: Arc<Bus>,
+    /// Whether the slices above those of the tasks are as they have to be.
+    above: Arc<OnceCell<()>>,
 }
 
 impl Systemd {
     /// Slices on a host with that cgroup version.
     #[must_use]
     pub fn new(config: SystemdConfig, version: Hierarchy) -> Self {
-        Self { config, version, bus: Arc::new(Bus::default()) }
+        Self { config, version, bus: Arc::new(Bus::default()), above: Arc::default() }
     }
 
     fn unit(&self, task_id: &str) -> String {
         format!("{}-{task_id}.slice", self.config.prefix)
+    }
+
+    /// Makes the slices above those of the tasks. systemd would make them unasked, but as units that a
+    /// shutdown stops at once, and every container with them, in no order.
+    async fn prepare(&self) -> io::Result<()> {
+        let make = || async {
+            for unit in above(&self.config.prefix) {
+                let description = Value::from("Tasks of the Berth agent");
+                let plain = Value::from(false);
+                self.bus
+                    .start(&unit, &[("Description", description), ("DefaultDependencies", plain)])
+                    .await?;
+            }
+            Ok(())
+        };
+        self.above.get_or_try_init(make).await.copied()
     }
 
     /// Waits until the kernel has the quota: systemd answers first and writes afterwards.
@@ -151,6 +170,12 @@ fn per_second(text: &str) -> Option<u64> {
     (quota * SECOND_US).checked_div(period)
 }
 
+/// The slices above those of the tasks, from the top: `a.slice` and `a-b.slice` for `a-b`.
+fn above(prefix: &str) -> Vec<String> {
+    let ends = prefix.match_indices('-').map(|(at, _)| at).chain([prefix.len()]);
+    ends.map(|end| format!("{}.slice", &prefix[..end])).collect()
+}
+
 /// The task's id in a slice's name.
 fn task_id<'a>(prefix: &str, unit: &'a str) -> Option<&'a str> {
     unit.strip_prefix(prefix)?.strip_prefix('-')?.strip_suffix(".slice").filter(|id| !id.contains('-'))
@@ -165,6 +190,9 @@ impl Cgroups for Systemd {
         async move {
             let unit = self.unit(task.id());
             let properties = properties(&bounds, self.version, task);
+            self.prepare()
+                .await
+                .map_err(|source| failed(task.id(), format!("make what is above {unit}"), source))?;
             self.bus
                 .start(&unit, &properties)
                 .await
@@ -260,6 +288,12 @@ mod tests {
         assert_eq!(quota_per_second(CpuUnits(1)), 10_000);
         assert_eq!(per_second("13000 100000"), Some(130_000));
         assert_eq!(per_second("max 100000"), None);
+    }
+
+    #[test]
+    fn every_slice_above_is_made() {
+        assert_eq!(above("ecstasks"), ["ecstasks.slice"]);
+        assert_eq!(above("a-btasks"), ["a.slice", "a-btasks.slice"]);
     }
 
     #[test]

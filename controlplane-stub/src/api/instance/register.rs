@@ -131,6 +131,7 @@ fn fresh(arn: String, cluster: String) -> Instance {
         cluster,
         host_key: String::new(),
         status: InstanceStatus::Active,
+        drained_by_host: false,
         version: 0,
         total: berth_core::resources::Resources::default(),
         gpu_ids: Vec::new(),

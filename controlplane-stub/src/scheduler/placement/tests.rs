@@ -27,6 +27,7 @@ fn candidate(name: &str, total: Resources) -> Candidate {
         cluster: "default".to_owned(),
         host_key: name.to_owned(),
         status: InstanceStatus::Active,
+        drained_by_host: false,
         version: 1,
         total,
         attributes: BTreeMap::new(),

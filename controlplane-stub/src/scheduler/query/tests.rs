@@ -16,6 +16,7 @@ fn candidate() -> Candidate {
         cluster: "default".to_owned(),
         host_key: "k".to_owned(),
         status: InstanceStatus::Active,
+        drained_by_host: false,
         version: 1,
         total: Resources::default(),
         attributes: [("stack", "prod"), ("ecs.instance-type", "t2.micro"), ("flag", ""), ("size", "12")]
