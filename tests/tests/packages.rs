@@ -1,0 +1,2 @@
+//! The packages on a host with systemd.
+fn main() {}
