@@ -4,7 +4,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-work=$TARGET/work-deb-$PROFILE
+work=$STAGE-deb
 log=$work/log
 version=$(version)
 rm -rf "$work"

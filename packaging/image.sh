@@ -12,8 +12,8 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 version=$(version)
-name=${BERTH_IMAGE:-berth-agent:$version}
-work=$TARGET/work-image-$PROFILE
+image=${BERTH_IMAGE:-berth-agent:$version}
+work=$STAGE-image
 
 # Programs that are linked dynamically, so that package and image have the same one, and names are looked up as
 # on any Debian: glibc has "files" and "dns" built in.
@@ -73,17 +73,17 @@ make_archive() {
     describe "$(sha "$work/archive/layer.tar")" >"$work/config"
     config=$(sha "$work/config").json
     mv "$work/config" "$work/archive/$config"
-    echo "[{\"Config\":\"$config\",\"RepoTags\":[\"$name\"],\"Layers\":[\"layer.tar\"]}]" >"$work/archive/manifest.json"
+    echo "[{\"Config\":\"$config\",\"RepoTags\":[\"$image\"],\"Layers\":[\"layer.tar\"]}]" >"$work/archive/manifest.json"
     archive=$OUT/berth-agent-image_${version}_$(architecture).tar
     pack "$work/archive" "$archive"
 }
 
 cd "$ROOT"
 if [ "${BERTH_STAGED:-}" != 1 ]; then
-    "$ROOT/tests/scripts/prepare.sh" packages
+    "$ROOT/tests/scripts/prepare.sh" build
     packaging/programs.sh
 fi
-step "image $name" make_archive
+step "image $image" make_archive
 ls -l "$archive"
 if "$ROOT/tests/scripts/engine.sh" status; then
     docker load --quiet --input "$archive"

@@ -5,6 +5,7 @@
 #   BERTH_REVISION     revision of the packages of one version, 1
 #   BERTH_MAINTAINER   who is named in packages
 #   BERTH_OUT          where packages and image are left, target/packages
+#   BERTH_STAGE        where what goes into them is laid out before, target/stage-PROFILE
 #   SOURCE_DATE_EPOCH  the time in everything that is made, that of the last commit
 
 # shellcheck source-path=SCRIPTDIR source=../tests/scripts/lib.sh
@@ -16,7 +17,7 @@ MAINTAINER=${BERTH_MAINTAINER:-The Berth maintainers <maintainers@users.noreply.
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
 OUT=${BERTH_OUT:-$TARGET/packages}
 # What goes into packages and image, before it is packed.
-STAGE=$TARGET/stage-$PROFILE
+STAGE=${BERTH_STAGE:-$TARGET/stage-$PROFILE}
 export PROFILE REVISION MAINTAINER TARGET OUT STAGE
 
 case $PROFILE in

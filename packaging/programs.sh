@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Builds the programs, and lays out what goes into packages and image: programs, manual pages, completions of
 # shells, licences of what is linked, configurations, units.
+#
+#   BERTH_BUILT   1: the programs and tests/examples/manual.rs are built already
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -67,7 +69,7 @@ licences() {
 
 rm -rf "$STAGE"
 mkdir -p "$STAGE/work"
-step "building the programs ($PROFILE)" build || die "the build failed: the compiler's reasons are above"
+[ "${BERTH_BUILT:-}" = 1 ] || step "building the programs ($PROFILE)" build || die "the build failed: the compiler's reasons are above"
 programs
 step "manual pages and completions" manual
 step "licences" licences

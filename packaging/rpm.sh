@@ -4,12 +4,14 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-work=$TARGET/work-rpm-$PROFILE
+work=$STAGE-rpm
 log=$work/log
 version=$(version)
 architecture=$(uname -m)
 rm -rf "$work"
 mkdir -p "$work" "$OUT"
+level=19
+[ "$PROFILE" = release ] || level=1
 # Neither this machine's name nor its clock, and packages that older rpms can read.
 rpmbuild -bb --target "$architecture-linux" \
     --define "_topdir $work" \
@@ -23,7 +25,7 @@ rpmbuild -bb --target "$architecture-linux" \
     --define "_buildhost berth" \
     --define "use_source_date_epoch_as_buildtime 1" \
     --define "clamp_mtime_to_source_date_epoch 1" \
-    --define "_binary_payload w19.zstdio" \
+    --define "_binary_payload w$level.zstdio" \
     "$ROOT/packaging/rpm/berth.spec" >"$log" 2>&1 || {
     tail -n 20 "$log" >&2
     die "rpmbuild failed: see above and $log"

@@ -44,8 +44,10 @@ impl Image {
         let mut script = Command::new(demo::checkout().join("packaging/image.sh"));
         script
             .env("BERTH_PROFILE", "dev")
+            .env("BERTH_BUILT", "1")
             .env("BERTH_IMAGE", &image.name)
-            .env("BERTH_OUT", out.path())
+            .env("BERTH_OUT", out.path().join("out"))
+            .env("BERTH_STAGE", out.path().join("stage"))
             .env("CARGO_TARGET_DIR", target.parent().context("the folder of all builds")?);
         said(&mut script).await?;
         Ok(image)
