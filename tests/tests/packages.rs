@@ -222,7 +222,7 @@ async fn red_hat() -> Result<()> {
     ensure!(containers().await? == running, "removal has touched the task's container");
     on_host(&format!("test -d /var/lib/berth && test -s {CONFIGURATION}.rpmsave")).await?;
     ensure!(unit("berth-agent").await?.0 == "inactive", "the agent runs on");
-    on_host(&format!("docker rm --force {running}; dnf -q -y remove stub; rm -rf /var/lib/berth* /etc/berth"))
+    on_host(&format!("docker rm --force {running}; rpm --erase --nodeps stub 2>/dev/null || true; rm -rf /var/lib/berth* /etc/berth"))
         .await
         .map(drop)
 }
