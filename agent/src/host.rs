@@ -37,13 +37,18 @@ pub enum HostError {
 }
 
 /// What the host can hold: 1024 CPU units for each logical CPU; its memory, or the limit of the
-/// cgroup that it lives in where that is less, without what is reserved; ports without the
+/// cgroup that it lives in where that is less (`cgroups`), without what is reserved; ports without the
 /// reserved ones; so many interfaces and GPUs for tasks.
 ///
 /// # Errors
 /// [`HostError`].
-pub fn capacity(config: &Config, interfaces: u32, gpus: u32) -> Result<Resources, HostError> {
-    let total = memory(Path::new("/proc/meminfo"), &config.cgroup_path)?;
+pub fn capacity(
+    config: &Config,
+    cgroups: Option<&Path>,
+    interfaces: u32,
+    gpus: u32,
+) -> Result<Resources, HostError> {
+    let total = memory(Path::new("/proc/meminfo"), cgroups)?;
     let left = total
         .0
         .checked_sub(config.reserved_memory.0)
@@ -62,14 +67,14 @@ fn logical_cpus() -> u32 {
     count.ok().flatten().and_then(|n| u32::try_from(n).ok()).unwrap_or(1).max(1)
 }
 
-fn memory(meminfo: &Path, cgroups: &Path) -> Result<Mebibytes, HostError> {
+fn memory(meminfo: &Path, cgroups: Option<&Path>) -> Result<Mebibytes, HostError> {
     let unreadable = || HostError::Unreadable { what: "MemTotal", path: meminfo.display().to_string() };
     let text = fs::read_to_string(meminfo).map_err(|_| unreadable())?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:")).ok_or_else(unreadable)?;
     let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().map_err(|_| unreadable())?;
     let limit = ["memory.max", "memory/memory.limit_in_bytes"]
         .into_iter()
-        .find_map(|file| fs::read_to_string(cgroups.join(file)).ok()?.trim().parse::<u64>().ok());
+        .find_map(|file| fs::read_to_string(cgroups?.join(file)).ok()?.trim().parse::<u64>().ok());
     let bytes = limit.map_or(kib * 1024, |limit| limit.min(kib * 1024));
     Ok(Mebibytes(u32::try_from(bytes / (1024 * 1024)).unwrap_or(u32::MAX)))
 }
@@ -331,15 +336,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let meminfo = dir.path().join("meminfo");
         fs::write(&meminfo, "MemTotal:       4194304 kB\nMemFree: 1 kB\n").unwrap();
-        assert_eq!(memory(&meminfo, dir.path()).unwrap(), Mebibytes(4096));
+        assert_eq!(memory(&meminfo, Some(dir.path())).unwrap(), Mebibytes(4096));
         fs::write(dir.path().join("memory.max"), "max\n").unwrap();
-        assert_eq!(memory(&meminfo, dir.path()).unwrap(), Mebibytes(4096));
+        assert_eq!(memory(&meminfo, Some(dir.path())).unwrap(), Mebibytes(4096));
         fs::write(dir.path().join("memory.max"), "1073741824\n").unwrap();
-        assert_eq!(memory(&meminfo, dir.path()).unwrap(), Mebibytes(1024));
+        assert_eq!(memory(&meminfo, Some(dir.path())).unwrap(), Mebibytes(1024));
         fs::remove_file(dir.path().join("memory.max")).unwrap();
         fs::create_dir(dir.path().join("memory")).unwrap();
         fs::write(dir.path().join("memory/memory.limit_in_bytes"), "9223372036854771712\n").unwrap();
-        assert_eq!(memory(&meminfo, dir.path()).unwrap(), Mebibytes(4096));
+        assert_eq!(memory(&meminfo, Some(dir.path())).unwrap(), Mebibytes(4096));
     }
 
     #[test]

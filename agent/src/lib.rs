@@ -5,17 +5,19 @@
 //!
 //! | floor | rooms | one job |
 //! | --- | --- | --- |
-//! | 6 | [`daemon`], [`ask`] | build, start order, stop order; what an operator types |
+//! | 6 | [`daemon`], [`arguments`], [`ask`] | build, start order, stop order; what an operator types |
 //! | 5 | [`session`], [`endpoint`] | the conversation with the control plane; what operators ask |
 //! | 4 | [`engine`] | the shell round the core: persists, then acts, feeds back what it observes |
-//! | 3 | [`runtime`], [`cgroup`], [`network`], [`gpu`], [`image`], [`object`], [`secret`], [`environment`], [`firelens`], [`credentials`], [`metadata_file`], [`host_life`] | one external system each |
+//! | 3 | [`runtime`], [`cgroup`], [`network`], [`gpu`], [`image`], [`object`], [`secret`], [`environment`], [`firelens`], [`credentials`], [`metadata_file`], [`host_life`], [`contained`] | one external system each |
 //! | 2 | [`store`], [`journal`], [`supervise`], [`telemetry`], [`web`], [`backoff`], [`config`] | state, owned futures, logs, HTTP, pauses, configuration |
 
+pub mod arguments;
 pub mod ask;
 pub mod backoff;
 pub mod cgroup;
 pub mod clock;
 pub mod config;
+pub mod contained;
 pub mod credentials;
 pub mod daemon;
 pub mod endpoint;

@@ -1,15 +1,15 @@
 //! The program `berth-agent`: arguments and exit codes.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
+use berth_agent::arguments::{Arguments, Command, Net};
 use berth_agent::ask;
 use berth_agent::config::{Config, SECRET_VARIABLES, Strings, VARIABLES, Variables};
 use berth_agent::daemon::{self, DaemonError};
 use berth_agent::network::describe;
 use berth_agent::supervise::Tracker;
 use berth_agent::telemetry;
-use clap::{Parser, Subcommand};
+use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -17,81 +17,6 @@ use tokio_util::sync::CancellationToken;
 const FAILED: u8 = 1;
 /// Starting again will not help until somebody has changed something.
 const TERMINAL: u8 = 5;
-
-/// Joins this host to a cluster and runs the tasks that are placed on it.
-///
-/// Everything is set by environment variables (ECS's names, and BERTH_ beyond them);
-/// `berth-agent check-config` lists them.
-#[derive(Parser)]
-#[command(name = "berth-agent", version, about, long_about)]
-struct Arguments {
-    /// File of KEY=value lines; the environment wins over it.
-    #[arg(long, value_name = "FILE", env = "BERTH_CONFIG_FILE", global = true)]
-    config: Option<PathBuf>,
-    #[command(subcommand)]
-    command: Option<Command>,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Run the agent (what it does without a subcommand, too).
-    Run,
-    /// Check the configuration, and print every variable with its value and default.
-    CheckConfig,
-    /// How the agent on this host is.
-    Status,
-    /// The tasks on this host, and what they wait for.
-    Tasks,
-    /// The images on this host: which are in use, and which this agent has pulled.
-    Images,
-    /// What happened to a task, in order: waits with their reasons, steps with their durations, ends with
-    /// their causes and the last lines. Kept for a week.
-    Explain {
-        /// The task: its ARN, its id or the beginning of it.
-        task: String,
-    },
-    /// What a container has said.
-    Logs {
-        /// The task: its ARN, its id or the beginning of it.
-        task: String,
-        /// The container; the only one needs no name.
-        container: Option<String>,
-        /// Only so many lines from the end.
-        #[arg(long, short = 'n')]
-        tail: Option<u32>,
-        /// Go on with what it says from now on.
-        #[arg(long, short)]
-        follow: bool,
-    },
-    /// Run a program in a container that runs; its exit code becomes this one's.
-    Exec {
-        /// Pass on what is typed, and the terminal.
-        #[arg(long, short)]
-        interactive: bool,
-        /// The container; the only one needs no name.
-        #[arg(long, short)]
-        container: Option<String>,
-        /// The task: its ARN, its id or the beginning of it.
-        task: String,
-        /// The program and its arguments.
-        #[arg(last = true, required = true)]
-        command: Vec<String>,
-    },
-    /// Show the networks of awsvpc tasks on this host, as the kernel has them.
-    #[command(subcommand)]
-    Net(Net),
-}
-
-#[derive(Subcommand)]
-enum Net {
-    /// The tasks that have a network namespace here.
-    List,
-    /// Interfaces, addresses, routes and rules of a task, by its id or ARN.
-    Inspect {
-        /// The task.
-        task: String,
-    },
-}
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

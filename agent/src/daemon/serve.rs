@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 
 use super::DaemonError;
 use crate::config::Config;
+use crate::contained::tell;
 use crate::credentials::run_file;
 use crate::endpoint::address;
 use crate::endpoint::introspection::{self, Introspection};
@@ -55,9 +56,20 @@ pub(super) fn operator_socket(config: &Config, data_dir: &Path, tracker: &Tracke
 }
 
 /// Where tasks ask about themselves. Tasks run without it, too, and are told of none.
-pub(super) async fn open_endpoint(config: &Config, tracker: &Tracker) -> Option<TcpListener> {
+///
+/// In a container `missing` is what it may lack for that.
+pub(super) async fn open_endpoint(
+    config: &Config,
+    missing: &[String],
+    tracker: &Tracker,
+) -> Option<TcpListener> {
     match address::listen(config.endpoint?, tracker).await {
         Ok(listener) => Some(listener),
+        Err(_)
+            if tell("tasks cannot ask about themselves: no metadata, no credentials of roles", missing) =>
+        {
+            None
+        }
         Err(error) => {
             tracing::error!(
                 %error,

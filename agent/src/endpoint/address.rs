@@ -22,9 +22,12 @@ const BACKLOG: u32 = 4096;
 pub async fn listen(at: SocketAddr, tracker: &Tracker) -> io::Result<TcpListener> {
     if let Some(address) = given(at) {
         let added = async { Netlink::here(tracker)?.address(LOOPBACK, address).await }.await;
-        added.map_err(|error| {
-            io::Error::new(error.kind(), format!("giving {LOOPBACK} the address {}: {error}", at.ip()))
-        })?;
+        if let Err(error) = added {
+            // Somebody who may has perhaps given it to the host.
+            return open(at).map_err(|_| {
+                io::Error::new(error.kind(), format!("giving {LOOPBACK} the address {}: {error}", at.ip()))
+            });
+        }
     }
     open(at).map_err(|error| io::Error::new(error.kind(), format!("listening at {at}: {error}")))
 }

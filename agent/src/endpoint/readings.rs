@@ -22,14 +22,15 @@ type Remembered = HashMap<EngineId, (Option<Timestamp>, Arc<Details>)>;
 /// Reads what containers are and use.
 pub struct Readings {
     engine: Engine,
-    cgroups: PathBuf,
+    cgroups: Option<PathBuf>,
     details: Mutex<Remembered>,
 }
 
 impl Readings {
-    /// Of the containers of that engine; `cgroups` is where cgroups are mounted.
+    /// Of the containers of that engine; `cgroups` is where cgroups are mounted, `None` for an agent that sees
+    /// neither them nor the processes of the host: then nothing is known of what containers use.
     #[must_use]
-    pub fn new(engine: Engine, cgroups: PathBuf) -> Arc<Self> {
+    pub fn new(engine: Engine, cgroups: Option<PathBuf>) -> Arc<Self> {
         Arc::new(Self { engine, cgroups, details: Mutex::default() })
     }
 
@@ -57,18 +58,18 @@ impl Readings {
 
     /// What one container uses; `None` when it does not run.
     pub async fn of(&self, container: &Container) -> Option<Usage> {
+        let cgroups = self.cgroups.clone()?;
         let pid = self.pid(container).await?;
-        let cgroups = self.cgroups.clone();
         tokio::task::spawn_blocking(move || usage::read(pid, &cgroups)).await.ok()?.ok()
     }
 
     /// What several use, read in one go.
     pub async fn of_all(&self, containers: &[Container]) -> Vec<Option<Usage>> {
+        let Some(cgroups) = self.cgroups.clone() else { return vec![None; containers.len()] };
         let mut pids = Vec::with_capacity(containers.len());
         for container in containers {
             pids.push(self.pid(container).await);
         }
-        let cgroups = self.cgroups.clone();
         let read = move || pids.iter().map(|pid| usage::read((*pid)?, &cgroups).ok()).collect();
         tokio::task::spawn_blocking(read).await.unwrap_or_default()
     }

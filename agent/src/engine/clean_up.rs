@@ -126,9 +126,10 @@ async fn images_of_others(
         }
     };
     let now = clock::now();
-    for LocalImage { name: image, made_at, .. } in all {
+    for LocalImage { name: image, made_at, of_agent, .. } in all {
         let name = familiar(&image);
-        let spared = used.contains(&name)
+        let spared = of_agent
+            || used.contains(&name)
             || kept.contains(&name)
             || shared.images.records().has(&name)
             || image.starts_with(OWN);

@@ -30,25 +30,32 @@ pub(super) struct Content {
 /// The folders of all routers, by the ids of their tasks.
 pub(super) struct Folders {
     root: PathBuf,
+    /// The same folder as the engine has it.
+    seen: PathBuf,
     /// Whether the folder of a task is gone for good: what comes late makes none anew.
     places: Mutex<HashMap<String, Arc<Mutex<bool>>>>,
 }
 
 impl Folders {
     pub(super) fn below(root: PathBuf) -> Self {
-        Self { root, places: Mutex::default() }
+        Self { seen: root.clone(), root, places: Mutex::default() }
     }
 
+    pub(super) fn seen_at(self, seen: PathBuf) -> Self {
+        Self { seen, ..self }
+    }
+
+    /// These as the engine has them.
     pub(super) fn config(&self, id: &str) -> PathBuf {
-        self.root.join(id).join(CONFIG)
+        self.seen.join(id).join(CONFIG)
     }
 
     pub(super) fn fetched(&self, id: &str) -> PathBuf {
-        self.root.join(id).join(FETCHED)
+        self.seen.join(id).join(FETCHED)
     }
 
     pub(super) fn sockets(&self, id: &str) -> PathBuf {
-        self.root.join(id).join(SOCKETS)
+        self.seen.join(id).join(SOCKETS)
     }
 
     /// Makes the folder of a task, or writes again what is in it.

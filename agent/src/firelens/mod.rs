@@ -7,7 +7,7 @@
 //! | `folder` | the files and folders in which it finds that |
 //!
 //! A router's folder is below the agent's data folder, which the container engine sees under the same
-//! path: it connects to the socket there, and the router has the same socket in `/var/run`.
+//! path (for an agent in a container, under the one that `seen_at` is told): it connects to the socket there, and the router has the same socket in `/var/run`.
 
 mod config;
 mod folder;
@@ -60,6 +60,12 @@ impl LogRouters {
     #[must_use]
     pub fn new(data_dir: &Path, objects: Arc<Objects>, asynchronous: bool) -> Self {
         Self { folders: Folders::below(data_dir.join("firelens")), objects, asynchronous }
+    }
+
+    /// Where the engine has the data folder, for an agent in a container.
+    #[must_use]
+    pub fn seen_at(self, data_dir: &Path) -> Self {
+        Self { folders: self.folders.seen_at(data_dir.join("firelens")), ..self }
     }
 
     /// Makes what the task's router finds on the host.

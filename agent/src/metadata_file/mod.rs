@@ -65,6 +65,8 @@ pub struct Life {
 #[derive(Debug, Clone)]
 pub struct MetadataFiles {
     folder: PathBuf,
+    /// The same folder as the engine has it.
+    seen: PathBuf,
     host: Arc<Host>,
     makes: bool,
     /// Held while files change, so that a folder is not removed while a file is put into it.
@@ -76,7 +78,14 @@ impl MetadataFiles {
     /// containers are kept until they are removed.
     #[must_use]
     pub fn new(data_dir: &Path, makes: bool, host: Host) -> Self {
-        Self { folder: data_dir.join("metadata"), host: Arc::new(host), makes, changing: Arc::default() }
+        let folder = data_dir.join("metadata");
+        Self { seen: folder.clone(), folder, host: Arc::new(host), makes, changing: Arc::default() }
+    }
+
+    /// Where the engine has the data folder, for an agent in a container.
+    #[must_use]
+    pub fn seen_at(self, data_dir: &Path) -> Self {
+        Self { seen: data_dir.join("metadata"), ..self }
     }
 
     /// Whether containers that are made get a file.
@@ -117,7 +126,8 @@ impl MetadataFiles {
     ) -> io::Result<(HostMount, EnvVar)> {
         let of_task = self.of_task(task.arn.id());
         let folder = of_task.join(container.as_str());
-        let host = folder.to_str().filter(|path| !path.contains(':')).ok_or_else(|| {
+        let seen = self.seen.join(task.arn.id()).join(container.as_str());
+        let host = seen.to_str().filter(|path| !path.contains(':')).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "ECS_DATADIR has a path that no container engine takes",

@@ -318,6 +318,8 @@ pub struct LocalImage {
     pub made_at: Timestamp,
     /// How large it is on the disk; layers that it shares with others count for each.
     pub bytes: u64,
+    /// Whether it is a Berth agent's own.
+    pub of_agent: bool,
 }
 
 /// What the engine knows of an image.
@@ -365,6 +367,8 @@ pub mod labels {
     pub const AGENT: &str = "io.berth.agent";
     /// Of a holder: the same namespace. A holder has no other label of the agent's.
     pub const HOLDER: &str = "io.berth.holder";
+    /// Of the image that an agent runs from, and so of its container. Nobody cleans these up.
+    pub const PROGRAM: &str = "io.berth.program";
     /// The task's specification as JSON, to rebuild a lost state from.
     pub const SPEC: &str = "io.berth.task-spec";
 }

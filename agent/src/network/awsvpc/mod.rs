@@ -35,8 +35,10 @@ const ENDPOINT_ADDRESSES: u32 = 1024;
 /// How tasks are connected here.
 #[derive(Debug, Clone)]
 pub struct AwsvpcConfig {
-    /// The agent's data folder, where namespaces are pinned.
+    /// The agent's data folder, which names what is the agent's on this host.
     pub data_dir: std::path::PathBuf,
+    /// Where the agent itself has it: namespaces are pinned there. Elsewhere only for an agent in a container.
+    pub pins: std::path::PathBuf,
     /// The interface that children are made of.
     pub parent: String,
     /// How many holders are kept ready.
@@ -93,7 +95,7 @@ impl Awsvpc {
     /// When the agent may not speak with the kernel about networks.
     pub fn new(config: AwsvpcConfig, engine: Arc<dyn Holders>, tracker: Tracker) -> io::Result<Self> {
         let (pool, lost) = Pool::new(engine, config.pool, tracker.clone());
-        let (pins, host, tasks) = (Pins::new(&config.data_dir), Netlink::here(&tracker)?, Tasks::default());
+        let (pins, host, tasks) = (Pins::new(&config.pins), Netlink::here(&tracker)?, Tasks::default());
         let remains = Remains {
             agent: config.data_dir.display().to_string().into(),
             host: host.clone(),

@@ -85,6 +85,8 @@ pub(super) struct ListedImage {
     /// In bytes.
     #[serde(default)]
     pub(super) size: i64,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) labels: BTreeMap<String, String>,
 }
 
 /// What the engine says of itself.

@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use super::client::{Answer, CallError, Connector, Link};
 use super::convert::{Image, ListedImage};
 use super::transport::escape;
-use crate::runtime::{ImageFacts, LocalImage, PullRequest, Pulling, RuntimeError};
+use crate::runtime::{ImageFacts, LocalImage, PullRequest, Pulling, RuntimeError, labels};
 
 /// The local image of that reference, if there is one.
 pub(super) async fn find(connector: &Connector, reference: &str) -> Result<Option<ImageFacts>, RuntimeError> {
@@ -46,7 +46,8 @@ pub(super) async fn all(connector: &Connector) -> Result<Vec<LocalImage>, Runtim
     let named = listed.into_iter().flat_map(|image| {
         let made_at = Timestamp(u64::try_from(image.created).unwrap_or_default().saturating_mul(1000));
         let bytes = u64::try_from(image.size).unwrap_or_default();
-        image.repo_tags.into_iter().map(move |name| LocalImage { name, made_at, bytes })
+        let of_agent = image.labels.contains_key(labels::PROGRAM);
+        image.repo_tags.into_iter().map(move |name| LocalImage { name, made_at, bytes, of_agent })
     });
     Ok(named.filter(|image| !image.name.starts_with("<none>")).collect())
 }

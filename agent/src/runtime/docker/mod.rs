@@ -44,6 +44,8 @@ pub struct DockerConfig {
     pub host: String,
     /// The agent's namespace: containers of others are neither listed nor heard of.
     pub namespace: Option<String>,
+    /// The agent's own container, where it runs in one: it is never taken for a task's.
+    pub own: Option<EngineId>,
     /// The runtime that containers with GPUs go by; without it the engine itself is asked for the devices.
     pub gpu_runtime: Option<String>,
     /// Most containers that are made or started at once. Two cores do most with 16.
@@ -59,6 +61,7 @@ impl Default for DockerConfig {
         Self {
             host: "unix:///var/run/docker.sock".to_owned(),
             namespace: None,
+            own: None,
             gpu_runtime: None,
             launches: at_once,
             stops: at_once,
@@ -70,6 +73,7 @@ impl Default for DockerConfig {
 pub struct Docker {
     connector: Arc<Connector>,
     namespace: Option<String>,
+    own: Option<EngineId>,
     gpu_runtime: Option<String>,
     pace: Arc<Pace>,
 }
@@ -90,9 +94,14 @@ impl Docker {
         Ok(Self {
             connector: Arc::new(Connector::new(address, config.host)),
             namespace: config.namespace,
+            own: config.own,
             gpu_runtime: config.gpu_runtime,
             pace: Arc::new(Pace::new(config.launches, config.stops)),
         })
+    }
+
+    fn is_own(&self, summary: &Summary) -> bool {
+        self.own.as_ref().is_some_and(|own| own.as_str() == summary.id)
     }
 
     /// The labels that all containers of ours have.
@@ -243,7 +252,7 @@ impl Docker {
             }
             listed
         };
-        Ok(summaries.into_iter().filter_map(known).collect())
+        Ok(summaries.into_iter().filter(|summary| !self.is_own(summary)).filter_map(known).collect())
     }
 
     async fn of_others(&self) -> Result<Vec<(EngineId, Timestamp)>, RuntimeError> {
@@ -255,7 +264,7 @@ impl Docker {
             Err(error) => return Err(self.connector.failed(&link, error).await),
         };
         let mut found = Vec::new();
-        for summary in summaries.into_iter().filter(is_strange) {
+        for summary in summaries.into_iter().filter(|s| is_strange(s) && !self.is_own(s)) {
             let Ok(id) = EngineId::new(&summary.id) else { continue };
             let since = match self.inspect(&id).await? {
                 Fact::Created { .. } => Some(Timestamp(summary.created.saturating_mul(1000))),
@@ -268,9 +277,12 @@ impl Docker {
     }
 }
 
-/// Whether no agent has made it: neither a task's container nor the holder of a task's network.
+/// Whether no agent has made it: neither a task's container nor the holder of a task's network. An agent, this
+/// one or another that is to be started again, is no stranger either.
 fn is_strange(summary: &Summary) -> bool {
-    !summary.labels.contains_key(labels::TASK_ARN) && !summary.labels.contains_key(labels::HOLDER)
+    [labels::TASK_ARN, labels::HOLDER, labels::PROGRAM]
+        .iter()
+        .all(|label| !summary.labels.contains_key(*label))
 }
 
 fn mentions(answer: &Answer, text: &str) -> bool {
