@@ -147,7 +147,9 @@ impl Drop for Site {
 
 /// What the packages put on a host; the state of an earlier test goes.
 fn install(config: &str) -> Result<()> {
-    said("systemctl stop berth-agent; docker rm -f $(docker ps -aq); rm -rf /var/lib/berth /run/berth /etc/systemd/logind.conf.d")?;
+    said(
+        "systemctl stop berth-agent; docker rm -f $(docker ps -aq); rm -rf /var/lib/berth /run/berth /etc/systemd/logind.conf.d",
+    )?;
     let from = |path: &str| std::fs::read(demo::checkout().join("packaging/systemd").join(path));
     puts("/lib/systemd/system/berth-agent.service", &from("berth-agent.service")?)?;
     puts("/lib/systemd/system/berth.slice", &from("berth.slice")?)?;
@@ -290,7 +292,10 @@ async fn a_host_that_is_switched_off_takes_its_tasks_down_and_comes_back_without
     // Without notice: what ran is not begun again, and says why it ended.
     let task = site.run().await?;
     ensure!(hosts(&["kill", "1"])?.status()?.success(), "it does not lose its power");
-    ensure!(hosts(&["up", "1", "--systemd"])?.stdout(Stdio::null()).status()?.success(), "it does not come back");
+    ensure!(
+        hosts(&["up", "1", "--systemd"])?.stdout(Stdio::null()).status()?.success(),
+        "it does not come back"
+    );
     let ended = site.until(&task, "STOPPED").await?;
     assert_eq!(text(&ended, "stoppedReason")?, "Essential container in task exited: its host was restarted");
     site.run().await?;

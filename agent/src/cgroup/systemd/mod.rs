@@ -73,7 +73,9 @@ impl Systemd {
             for unit in above(&self.config.prefix) {
                 let description = Value::from("Tasks of the Berth agent");
                 let plain = Value::from(false);
-                self.bus.start(&unit, &[("Description", description), ("DefaultDependencies", plain)]).await?;
+                self.bus
+                    .start(&unit, &[("Description", description), ("DefaultDependencies", plain)])
+                    .await?;
             }
             Ok(())
         };
