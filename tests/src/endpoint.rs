@@ -47,6 +47,17 @@ impl Endpoint {
         Ok(Self { lock: Some(lock(FlockArg::LockShared)?), port: 80 })
     }
 
+    /// No place: as long as this is held, no test's agent gives the host the address.
+    ///
+    /// # Errors
+    /// When that cannot be had.
+    pub fn of_nobody() -> Result<Self> {
+        let lock = Some(lock(FlockArg::LockExclusive)?);
+        // Whoever had it last may not have come to that.
+        let _ = ip(&["address", "delete", &format!("{ADDRESS}/32"), "dev", "lo"]);
+        Ok(Self { lock, port: 80 })
+    }
+
     /// What the agent is to be told.
     #[must_use]
     pub fn address(&self) -> String {

@@ -14,7 +14,7 @@ use berth_agent::runtime::{EngineInfo, Runtime};
 use berth_tests::cluster::text;
 use berth_tests::expect::PATIENCE;
 use berth_tests::program::Program;
-use berth_tests::{Ecs, Engine, demo, eventually};
+use berth_tests::{Ecs, Endpoint, Engine, demo, eventually};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -333,6 +333,9 @@ async fn it_is_nothing_to_clean_up(image: &Image) -> Result<()> {
 async fn the_agent_runs_in_a_container() -> Result<()> {
     let image = Image::make().await?;
     it_is_nothing_to_clean_up(&image).await.context("clean-up")?;
+    // It may not add the address of the task's endpoint, and is not to find it.
+    let nobody = Endpoint::of_nobody()?;
     it_works_as_ecs_documents_it(&image).await.context("as documented")?;
+    drop(nobody);
     what_it_asks_for_is_enough(&image).await.context("with more")
 }
