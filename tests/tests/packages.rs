@@ -32,12 +32,12 @@ async fn on_host(script: &str) -> Result<String> {
 
 /// What the API of the control plane on the host answers.
 async fn api(operation: &str, input: Value) -> Result<Value> {
-    let answer = on_host(&format!(
+    let request = format!(
         "curl -sS --max-time 10 -H 'Content-Type: application/x-amz-json-1.1' \
          -H 'X-Amz-Target: AmazonEC2ContainerServiceV20141113.{operation}' \
          -d '{input}' http://127.0.0.1:8045/"
-    ));
-    let answer: Value = serde_json::from_str(&answer.await?)?;
+    );
+    let answer: Value = serde_json::from_str(&on_host(&request).await?)?;
     ensure!(answer.get("__type").is_none(), "{operation}: {answer}");
     Ok(answer)
 }
@@ -79,9 +79,8 @@ async fn containers() -> Result<String> {
 
 /// What systemd says of a unit: its state, whether it starts with the host, and the id of its run.
 async fn unit(name: &str) -> Result<(String, String, String)> {
-    let told =
-        on_host(&format!("systemctl show --property=ActiveState,UnitFileState,InvocationID {name}.service"));
-    let told = told.await?;
+    let show = format!("systemctl show --property=ActiveState,UnitFileState,InvocationID {name}.service");
+    let told = on_host(&show).await?;
     let value = |key: &str| {
         let line = told.lines().find_map(|line| line.strip_prefix(key));
         line.unwrap_or_default().trim_start_matches('=').to_owned()
