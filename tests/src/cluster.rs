@@ -124,6 +124,18 @@ impl Cluster {
         .await
     }
 
+    /// Waits until the control plane has noticed that the agent is away. Before that, one that is started again
+    /// cannot be told from the one that ended.
+    ///
+    /// # Errors
+    /// When it stays connected.
+    pub async fn disconnected(&self) -> Result<()> {
+        eventually(PATIENCE, "the instance is disconnected", || async {
+            Ok((self.instance().await?["agentConnected"] == false).then_some(()))
+        })
+        .await
+    }
+
     /// The one container instance as DescribeContainerInstances has it.
     ///
     /// # Errors

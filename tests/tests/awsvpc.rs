@@ -117,6 +117,7 @@ async fn a_restarted_agent_keeps_its_tasks_connected_and_clears_up_after_itself(
         arns.push(cluster.run_with(&definition, vpc::network(&["sg-open"])).await?);
         tokio::time::sleep(Duration::from_millis(pause_ms)).await;
         cluster.agent.kill().await?;
+        cluster.disconnected().await?;
         cluster.agent.start_again()?;
         cluster.registered().await?;
     }

@@ -237,6 +237,7 @@ async fn an_agent_that_was_killed_clears_up_what_is_nobodys_and_nothing_else() -
     fs::create_dir_all(nobodys.join("socket"))?;
 
     cluster.agent.kill().await?;
+    cluster.disconnected().await?;
     cluster.agent.start_again()?;
     cluster.registered().await?;
     eventually(PATIENCE, "what is nobody's is gone", || async { Ok((!nobodys.exists()).then_some(())) })

@@ -81,10 +81,7 @@ fn gpus(instance: &Value, which: &str) -> Value {
 async fn again(cluster: &mut Cluster, lost: bool) -> Result<()> {
     let instance = cluster.registered().await?;
     cluster.agent.kill().await?;
-    eventually(PATIENCE, "the instance is disconnected", || async {
-        Ok((cluster.instance().await?["agentConnected"] == false).then_some(()))
-    })
-    .await?;
+    cluster.disconnected().await?;
     if lost {
         cluster.agent.lose_state()?;
     }

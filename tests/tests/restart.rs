@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use berth_tests::cluster::{container, demo_answer, host_port};
 use berth_tests::expect::PATIENCE;
-use berth_tests::{Cluster, demo, eventually};
+use berth_tests::{Cluster, demo};
 use serde_json::{Value, json};
 
 fn server() -> Value {
@@ -19,14 +19,6 @@ async fn process_of(cluster: &Cluster, task: &str) -> Result<(String, i64)> {
     Ok((id, state.pid.context("no process")?))
 }
 
-/// Waits until the control plane has noticed that the agent is away.
-async fn disconnected(cluster: &Cluster) -> Result<()> {
-    eventually(PATIENCE, "the instance is disconnected", || async {
-        Ok((cluster.instance().await?["agentConnected"] == false).then_some(()))
-    })
-    .await
-}
-
 #[tokio::test]
 async fn after_kill_9_running_tasks_are_adopted() -> Result<()> {
     let mut cluster = Cluster::start().await?;
@@ -35,7 +27,7 @@ async fn after_kill_9_running_tasks_are_adopted() -> Result<()> {
     let before = process_of(&cluster, &arn).await?;
 
     cluster.agent.kill().await?;
-    disconnected(&cluster).await?;
+    cluster.disconnected().await?;
     ensure!(demo_answer(host_port(&task, "one", 8080, "tcp")?, "/").await?.starts_with("hello"));
     cluster.agent.start_again()?;
 
@@ -82,7 +74,7 @@ async fn lost_state_is_rebuilt_from_the_containers() -> Result<()> {
     let before = process_of(&cluster, &arn).await?;
 
     cluster.agent.kill().await?;
-    disconnected(&cluster).await?;
+    cluster.disconnected().await?;
     cluster.agent.lose_state()?;
     cluster.agent.start_again()?;
 
@@ -102,7 +94,7 @@ async fn sigterm_ends_the_agent_and_no_task() -> Result<()> {
 
     let status = cluster.agent.terminate().await?;
     assert_eq!(status.code(), Some(0));
-    disconnected(&cluster).await?;
+    cluster.disconnected().await?;
     assert_eq!(process_of(&cluster, &arn).await?, before);
     ensure!(demo_answer(host_port(&task, "one", 8080, "tcp")?, "/").await?.starts_with("hello"));
 
