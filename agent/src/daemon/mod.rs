@@ -4,7 +4,7 @@
 mod serve;
 
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,6 +77,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     };
     let gpus = gpus.map_err(|e| DaemonError::Terminal(e.to_string()))?;
     let data_dir = prepare_data_dir(&config.data_dir)?;
+    private("BERTH_RUN_DIR", &config.run_dir)?;
     let agent = data_dir.display().to_string();
     let store = open_store(&config, &data_dir).await?;
     let docker = DockerConfig {
@@ -204,7 +205,23 @@ fn backend(config: &Config) -> Result<Backend, DaemonError> {
 fn prepare_data_dir(path: &Path) -> Result<PathBuf, DaemonError> {
     let wrong = |e| DaemonError::Failed(format!("ECS_DATADIR={}: {e}", path.display()));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(wrong)?;
+    private("ECS_DATADIR", path)?;
     path.canonicalize().map_err(wrong)
+}
+
+/// Refuses a folder, where it is there, that others than its owner may write to: who can put another file in the
+/// place of the agent's has the host.
+fn private(variable: &str, path: &Path) -> Result<(), DaemonError> {
+    const OTHERS_WRITE: u32 = 0o022;
+    let Ok(found) = fs::metadata(path) else { return Ok(()) };
+    let mode = found.permissions().mode() & 0o7777;
+    if mode & OTHERS_WRITE == 0 {
+        return Ok(());
+    }
+    Err(DaemonError::Terminal(format!(
+        "{variable}={}: others than its owner may write there (mode {mode:o}); chmod go-w it, or name another folder",
+        path.display()
+    )))
 }
 
 async fn open_store(config: &Config, data_dir: &Path) -> Result<Arc<dyn Store>, DaemonError> {
@@ -288,6 +305,7 @@ async fn choose_network(
         data_dir: data_dir.to_owned(),
         parent: config.task_interface.clone().or_else(host::default_interface).unwrap_or_default(),
         pool: config.pause_pool,
+        endpoint_port: config.endpoint.map(|at| at.port()),
         offers: Offers { providers, interfaces, blocks_instance_metadata: config.block_instance_metadata },
     };
     Ok(Arc::new(Awsvpc::new(config, docker, tracker.child()).map_err(impossible)?))
