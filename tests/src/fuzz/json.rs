@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 
 use crate::sim::Chance;
 
+/// Values beyond which nothing is repeated: more than any request may have.
+const MOST: u64 = 2000;
 /// Texts that mean something somewhere, or nothing anywhere.
 const TEXTS: [&str; 34] = [
     "",
@@ -119,7 +121,8 @@ fn any_of(chance: &mut Chance, value: &Value) -> Value {
 
 /// One change; `other` is another input of the same kind.
 pub fn change(chance: &mut Chance, value: &mut Value, other: &Value) {
-    let mut number = chance.below(count(value));
+    let all = count(value);
+    let mut number = chance.below(all);
     let (whole, foreign) = (any_of(chance, value), any_of(chance, other));
     let Some(found) = at(value, &mut number) else { return };
     match (chance.below(6), &mut *found) {
@@ -143,7 +146,7 @@ pub fn change(chance: &mut Chance, value: &mut Value, other: &Value) {
         }
         (1 | 2, Value::Array(items)) => {
             let item = chance.pick(items).cloned().unwrap_or(whole);
-            let times = if chance.once_in(8) { 1 << chance.below(9) } else { 1 };
+            let times = if all < MOST && chance.once_in(8) { 1 << chance.below(9) } else { 1 };
             items.extend(std::iter::repeat_n(item, times));
         }
         (3, found) => *found = foreign,
