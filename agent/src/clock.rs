@@ -1,6 +1,6 @@
 //! The one place that reads the clock.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use berth_core::units::Timestamp;
 
@@ -9,6 +9,41 @@ use berth_core::units::Timestamp;
 pub fn now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Notices that the clock was put forward or back, as it is when a host learns the time from its network.
+#[derive(Debug, Clone, Copy)]
+pub struct Watch {
+    seen: Timestamp,
+    at: Instant,
+}
+
+impl Watch {
+    /// Less than that is a clock which goes a little fast or slow.
+    const LEAST_MS: u64 = 1000;
+
+    /// Watches from now on.
+    #[must_use]
+    pub fn begin() -> Self {
+        Self { seen: now(), at: Instant::now() }
+    }
+
+    /// By how many milliseconds the clock was moved since it was asked last; negative where that was back.
+    pub fn moved(&mut self) -> Option<i64> {
+        self.compare(now(), Instant::now())
+    }
+
+    fn compare(&mut self, seen: Timestamp, at: Instant) -> Option<i64> {
+        let passed = i64::try_from(at.duration_since(self.at).as_millis()).unwrap_or(i64::MAX);
+        let expected = self.seen.moved(passed);
+        *self = Self { seen, at };
+        let by = if seen >= expected {
+            i64::try_from(seen.0 - expected.0).unwrap_or(i64::MAX)
+        } else {
+            i64::try_from(expected.0 - seen.0).map_or(i64::MIN, |by| -by)
+        };
+        (by.unsigned_abs() >= Self::LEAST_MS).then_some(by)
+    }
 }
 
 /// A time as people write it (RFC 3339); `None` for one beyond all calendars.
@@ -21,4 +56,21 @@ pub fn rfc3339(at: Timestamp) -> Option<String> {
 #[must_use]
 pub fn until(at: Timestamp) -> Duration {
     at.since(now()).as_duration()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_hands_did_not_go_is_told() {
+        let (began, hour) = (Instant::now(), Duration::from_secs(3600));
+        let mut watch = Watch { seen: Timestamp(10_000_000_000), at: began };
+        assert_eq!(watch.compare(Timestamp(10_003_600_400), began + hour), None, "a little fast");
+        assert_eq!(watch.compare(Timestamp(10_007_200_400), began + 2 * hour), None, "and not more since");
+        assert_eq!(watch.compare(Timestamp(10_097_200_400), began + 2 * hour), Some(90_000_000));
+        assert_eq!(watch.compare(Timestamp(10_007_200_400), began + 2 * hour), Some(-90_000_000));
+        assert_eq!(watch.compare(Timestamp(0), began + 3 * hour), Some(-10_010_800_400));
+        assert_eq!(watch.compare(Timestamp(u64::MAX), began + 3 * hour), Some(i64::MAX));
+    }
 }

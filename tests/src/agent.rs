@@ -28,8 +28,11 @@ impl Agent {
     /// When the process does not start. That it registers is for the control plane to tell:
     /// [`Cluster::registered`](crate::Cluster::registered).
     pub fn start(cluster: &str, agents: SocketAddr, env: &[(&str, &str)]) -> Result<Self> {
-        let data =
-            tempfile::Builder::new().prefix(&format!("berth-agent-{}-", std::process::id())).tempdir()?;
+        // The agent takes none that others may write to, whatever the test's umask is.
+        let data = tempfile::Builder::new()
+            .prefix(&format!("berth-agent-{}-", std::process::id()))
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .tempdir()?;
         let datadir = data.path().to_str().context("the temporary folder has a strange name")?;
         let own = [
             ("ECS_CLUSTER", cluster),

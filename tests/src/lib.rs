@@ -13,6 +13,8 @@
 //! | [`ecs`] | a small client for the JSON API |
 //! | [`aws`] | the AWS command line |
 //! | [`demo`] | the demo image and definitions that use it |
+//! | [`secured`] | a control plane that speaks TLS |
+//! | [`strangers`] | who else is near a host, and what its processes listen at |
 //! | [`http`] | HTTP requests of a test |
 //! | [`keep_alive`] | the same on a connection that stays, from inside a container's network |
 //! | [`manager`] | a service manager of a test, as a program sees it |
@@ -22,7 +24,8 @@
 //! | [`registry`] | a registry of images that can be made to fail |
 //! | [`mod@bench`] | what the benchmark stands on |
 //! | [`expect`] | asking again until an answer is there, where no event tells |
-//! | [`files`] | what is written in files |
+//! | [`files`] | what is written in files, and who may read them |
+//! | [`fuzz`] | input that nobody would send |
 //! | [`vpc`] | subnets and security groups of a test, and what a host has of networks |
 //! | [`sim`] | simulated hosts, and parts of a real host that can be broken |
 //!
@@ -40,6 +43,7 @@ pub mod endpoint;
 pub mod engine;
 pub mod expect;
 pub mod files;
+pub mod fuzz;
 pub mod http;
 pub mod keep_alive;
 pub mod logind;
@@ -48,8 +52,10 @@ pub mod own_engine;
 pub mod program;
 pub mod python;
 pub mod registry;
+pub mod secured;
 pub mod server;
 pub mod sim;
+pub mod strangers;
 pub mod volume_plugin;
 pub mod vpc;
 

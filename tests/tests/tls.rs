@@ -2,86 +2,14 @@
 //! renew it; secrets stay secret, and plaintext never leaves the machine.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use berth_tests::expect::PATIENCE;
+use berth_tests::files::mode;
 use berth_tests::program::Program;
-use berth_tests::{Agent, Cluster, Ecs, demo, eventually};
+use berth_tests::secured::{Secured, private_lines, with_data};
+use berth_tests::{Agent, demo, eventually};
 use serde_json::{Value, json};
-use tempfile::TempDir;
-
-/// A control plane whose agents speak TLS. Ends with its value.
-struct Secured {
-    data: TempDir,
-    program: Program,
-    api: SocketAddr,
-    agents: SocketAddr,
-    token: String,
-    fingerprint: String,
-}
-
-impl Secured {
-    /// Certificates hold for that long.
-    async fn start(lifetime: &str) -> Result<Self> {
-        let data = tempfile::Builder::new().prefix("berth-controlplane-").tempdir()?;
-        let any = "127.0.0.1:0";
-        let mut args =
-            with_data(&["serve", "--agent-tls=on", "--listen", any, "--agent-listen", any], data.path());
-        args.extend(["--certificate-lifetime".into(), lifetime.into()]);
-        let mut program = Program::start("berth-controlplane", &args, &BTreeMap::new())?;
-        let line = program.line("listening ", PATIENCE).await?;
-        let address = |key: &str| {
-            let found = line.split_whitespace().find_map(|word| word.strip_prefix(key));
-            found.and_then(|address| address.parse().ok()).with_context(|| format!("{key} in {line:?}"))
-        };
-        let (api, agents) = (address("api=")?, address("agents=")?);
-        // As an operator would: beside the control plane that runs.
-        let mut made =
-            Program::start("berth-controlplane", &with_data(&["token"], data.path()), &BTreeMap::new())?;
-        ensure!(made.end(PATIENCE).await?.success(), "{}", made.output());
-        let output = made.output();
-        let value = |key: &str| {
-            let found = output.lines().find_map(|line| line.strip_prefix(key));
-            found.map(str::to_owned).with_context(|| format!("{key} in what `token` prints"))
-        };
-        let (token, fingerprint) = (value("token=")?, value("ca=")?);
-        Ok(Self { data, program, api, agents, token, fingerprint })
-    }
-
-    fn host(&self) -> String {
-        format!("https://{}", self.agents)
-    }
-
-    /// A cluster of this control plane with an agent of that environment, not waited for.
-    async fn cluster(&self, env: &[(&str, &str)]) -> Result<Cluster> {
-        let host = self.host();
-        let all: Vec<(&str, &str)> =
-            [("ECS_BACKEND_HOST", host.as_str())].into_iter().chain(env.iter().copied()).collect();
-        let mut cluster = Cluster::start_unregistered(&all).await?;
-        // Its own control plane stays idle: everything is asked of this one.
-        cluster.ecs = Ecs::new(self.api);
-        cluster.ecs.call("CreateCluster", json!({ "clusterName": cluster.name })).await?;
-        Ok(cluster)
-    }
-
-    /// The same with an agent that has what it needs to join.
-    async fn joined(&self) -> Result<Cluster> {
-        let (token, fingerprint) = (self.token.as_str(), self.fingerprint.as_str());
-        let cluster =
-            self.cluster(&[("BERTH_JOIN_TOKEN", token), ("BERTH_CA_FINGERPRINT", fingerprint)]).await?;
-        cluster.registered().await?;
-        Ok(cluster)
-    }
-}
-
-fn with_data(args: &[&str], data: &Path) -> Vec<OsString> {
-    let args = args.iter().map(OsString::from);
-    args.chain([OsString::from("--data-dir"), data.into()]).collect()
-}
 
 fn sleeper() -> Value {
     demo::task("tls", "none", json!([demo::container("one", &["sleep", "3600"])]))
@@ -93,17 +21,6 @@ async fn says(agent: &Agent, what: &str, times: usize) -> Result<()> {
         Ok((agent.output().matches(what).count() >= times).then_some(()))
     })
     .await
-}
-
-fn mode(path: &Path) -> Result<u32> {
-    let metadata = std::fs::metadata(path).with_context(|| format!("{}", path.display()))?;
-    Ok(metadata.permissions().mode() & 0o777)
-}
-
-/// The lines of PEM between the armour: what must be in no log.
-fn private_lines(pem: &str) -> Vec<&str> {
-    let key = pem.split_once("PRIVATE KEY-----").and_then(|(_, rest)| rest.split_once("-----END"));
-    key.map_or_else(Vec::new, |(key, _)| key.lines().filter(|line| line.len() > 16).collect())
 }
 
 #[tokio::test]
@@ -132,11 +49,11 @@ async fn a_host_joins_with_a_token_runs_tasks_and_needs_no_token_again() -> Resu
     let key = std::fs::read_to_string(&pem)?;
     let lines = private_lines(&key);
     ensure!(!lines.is_empty(), "host.pem holds no key");
-    let ca: Vec<_> = std::fs::read_dir(secured.data.path())?.collect::<Result<_, _>>()?;
+    let ca: Vec<_> = std::fs::read_dir(secured.data_dir())?.collect::<Result<_, _>>()?;
     for entry in ca.iter().filter(|entry| entry.path().is_file()) {
         assert_eq!(mode(&entry.path())? & 0o077, 0, "{}", entry.path().display());
     }
-    for log in [first, cluster.agent.output(), secured.program.output()] {
+    for log in [first, cluster.agent.output(), secured.output()] {
         ensure!(!log.contains(&secured.token), "the token is in a log");
         ensure!(lines.iter().all(|line| !log.contains(line)), "the key is in a log");
     }
@@ -152,7 +69,7 @@ async fn a_wrong_token_is_refused_and_the_agent_keeps_trying() -> Result<()> {
     let refused = "the join token is unknown or has expired; make another with `berth-controlplane token`";
     says(&cluster.agent, refused, 3).await?;
     ensure!(!cluster.agent.output().contains(&wrong), "not even a wrong token is logged");
-    ensure!(!secured.program.output().contains(&wrong), "not even a wrong token is logged");
+    ensure!(!secured.output().contains(&wrong), "not even a wrong token is logged");
     ensure!(cluster.instance().await.is_err(), "nobody registered");
     ensure!(!cluster.agent.data_dir().join("tls/host.pem").exists(), "nothing is kept");
 
@@ -174,7 +91,7 @@ async fn a_wrong_fingerprint_is_refused_before_the_token_leaves() -> Result<()> 
     let output = cluster.agent.output();
     let line = output.lines().find(|line| line.contains("not connected")).context("it says so")?;
     ensure!(line.contains("BERTH_CA_FINGERPRINT"), "it says what does not match: {line}");
-    ensure!(!secured.program.output().contains("a host enrolled"), "nobody enrolled");
+    ensure!(!secured.output().contains("a host enrolled"), "nobody enrolled");
     Ok(())
 }
 

@@ -85,6 +85,12 @@ impl Timestamp {
         Self(self.0.saturating_add(span.0))
     }
 
+    /// The same point on a clock that was put forward by so many milliseconds, or back where that is negative.
+    #[must_use]
+    pub const fn moved(self, by: i64) -> Self {
+        Self(self.0.saturating_add_signed(by))
+    }
+
     /// How long ago `earlier` was; zero when it lies ahead.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Millis {

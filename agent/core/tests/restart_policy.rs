@@ -133,3 +133,26 @@ fn a_restart_of_the_agent_goes_on_where_it_was() {
     assert_eq!(words(&acts), Vec::<String>::new());
     assert_eq!(run.task.state().containers[0].started_at, Some(now));
 }
+
+#[test]
+fn a_pause_is_as_long_as_it_is_whatever_the_clock_is_told() {
+    for by in [86_400_000, -86_400_000] {
+        let mut run = Direct::new(policy());
+        run.now = Timestamp(1_000_000_000);
+        let acts = run.say(berth_core::task::Event::Granted);
+        run.all_work(acts);
+        let acts = ends(&mut run, 1, MINUTE);
+        run.works(&acts[0]);
+        assert!(ends(&mut run, 1, MINUTE).is_empty());
+        let told = run.reports.len();
+        run.now = run.now.moved(by);
+        run.task.clock_moved(by);
+        assert!(run.say(berth_core::task::Event::Deadline).is_empty(), "{by}: too early");
+        assert_eq!(run.task.next_deadline(), Some(run.now.after(Millis::from_secs(1))), "{by}");
+        // The engine says once more what it said of the end.
+        let exit = run.task.state().containers[0].exit.clone().unwrap();
+        assert!(run.see("app", Fact::Exited { id: id("app-1"), exit }).is_empty());
+        assert_eq!(words(&run.deadline()), ["start app"], "{by}");
+        assert_eq!((run.task.state().containers[0].restarts, run.reports.len()), (2, told), "{by}");
+    }
+}

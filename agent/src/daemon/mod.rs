@@ -7,7 +7,7 @@ mod serve;
 mod service;
 
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,6 +101,7 @@ async fn run_agent(
     };
     let gpus = gpus.map_err(|e| DaemonError::Terminal(e.to_string()))?;
     let data_dir = prepare_data_dir(&config.data_dir)?;
+    private("BERTH_RUN_DIR", &config.run_dir)?;
     let Some(place) = stop.run_until_cancelled(Place::find(&config, &data_dir)).await else {
         return Ok(());
     };
@@ -242,7 +243,23 @@ fn backend(config: &Config) -> Result<Backend, DaemonError> {
 fn prepare_data_dir(path: &Path) -> Result<PathBuf, DaemonError> {
     let wrong = |e| DaemonError::Failed(format!("ECS_DATADIR={}: {e}", path.display()));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(wrong)?;
+    private("ECS_DATADIR", path)?;
     path.canonicalize().map_err(wrong)
+}
+
+/// Refuses a folder, where it is there, that others than its owner may write to: who can put another file in the
+/// place of the agent's has the host.
+fn private(variable: &str, path: &Path) -> Result<(), DaemonError> {
+    const OTHERS_WRITE: u32 = 0o022;
+    let Ok(found) = fs::metadata(path) else { return Ok(()) };
+    let mode = found.permissions().mode() & 0o7777;
+    if mode & OTHERS_WRITE == 0 {
+        return Ok(());
+    }
+    Err(DaemonError::Terminal(format!(
+        "{variable}={}: others than its owner may write there (mode {mode:o}); chmod go-w it, or name another folder",
+        path.display()
+    )))
 }
 
 async fn open_store(config: &Config, data_dir: &Path) -> Result<Arc<dyn Store>, DaemonError> {
@@ -333,6 +350,7 @@ async fn choose_network(
         pins: data_dir.to_owned(),
         parent: config.task_interface.clone().or_else(host::default_interface).unwrap_or_default(),
         pool: config.pause_pool,
+        endpoint_port: config.endpoint.map(|at| at.port()),
         offers: Offers { providers, interfaces, blocks_instance_metadata: config.block_instance_metadata },
     };
     Ok(Arc::new(Awsvpc::new(config, docker, tracker.child()).map_err(impossible)?))

@@ -84,6 +84,7 @@ impl Actor {
     /// was persisted before the actor began.
     pub(super) async fn run(mut self, first: Vec<Act>) {
         let token = self.shared.tracker.token().clone();
+        let mut clock = clock::Watch::begin();
         if !self.start_all(first).await {
             return;
         }
@@ -92,6 +93,12 @@ impl Actor {
             let Some(input) = token.run_until_cancelled(self.next()).await else {
                 return;
             };
+            // Waits are as long as they are, whatever the clock is told meanwhile; each was begun on the monotonic one.
+            if let Some(by) = clock.moved() {
+                tracing::info!(task = %self.task.spec().arn, by_ms = by, "the host's clock was moved");
+                self.task.clock_moved(by);
+                self.unsaved = true;
+            }
             let go_on = match input {
                 Input::Beat => true,
                 Input::Message(message) => self.take(message).await,

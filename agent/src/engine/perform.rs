@@ -206,8 +206,14 @@ fn bounds(shared: &Shared, spec: &TaskSpec) -> Bounds {
 
 fn cgroup_failure(error: &crate::cgroup::CgroupError) -> Failure {
     tracing::warn!(error = error as &dyn std::error::Error, "a task's cgroup");
+    let kind = match error.source.raw_os_error().map(nix::errno::Errno::from_raw) {
+        // The agent has no file descriptors left: nothing is wrong with the task.
+        Some(nix::errno::Errno::EMFILE | nix::errno::Errno::ENFILE) => FailureKind::EngineAway,
+        // Worth another try: the kernel answers EBUSY while something ends.
+        _ => FailureKind::TimedOut,
+    };
     Failure {
-        kind: FailureKind::TimedOut, // Worth another try: the kernel answers EBUSY while something ends.
+        kind,
         class: ErrorClass::Cgroup,
         detail: format!("Agent could not create task's platform resources: {error}"),
     }

@@ -2,8 +2,9 @@
 //! beside the state; losing it means that some images are never cleaned up, and nothing else.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -97,7 +98,8 @@ impl Records {
         }
         let text = serde_json::to_vec(&*self.lock())?;
         let next = path.with_extension("next");
-        fs::write(&next, text)?;
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&next)?;
+        file.write_all(&text)?;
         fs::rename(&next, path)
     }
 

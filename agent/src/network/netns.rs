@@ -5,9 +5,10 @@
 //! connection) stays inside for good, wherever it is used from.
 
 use std::cell::Cell;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::future::Future;
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -144,15 +145,21 @@ impl Pins {
         self.folder.join(name)
     }
 
+    /// A file for a pin of that name to be mounted on.
+    fn place(&self, name: &str) -> io::Result<PathBuf> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        let path = self.path(name);
+        OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path)?;
+        Ok(path)
+    }
+
     /// Keeps the namespace of a process beyond the process. Pinned already, it is pinned anew.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn pin(&self, name: &str, pid: u32) -> io::Result<Namespace> {
         self.unpin(name)?;
-        fs::create_dir_all(&self.folder)?;
-        let path = self.path(name);
-        File::create(&path)?;
+        let path = self.place(name)?;
         let namespace = format!("/proc/{pid}/ns/net");
         mount(Some(namespace.as_str()), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
         Namespace::pinned(&path)
@@ -164,9 +171,7 @@ impl Pins {
     /// What the kernel says.
     pub async fn make(&self, name: &str) -> io::Result<Namespace> {
         self.unpin(name)?;
-        fs::create_dir_all(&self.folder)?;
-        let path = self.path(name);
-        File::create(&path)?;
+        let path = self.place(name)?;
         let (answer, result) = oneshot::channel();
         let target = path.clone();
         thread::Builder::new().name("netns".to_owned()).stack_size(256 * 1024).spawn(move || {

@@ -155,6 +155,8 @@ pub struct Site {
     pub parent: String,
     /// The task's address on the link to the endpoint.
     pub endpoint_address: Ipv4Addr,
+    /// The endpoint's port, where there is one.
+    pub endpoint_port: Option<u16>,
     /// Whether the instance metadata service is hidden from the task.
     pub blocks_instance_metadata: bool,
 }
@@ -354,6 +356,7 @@ mod tests {
             agent: "/data".to_owned(),
             parent: "ens5".to_owned(),
             endpoint_address: Ipv4Addr::new(169, 254, 172, 9),
+            endpoint_port: Some(80),
             blocks_instance_metadata: true,
         }
     }

@@ -19,7 +19,8 @@ use super::volume::{mount_point, volume, volumes_from};
 use crate::engine::Assignment;
 
 /// What came of an assignment at the door.
-pub(super) enum Admitted {
+#[derive(Debug)]
+pub enum Admitted {
     /// It is well-formed.
     Assignment(Assignment),
     /// It names a task and asks for something that cannot be.
@@ -29,7 +30,8 @@ pub(super) enum Admitted {
 }
 
 /// Checks one assignment.
-pub(super) fn assignment(message: v1::Assignment) -> Admitted {
+#[must_use]
+pub fn assignment(message: v1::Assignment) -> Admitted {
     let task = match TaskArn::new(&message.task_arn) {
         Ok(task) => task,
         Err(error) => return Admitted::Unreadable(error.to_string()),

@@ -37,6 +37,7 @@ use crate::config::Secret;
 use crate::engine::Engine;
 use crate::store::{Identity, Store, StoreError, Write};
 
+pub use self::admit::{Admitted, assignment as admit};
 pub use self::attach::Attaching;
 pub use self::endpoint::{Endpoint, InvalidEndpoint};
 pub use self::inquiries::{Answer, Change, Inquiries, NoAnswer, Question};

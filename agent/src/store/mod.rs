@@ -3,6 +3,7 @@
 //! A commit is durable when it returns. Reports are numbered by the store in the order in which
 //! they are committed, so that a report and the state that it tells of are one transaction.
 
+mod damage;
 pub mod memory;
 pub mod outbox;
 pub mod redb;
@@ -36,6 +37,14 @@ pub enum StoreError {
         /// The file.
         path: String,
         /// What the system said.
+        detail: String,
+    },
+    /// The file is not what was written.
+    #[error("the agent's state in {path} is damaged: {detail}")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
         detail: String,
     },
     /// A record cannot be understood.

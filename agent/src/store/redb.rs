@@ -19,6 +19,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 
+use super::damage::{damaged, is_damage, open_sound};
 use super::{Identity, Outbox, OutboxEntry, Saved, Store, StoreError, Write};
 
 const SPECS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("task-specs");
@@ -57,7 +58,7 @@ impl RedbStore {
     /// [`StoreError::InUse`] when another agent has it; [`StoreError::Io`] otherwise.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let path = directory.join("agent.redb");
-        let database = open_database(&path)?;
+        let database = open_sound(&path, open_database)?;
         let outbox = Arc::new(Outbox::default());
         let (queue, jobs) = mpsc::channel(QUEUE);
         let writer = Writer {
@@ -296,6 +297,7 @@ fn remove_if_there(path: &Path) -> Result<(), StoreError> {
 fn prepare(path: &Path) -> Result<Database, StoreError> {
     let database = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|e| match e {
         redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.display().to_string() },
+        damage if is_damage(&damage) => damaged(path, &damage),
         other => io("open", path, &other),
     })?;
     let failed = |e: redb::Error| io("prepare", path, &e);

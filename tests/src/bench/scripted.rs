@@ -198,6 +198,12 @@ impl Scripted {
         if sent { Ok(moment) } else { bail!("no agent is connected") }
     }
 
+    /// Says something to the agent; whether there was a session to say it in.
+    pub fn say(&self, message: v1::ControlPlaneMessage) -> bool {
+        let noted = self.noted.borrow();
+        noted.session.as_ref().is_some_and(|session| session.send(message).is_ok())
+    }
+
     /// Ends the session; the agent comes back by itself.
     pub fn close(&self) {
         let close = v1::Close { reason: "enough".to_owned(), instance_inactive: false };
@@ -322,7 +328,8 @@ impl ControlPlane for Service {
         self.noted.send_modify(|noted| noted.registered = Some(Instant::now()));
         // One instance for each cluster: its id is made of the host's key.
         let request = request.into_inner();
-        let id = request.host_key.replace('-', "");
+        let digits = request.host_key.chars().filter(char::is_ascii_hexdigit);
+        let id: String = digits.chain(std::iter::repeat('0')).take(32).collect();
         let instance = format!("arn:aws:ecs:us-east-1:123456789012:container-instance/{}/{id}", self.cluster);
         Ok(Response::new(v1::RegisterResponse {
             container_instance_arn: instance,

@@ -35,6 +35,15 @@ impl SmallDisk {
         self.folder.path()
     }
 
+    /// Has nothing written to it any more, or again.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn read_only(&self, read_only: bool) -> Result<()> {
+        let options = if read_only { "remount,ro" } else { "remount,rw" };
+        run(Command::new("mount").args(["-o", options]).arg(self.path()))
+    }
+
     /// Writes until there is no room for another byte.
     ///
     /// # Errors

@@ -134,6 +134,12 @@ impl Host {
         &self.agent.engine
     }
 
+    /// The conversation with the control plane of the present agent.
+    #[must_use]
+    pub fn session(&self) -> &Session {
+        &self.agent.session
+    }
+
     /// How many state changes the agent has written down to tell, told ones included.
     #[must_use]
     pub fn reports(&self) -> u64 {
@@ -272,7 +278,7 @@ impl Agent {
             timeouts: Timeouts { create: config.create_timeout, start: config.start_timeout },
             pids_limit: None,
             agent: name.to_owned(),
-            endpoint: None,
+            endpoint: Some("http://169.254.170.2".to_owned()),
             total: total.clone(),
         };
         let engine = Engine::start(parts, saved, world, tracker.child()).await?;

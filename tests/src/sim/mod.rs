@@ -10,11 +10,13 @@
 //! | [`proxy`] | the engine's socket, which can be cut |
 //! | [`storm`] | faults that chance picks |
 //! | [`disk`] | a small disk, which can be full |
+//! | [`clock`] | a host's clock, which can be moved |
 //!
 //! A simulated host is wired as `berth_agent::daemon` wires a real one, and speaks the real
 //! protocol over loopback; only what is below the agent's ports is in memory.
 
 pub mod chance;
+pub mod clock;
 pub mod disk;
 pub mod fleet;
 pub mod host;
@@ -24,6 +26,7 @@ pub mod proxy;
 pub mod storm;
 
 pub use chance::Chance;
+pub use clock::WrongClock;
 pub use disk::SmallDisk;
 pub use fleet::Fleet;
 pub use host::Host;

@@ -23,7 +23,7 @@ impl Task {
         resource.tries = resource.tries.saturating_add(1);
         resource.retry_at = Some(now.after(pause(resource.tries)));
         if was == ResourceStatus::Releasing {
-            if resource.tries < MAX_RESOURCE_TRIES {
+            if resource.tries < MAX_RESOURCE_TRIES || failure.kind == FailureKind::EngineAway {
                 resource.apply(ResourceInput::Failed);
             } else {
                 tracing::warn!(task = %self.spec.arn, resource = ?resource.key, %failure, "left behind a resource that cannot be released");

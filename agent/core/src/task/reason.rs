@@ -103,7 +103,8 @@ pub fn cut_reason(reason: &str) -> String {
 /// What kind of thing went wrong with an act: decides what comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FailureKind {
-    /// The container engine does not answer. Nothing is wrong with the task: try again.
+    /// The container engine does not answer, or the host has nothing left to act with. Nothing is wrong with the
+    /// task: try again.
     EngineAway,
     /// The call took too long; whether it had an effect is not known.
     TimedOut,

@@ -32,6 +32,23 @@ impl Task {
         pauses.chain(gates).chain(self.cleanup_at().filter(|_| !self.is_cleaning())).min()
     }
 
+    /// The clock was put forward by so many milliseconds, or back where that is negative: what the task waits for
+    /// comes neither sooner nor later. An end is not moved, by which the engine's word of it is known again.
+    pub fn clock_moved(&mut self, by: i64) {
+        let move_it = |at: &mut Option<Timestamp>| *at = at.map(|at| at.moved(by));
+        let state = &mut self.state;
+        for container in &mut state.containers {
+            move_it(&mut container.retry_at);
+            if container.status == ContainerStatus::Running {
+                move_it(&mut container.started_at);
+            }
+        }
+        for resource in &mut state.resources {
+            move_it(&mut resource.retry_at);
+        }
+        move_it(&mut state.stopped_at);
+    }
+
     /// When the remains of the task are removed; not before the control plane has its STOPPED.
     pub(super) fn cleanup_at(&self) -> Option<Timestamp> {
         let stopped_at = self.state.stopped_at.filter(|_| self.state.status == TaskStatus::Stopped)?;

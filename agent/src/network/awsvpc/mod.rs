@@ -43,6 +43,8 @@ pub struct AwsvpcConfig {
     pub parent: String,
     /// How many holders are kept ready.
     pub pool: usize,
+    /// The port of the task's endpoint, where there is one.
+    pub endpoint_port: Option<u16>,
     /// What is offered.
     pub offers: Offers,
 }
@@ -156,6 +158,7 @@ impl Awsvpc {
             agent: self.config.data_dir.display().to_string(),
             parent: self.config.parent.clone(),
             endpoint_address: endpoint,
+            endpoint_port: self.config.endpoint_port,
             blocks_instance_metadata: self.config.offers.blocks_instance_metadata,
         }
     }
@@ -221,7 +224,8 @@ impl Awsvpc {
         for (task, groups) in changed {
             let Some(attachment) = &task.attachment else { continue };
             let Ok(namespace) = Namespace::pinned(&self.pins.path(task.arn.id())) else { continue };
-            match guard::apply(&namespace, guard::table(attachment, &groups)).await {
+            match guard::apply(&namespace, guard::table(attachment, &groups, self.config.endpoint_port)).await
+            {
                 Ok(()) => tracing::info!(task = %task.arn, "security groups changed"),
                 Err(error) => {
                     tracing::error!(task = %task.arn, %error, "the changed security groups are not in force");

@@ -200,7 +200,10 @@ impl Way {
                 }
             }
             Operation::Frames { place, link } => self.watch_frames(place, &link, links).await,
-            Operation::Guard => guard::apply(namespace, guard::table(&self.attachment, &self.groups)).await,
+            Operation::Guard => {
+                guard::apply(namespace, guard::table(&self.attachment, &self.groups, self.site.endpoint_port))
+                    .await
+            }
             Operation::Mtu { link, bytes } => inside.mtu(link, bytes).await,
             Operation::Up { place, link } => links.at(place)?.up(&link).await,
             Operation::Files => {

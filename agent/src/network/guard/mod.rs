@@ -91,9 +91,9 @@ fn pass(when: Vec<Match>) -> Line {
     Line { when, pass: true }
 }
 
-/// What guards a task with that attachment and those groups.
+/// What guards a task with that attachment and those groups; `endpoint` is the port where the agent answers tasks.
 #[must_use]
-pub fn table(attachment: &Attachment, groups: &[SecurityGroup]) -> Table {
+pub fn table(attachment: &Attachment, groups: &[SecurityGroup], endpoint: Option<u16>) -> Table {
     let mut table = Table::default();
     // Nobody speaks under another's address.
     table.egress.lines.extend(spoofs(attachment));
@@ -106,14 +106,16 @@ pub fn table(attachment: &Attachment, groups: &[SecurityGroup]) -> Table {
     }
     table.ingress.lines.push(pass(vec![Match::From("lo")]));
     table.egress.lines.push(pass(vec![Match::By("lo")]));
-    if let Some(endpoint) = Cidr::new(ENDPOINT.into(), 32) {
+    if let (Some(address), Some(port)) = (Cidr::new(ENDPOINT.into(), 32), endpoint) {
         table.egress.lines.push(pass(vec![
             Match::By(ENDPOINT_LINK),
             Match::Family { four: true },
-            Match::Destination(endpoint),
+            Match::Destination(address),
+            Match::Protocol(TCP),
+            Match::Port(port, port),
         ]));
     }
-    // Nothing else by the link to the agent.
+    // Nothing else by the link to the agent: the host has more that listens at all of its addresses.
     table.ingress.lines.push(Line { when: vec![Match::From(ENDPOINT_LINK)], pass: false });
     table.egress.lines.push(Line { when: vec![Match::By(ENDPOINT_LINK)], pass: false });
     for rule in groups.iter().flat_map(|group| &group.rules) {
@@ -204,7 +206,7 @@ pub(super) mod tests {
 
     #[test]
     fn without_groups_everything_passes_but_what_is_spoofed() {
-        let table = table(&attachment(), &[]);
+        let table = table(&attachment(), &[], None);
         assert!(table.ingress.pass && table.egress.pass);
         let first = &table.egress.lines[0];
         assert!(!first.pass && first.when.contains(&Match::Source("10.0.0.5/32".parse().unwrap(), false)));
@@ -218,7 +220,7 @@ pub(super) mod tests {
             peers: ["10.0.0.0/8".parse().unwrap()].into(),
         };
         let group = SecurityGroup { id: "sg".to_owned(), version: 1, rules: vec![rule] };
-        let table = table(&attachment(), &[group]);
+        let table = table(&attachment(), &[group], Some(80));
         assert!(!table.ingress.pass && !table.egress.pass);
         let last = table.ingress.lines.last().unwrap();
         assert_eq!(
