@@ -76,6 +76,7 @@ step "licences" licences
 install -D -m 644 -t "$STAGE/etc" packaging/etc/*
 install -D -m 644 -t "$STAGE/systemd" packaging/systemd/*.service packaging/systemd/*.slice
 install -D -m 644 -t "$STAGE/systemd/logind.conf.d" packaging/systemd/logind.conf.d/*
+install -D -m 644 -t "$STAGE/systemd/ecstasks-.slice.d" packaging/systemd/ecstasks-.slice.d/*
 install -D -m 644 -t "$STAGE/sysusers" packaging/sysusers/*
 install -D -m 644 -t "$STAGE/tmpfiles" packaging/tmpfiles/*
 install -m 644 LICENSE "$STAGE/LICENSE"

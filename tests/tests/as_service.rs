@@ -153,6 +153,9 @@ fn install(config: &str) -> Result<()> {
     let from = |path: &str| std::fs::read(demo::checkout().join("packaging/systemd").join(path));
     puts("/lib/systemd/system/berth-agent.service", &from("berth-agent.service")?)?;
     puts("/lib/systemd/system/berth.slice", &from("berth.slice")?)?;
+    puts("/lib/systemd/system/ecstasks.slice", &from("ecstasks.slice")?)?;
+    let each = "ecstasks-.slice.d/50-berth.conf";
+    puts(&format!("/lib/systemd/system/{each}"), &from(each)?)?;
     puts("/usr/lib/systemd/logind.conf.d/50-berth.conf", &from("logind.conf.d/50-berth.conf")?)?;
     // A watchdog that a test can wait for.
     puts("/etc/systemd/system/berth-agent.service.d/test.conf", b"[Service]\nWatchdogSec=6s\n")?;

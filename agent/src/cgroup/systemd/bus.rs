@@ -45,8 +45,7 @@ impl Bus {
             Ok(job) => self.finish(&mut jobs, &job, unit).await,
             Err(error) if is_error(&error, UNIT_EXISTS) => {
                 // What cannot be changed later says nothing of bounds.
-                let bounds =
-                    |(name, _): &&(&str, Value<'_>)| !matches!(*name, "Description" | "DefaultDependencies");
+                let bounds = |(name, _): &&(&str, Value<'_>)| *name != "Description";
                 let mut changes = Vec::new();
                 for (name, value) in properties.iter().filter(bounds) {
                     changes.push((*name, value.try_clone().map_err(io::Error::other)?));

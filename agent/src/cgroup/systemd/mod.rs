@@ -1,4 +1,6 @@
-//! Task cgroups as slices that systemd makes.
+//! Task cgroups as slices that systemd makes. That a shutdown leaves them to the agent is said in the units that
+//! are installed with it (`packaging/systemd/ecstasks*`): a slice that is made by a call alone has got the usual
+//! dependencies already when it hears that it is to have none.
 
 mod bus;
 
@@ -10,7 +12,6 @@ use std::time::Duration;
 use berth_core::ids::{TaskArn, is_resource_name};
 use berth_core::units::{CPU_UNITS_PER_CPU, CpuUnits, Millis};
 use futures_util::future::{BoxFuture, FutureExt};
-use tokio::sync::OnceCell;
 use zbus::zvariant::Value;
 
 use self::bus::Bus;
@@ -51,35 +52,17 @@ pub struct Systemd {
     config: SystemdConfig,
     version: Hierarchy,
     bus: Arc<Bus>,
-    /// Whether the slices above those of the tasks are as they have to be.
-    above: Arc<OnceCell<()>>,
 }
 
 impl Systemd {
     /// Slices on a host with that cgroup version.
     #[must_use]
     pub fn new(config: SystemdConfig, version: Hierarchy) -> Self {
-        Self { config, version, bus: Arc::new(Bus::default()), above: Arc::default() }
+        Self { config, version, bus: Arc::new(Bus::default()) }
     }
 
     fn unit(&self, task_id: &str) -> String {
         format!("{}-{task_id}.slice", self.config.prefix)
-    }
-
-    /// Makes the slices above those of the tasks. systemd would make them unasked, but as units that a
-    /// shutdown stops at once, and every container with them, in no order.
-    async fn prepare(&self) -> io::Result<()> {
-        let make = || async {
-            for unit in above(&self.config.prefix) {
-                let description = Value::from("Tasks of the Berth agent");
-                let plain = Value::from(false);
-                self.bus
-                    .start(&unit, &[("Description", description), ("DefaultDependencies", plain)])
-                    .await?;
-            }
-            Ok(())
-        };
-        self.above.get_or_try_init(make).await.copied()
     }
 
     /// Waits until the kernel has the quota: systemd answers first and writes afterwards.
@@ -130,7 +113,6 @@ fn failed(task: &str, what: String, source: io::Error) -> CgroupError {
 fn properties(bounds: &Bounds, version: Hierarchy, task: &TaskArn) -> Vec<(&'static str, Value<'static>)> {
     let mut properties = vec![
         ("Description", Value::from(format!("Task {}", task.id()))),
-        ("DefaultDependencies", Value::from(false)),
         ("CPUAccounting", Value::from(true)),
         ("MemoryAccounting", Value::from(true)),
         ("TasksAccounting", Value::from(true)),
@@ -170,12 +152,6 @@ fn per_second(text: &str) -> Option<u64> {
     (quota * SECOND_US).checked_div(period)
 }
 
-/// The slices above those of the tasks, from the top: `a.slice` and `a-b.slice` for `a-b`.
-fn above(prefix: &str) -> Vec<String> {
-    let ends = prefix.match_indices('-').map(|(at, _)| at).chain([prefix.len()]);
-    ends.map(|end| format!("{}.slice", &prefix[..end])).collect()
-}
-
 /// The task's id in a slice's name.
 fn task_id<'a>(prefix: &str, unit: &'a str) -> Option<&'a str> {
     unit.strip_prefix(prefix)?.strip_prefix('-')?.strip_suffix(".slice").filter(|id| !id.contains('-'))
@@ -190,9 +166,6 @@ impl Cgroups for Systemd {
         async move {
             let unit = self.unit(task.id());
             let properties = properties(&bounds, self.version, task);
-            self.prepare()
-                .await
-                .map_err(|source| failed(task.id(), format!("make what is above {unit}"), source))?;
             self.bus
                 .start(&unit, &properties)
                 .await
@@ -288,12 +261,6 @@ mod tests {
         assert_eq!(quota_per_second(CpuUnits(1)), 10_000);
         assert_eq!(per_second("13000 100000"), Some(130_000));
         assert_eq!(per_second("max 100000"), None);
-    }
-
-    #[test]
-    fn every_slice_above_is_made() {
-        assert_eq!(above("ecstasks"), ["ecstasks.slice"]);
-        assert_eq!(above("a-btasks"), ["a.slice", "a-btasks.slice"]);
     }
 
     #[test]
