@@ -48,6 +48,11 @@ for root in /sys/fs/cgroup/berth-test-* /sys/fs/cgroup/*/berth-test-*; do
     fi
 done
 
+# Tests that are under way hold a lock for as long as they need it.
+if ip -oneline address show dev lo | grep -q ' 169\.254\.170\.2/32 ' &&
+    flock --nonblock "${TMPDIR:-/tmp}/berth-test-endpoint.lock" ip address delete 169.254.170.2/32 dev lo; then
+    echo "removed the endpoint's address of a test that was killed"
+fi
 ip -oneline link show | sed -n 's/^[0-9]*: \([^:@]*\).*alias berth:\([^:]*\):.*/\1 \2/p' | while read -r link folder; do
     if orphan "$folder"; then
         ip link delete "$link" 2>/dev/null && echo "removed link $link of a test that was killed"

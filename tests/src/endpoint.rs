@@ -36,7 +36,7 @@ impl Endpoint {
     /// When there is none.
     pub fn new() -> Result<Self> {
         let port = TcpListener::bind("0.0.0.0:0")?.local_addr()?.port();
-        Ok(Self { lock: Some(lock(FlockArg::LockShared)?), port })
+        Self::shared(port)
     }
 
     /// The place that every container knows without being told, port 80: for one test at a time.
@@ -44,7 +44,14 @@ impl Endpoint {
     /// # Errors
     /// When somebody else listens there.
     pub fn well_known() -> Result<Self> {
-        Ok(Self { lock: Some(lock(FlockArg::LockShared)?), port: 80 })
+        Self::shared(80)
+    }
+
+    fn shared(port: u16) -> Result<Self> {
+        let lock = Some(lock(FlockArg::LockShared)?);
+        // The host's, and no agent's: one that ends must not take it from the others. It may be there already.
+        let _ = ip(&["address", "add", &format!("{ADDRESS}/32"), "dev", "lo"]);
+        Ok(Self { lock, port })
     }
 
     /// No place: as long as this is held, no test's agent gives the host the address.
@@ -147,13 +154,14 @@ impl Inside {
     async fn curl(&self, options: &[&str], url: &str) -> Result<(u16, String)> {
         let asked = Command::new("nsenter")
             .args(["--target", &self.pid.to_string(), "--net", "--"])
-            .args(["curl", "--silent", "--max-time", "10", "--write-out", "\n%{http_code}"])
+            .args(["curl", "--silent", "--show-error", "--max-time", "10", "--write-out", "\n%{http_code}"])
             .args(options)
             .arg(url)
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output()
             .await?;
+        ensure!(asked.status.success(), "{url}: {}", String::from_utf8_lossy(&asked.stderr));
         let said = String::from_utf8(asked.stdout)?;
         let (body, status) = said.rsplit_once('\n').with_context(|| format!("{url}: {said}"))?;
         Ok((status.parse()?, body.to_owned()))

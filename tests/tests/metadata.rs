@@ -272,6 +272,34 @@ async fn the_same_name_works_after_a_restart_and_when_the_state_is_lost() -> Res
 }
 
 #[tokio::test]
+async fn the_host_has_its_address_as_long_as_somebody_may_ask_and_keeps_what_others_gave_it() -> Result<()> {
+    let given = || -> Result<bool> {
+        let lo =
+            std::process::Command::new("ip").args(["-oneline", "address", "show", "dev", "lo"]).output()?;
+        Ok(String::from_utf8(lo.stdout)?.contains("169.254.170.2/32"))
+    };
+    let endpoint = Endpoint::of_nobody()?;
+    let address = endpoint.address();
+    let mut cluster = Cluster::start_with(&[("BERTH_ENDPOINT_ADDRESS", address.as_str())]).await?;
+    let (task, _) = cluster.running(demo::task("asks", "bridge", json!([stays("app", json!({}))]))).await?;
+    ensure!(given()?, "nobody gave the host the address");
+    cluster.agent.terminate().await?;
+    ensure!(given()?, "what the task asks would go to the host's neighbours");
+    cluster.agent.start_again()?;
+    cluster.stop(&task, None).await?;
+    cluster.until(&task, "STOPPED", PATIENCE).await?;
+    cluster.agent.terminate().await?;
+    ensure!(!given()?, "the agent left its address");
+
+    vpc::ip(&["address", "add", "169.254.170.2/32", "dev", "lo"])?;
+    cluster.agent.start_again()?;
+    cluster.registered().await?;
+    cluster.agent.terminate().await?;
+    ensure!(given()?, "the agent took away what it did not give");
+    Ok(())
+}
+
+#[tokio::test]
 async fn one_that_asks_too_often_is_told_so_and_holds_up_nobody() -> Result<()> {
     const FLOOD: Duration = Duration::from_secs(3);
     let (cluster, _endpoint) = cluster().await?;

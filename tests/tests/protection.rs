@@ -39,12 +39,12 @@ fn uri(inside: &Inside) -> Result<String> {
 
 async fn state(inside: &Inside) -> Result<(u16, Value)> {
     let (status, body) = inside.get(&uri(inside)?).await?;
-    Ok((status, serde_json::from_str(&body)?))
+    Ok((status, serde_json::from_str(&body).with_context(|| format!("{status}: {body:?}"))?))
 }
 
 async fn protect(inside: &Inside, body: &str) -> Result<(u16, Value)> {
-    let (status, body) = inside.put(&uri(inside)?, body).await?;
-    Ok((status, serde_json::from_str(&body)?))
+    let (status, answer) = inside.put(&uri(inside)?, body).await?;
+    Ok((status, serde_json::from_str(&answer).with_context(|| format!("{body}: {status}: {answer:?}"))?))
 }
 
 /// The moment that an answer from inside names, in seconds since the epoch.

@@ -189,6 +189,7 @@ async fn run_agent(
     };
     serve::introspection_api(&config, tracker, about.clone()).await;
     serve::operator_socket(&config, &data_dir, tracker, about);
+    let tasks = engine.clone();
     serve::task_endpoint(&config, tracker, engine, endpoint, readings, session.inquiries());
 
     let result = tokio::select! {
@@ -201,7 +202,8 @@ async fn run_agent(
     };
     tracing::info!("stopping; containers run on");
     service.ending("stopping; containers run on");
-    if let Some(at) = endpoint_at {
+    // While tasks run, what they ask for comes to this host, and no further: the next agent will answer.
+    if let Some(at) = endpoint_at.filter(|_| tasks.live() == 0) {
         address::withdraw(at, tracker).await;
     }
     if !tracker.shutdown(STOP).await {

@@ -11,6 +11,9 @@ use crate::network::netlink::Netlink;
 use crate::supervise::Tracker;
 
 const LOOPBACK: &str = "lo";
+/// What `ip address` shows of an address that is the agent's. One that somebody else gave the host has it not, and
+/// is never taken away.
+const LABEL: &str = "lo:berth";
 /// How many connections may wait to be accepted: the kernel's own limit, so that a task which opens them by the
 /// thousand does not make another's wait for its next try, a second later.
 const BACKLOG: u32 = 4096;
@@ -21,7 +24,7 @@ const BACKLOG: u32 = 4096;
 /// When the host may not have the address, or somebody listens there already.
 pub async fn listen(at: SocketAddr, tracker: &Tracker) -> io::Result<TcpListener> {
     if let Some(address) = given(at) {
-        let added = async { Netlink::here(tracker)?.address(LOOPBACK, address).await }.await;
+        let added = async { Netlink::here(tracker)?.lend(LOOPBACK, address, LABEL).await }.await;
         if let Err(error) = added {
             // Somebody who may has perhaps given it to the host.
             return open(at).map_err(|_| {
@@ -40,10 +43,10 @@ fn open(at: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Takes the address from the host again: nobody listens there any more.
+/// Takes the address from the host again, where it is the agent's: nobody listens there, and nobody will ask.
 pub async fn withdraw(at: SocketAddr, tracker: &Tracker) {
     if let Some(address) = given(at)
-        && let Err(error) = async { Netlink::here(tracker)?.withdraw(LOOPBACK, address).await }.await
+        && let Err(error) = async { Netlink::here(tracker)?.withdraw(LOOPBACK, address, LABEL).await }.await
     {
         tracing::warn!(%error, "{LOOPBACK} keeps the address {}", at.ip());
     }

@@ -261,17 +261,35 @@ impl Netlink {
         unless(request.execute().await, &[Errno::EEXIST])
     }
 
-    /// Takes one address away from a link; one that it has not is away already.
+    /// An address of a link, by a label that says whose it is; one that the link has already stays as it is.
     ///
     /// # Errors
     /// What the kernel says.
-    pub async fn withdraw(&self, name: &str, address: Cidr) -> io::Result<()> {
+    pub async fn lend(&self, name: &str, address: Cidr, label: &str) -> io::Result<()> {
+        let index = self.index(name).await?;
+        let mut request = self.handle.address().add(index, address.address, address.prefix);
+        request.message_mut().attributes.push(AddressAttribute::Label(label.to_owned()));
+        unless(request.execute().await, &[Errno::EEXIST])
+    }
+
+    /// Takes one address away from a link where it has that label; one that is not there is away already.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub async fn withdraw(&self, name: &str, address: Cidr, label: &str) -> io::Result<()> {
         let Some(link) = self.link(name).await? else {
             return Ok(());
         };
         let request = self.handle.address().get().set_link_index_filter(link.index).execute();
         let all: Vec<AddressMessage> = request.try_collect().await.map_err(cause)?;
-        for message in all.into_iter().filter(|message| cidr(message) == Some(address)) {
+        let is_ours = |message: &AddressMessage| {
+            cidr(message) == Some(address)
+                && message
+                    .attributes
+                    .iter()
+                    .any(|is| matches!(is, AddressAttribute::Label(is) if is == label))
+        };
+        for message in all.into_iter().filter(is_ours) {
             unless(self.handle.address().del(message).execute().await, &[Errno::EADDRNOTAVAIL])?;
         }
         Ok(())
