@@ -2,7 +2,7 @@
 # Measures Berth against the engine's own floor, with optimised programs: a table, and target/bench.json.
 #
 #   BERTH_BENCH=quick           fewer measurements
-#   BERTH_BENCH_ONLY=ROW,...    launch, quota, awsvpc, api, start, recovery, memory, idle, burst
+#   BERTH_BENCH_ONLY=ROW,...    launch, quota, awsvpc, api, start, recovery, memory, idle, metrics, burst
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

@@ -1,6 +1,6 @@
 //! What the agent costs while nothing happens: memory, CPU, and what it makes the engine use.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use berth_tests::bench::usage::{EngineProcesses, cpu_seconds, resident_mib};
@@ -87,17 +87,64 @@ pub(crate) async fn cpu(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
+/// The agent's CPU for one look at `/metrics` with a hundred containers, as part of a core at one look in 10 s.
+pub(crate) async fn metrics(bench: &mut Bench) -> Result<()> {
+    const CONTAINERS: usize = 100;
+    const INTERVAL: Duration = Duration::from_secs(10);
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let address = format!("127.0.0.1:{port}");
+    let pair = bench.pair("metrics", &[("BERTH_INTROSPECTION_ADDRESS", &address)]).await?;
+    // Half with networks of their own, whose figures come from there.
+    launch_in(&pair, CONTAINERS / 2, "bridge").await?;
+    launch_in(&pair, CONTAINERS / 2, "host").await?;
+    tokio::time::sleep(SETTLE).await;
+    let url = format!("http://{address}/metrics");
+    let (mut part, mut took) = (Samples::default(), Samples::default());
+    // The first look asks the engine what containers are; what follows asks the kernel alone.
+    let looks = u32::try_from(bench.rounds(10, 4))?;
+    for _ in 0..bench.rounds(5, 2) {
+        let (pid, before) = (pair.agent.pid()?, cpu_seconds(pair.agent.pid()?));
+        for _ in 0..looks {
+            let began = Instant::now();
+            let (status, text) = berth_tests::http::get(&url).await?;
+            took.push_value(began.elapsed().as_secs_f64() * 1000.0);
+            let told = text.lines().filter(|line| line.starts_with("berth_container_processes{")).count();
+            ensure!(status.is_success() && told == CONTAINERS, "{status}: {told} containers");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let used = cpu_seconds(pid).zip(before).map(|(now, then)| now - then);
+        ensure!(used.is_some(), "the agent has ended: {}", pair.agent.last_words());
+        part.push_value(percent(used.unwrap_or_default() / f64::from(looks), INTERVAL));
+    }
+    bench.end(pair).await?;
+    bench.report.add(
+        Row::new(format!("/metrics each 10 s, {CONTAINERS} containers"))
+            .goal("<= 1 % of a core")
+            .value(
+                format!("{:.2} %, an answer in {:.0} ms", part.median(), took.median()),
+                part.median() <= 1.0,
+            )
+            .samples("percent", &part)
+            .samples("ms", &took),
+    );
+    Ok(())
+}
+
 fn percent(seconds: f64, of: Duration) -> f64 {
     100.0 * seconds / of.as_secs_f64()
 }
 
 /// The ids of the containers.
 async fn launch(pair: &Pair, tasks: usize) -> Result<Vec<String>> {
+    launch_in(pair, tasks, "host").await
+}
+
+async fn launch_in(pair: &Pair, tasks: usize, mode: &str) -> Result<Vec<String>> {
     if tasks == 0 {
         return Ok(Vec::new());
     }
     let plane = &pair.control_plane;
-    let tasks = (0..tasks).map(|_| scripted::task(plane.cluster(), "host", 0)).collect();
+    let tasks = (0..tasks).map(|_| scripted::task(plane.cluster(), mode, 0)).collect();
     let (arns, _) = plane.run(tasks)?;
     plane.running(&arns, PATIENCE).await?;
     Ok(plane.containers(&arns))

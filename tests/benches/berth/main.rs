@@ -21,8 +21,8 @@ use tokio::task::{JoinSet, LocalSet};
 /// How long anything may take before the measurement is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The figures, in the order in which they are taken.
-const FIGURES: [&str; 9] =
-    ["launch", "quota", "awsvpc", "api", "start", "recovery", "memory", "idle", "burst"];
+const FIGURES: [&str; 10] =
+    ["launch", "quota", "awsvpc", "api", "start", "recovery", "memory", "idle", "metrics", "burst"];
 
 /// What all figures need.
 struct Bench {
@@ -120,6 +120,7 @@ async fn measure(mut bench: Bench, chosen: Vec<String>) -> Result<()> {
             "recovery" => life::recovery(&mut bench).await,
             "memory" => idle::memory(&mut bench).await,
             "idle" => idle::cpu(&mut bench).await,
+            "metrics" => idle::metrics(&mut bench).await,
             _ => burst::run_and_stop(&mut bench).await,
         };
         measured.with_context(|| format!("measuring {figure}"))?;
