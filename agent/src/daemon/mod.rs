@@ -24,9 +24,9 @@ use crate::cgroup::systemd::{Systemd, SystemdConfig};
 use crate::cgroup::{Cgroups, mounted};
 use crate::config::{Config, TaskLimits};
 use crate::credentials::{Credentials, Sealed};
-use crate::endpoint::address;
 use crate::endpoint::introspection::Introspection;
 use crate::endpoint::readings::Readings;
+use crate::endpoint::{address, debug};
 use crate::engine::{self, Engine, Parts, Timeouts, World};
 use crate::environment::Environments;
 use crate::fault::Kind;
@@ -190,7 +190,11 @@ async fn run_agent(
         instance: session.instance(),
         session: session.status(),
         readings: Arc::clone(&readings),
+        debug: config.runtime_stats,
     };
+    if config.runtime_stats {
+        debug::tell(engine.clone(), tracker);
+    }
     serve::introspection_api(&config, tracker, about.clone()).await;
     serve::operator_socket(&config, &data_dir, tracker, about);
     serve::task_endpoint(&config, tracker, engine, endpoint, readings, session.inquiries());
