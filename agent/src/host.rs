@@ -11,6 +11,7 @@ use berth_core::spec::FIRELENS_DRIVER;
 use berth_core::units::{CPU_UNITS_PER_CPU, CpuUnits, Mebibytes};
 
 use crate::config::Config;
+use crate::fault::Kind;
 use crate::gpu::Inventory;
 use crate::network::{Offers, instance_types};
 use crate::runtime::EngineInfo;
@@ -193,6 +194,7 @@ pub fn attributes(
     engine: &EngineInfo,
     task_limits: bool,
     network: &Offers,
+    faults: &BTreeSet<Kind>,
     gpus: &Inventory,
 ) -> BTreeMap<String, String> {
     const LEGACY: &str = "com.amazonaws.ecs.capability";
@@ -241,6 +243,13 @@ pub fn attributes(
             names.push("ecs.capability.task-eni-block-instance-metadata".to_owned());
         }
         names.extend(network.providers.iter().map(|provider| format!("berth.eni-provider.{provider}")));
+    }
+    // Without their endpoint tasks cannot ask for any.
+    if config.endpoint.is_some() {
+        if faults.contains(&Kind::BlackHole) {
+            names.push("ecs.capability.fault-injection".to_owned());
+        }
+        names.extend(faults.iter().map(|kind| format!("berth.fault.{}", kind.as_str())));
     }
     let drivers = engine.volume_drivers.iter().filter_map(|driver| driver_attribute(driver));
     names.extend(drivers.map(|driver| format!("{LEGACY}.docker-plugin.{driver}")));
@@ -303,7 +312,14 @@ mod tests {
     fn a_host_with_gpus_says_so_and_names_their_driver() {
         let config = Config::read(&Variables::default()).unwrap();
         let offered = |gpus: &Inventory| {
-            let all = attributes(&config, &EngineInfo::default(), false, &Offers::default(), gpus);
+            let all = attributes(
+                &config,
+                &EngineInfo::default(),
+                false,
+                &Offers::default(),
+                &BTreeSet::new(),
+                gpus,
+            );
             all.into_iter()
                 .filter(|(name, _)| name.contains("gpu") || name.contains("nvidia"))
                 .collect::<Vec<_>>()
@@ -353,8 +369,15 @@ mod tests {
             let config = Config::read(&variables.iter().copied().collect::<Variables>()).unwrap();
             let drivers = drivers.iter().map(|driver| (*driver).to_owned()).collect();
             let engine = EngineInfo { log_drivers: drivers, ..EngineInfo::default() };
-            let names =
-                attributes(&config, &engine, true, &Offers::default(), &Inventory::default()).into_keys();
+            let names = attributes(
+                &config,
+                &engine,
+                true,
+                &Offers::default(),
+                &BTreeSet::new(),
+                &Inventory::default(),
+            );
+            let names = names.into_keys();
             names.filter(|name| name.contains("firelens")).collect::<Vec<_>>()
         };
         let usual = [

@@ -8,7 +8,7 @@
 //! | 6 | [`daemon`], [`arguments`], [`ask`] | build, start order, stop order; what an operator types |
 //! | 5 | [`session`], [`endpoint`] | the conversation with the control plane; what operators ask |
 //! | 4 | [`engine`] | the shell round the core: persists, then acts, feeds back what it observes |
-//! | 3 | [`runtime`], [`cgroup`], [`network`], [`gpu`], [`image`], [`object`], [`secret`], [`environment`], [`firelens`], [`credentials`], [`metadata_file`], [`host_life`], [`contained`] | one external system each |
+//! | 3 | [`runtime`], [`cgroup`], [`network`], [`gpu`], [`image`], [`object`], [`secret`], [`environment`], [`firelens`], [`credentials`], [`metadata_file`], [`fault`], [`host_life`], [`contained`] | one external system each |
 //! | 2 | [`store`], [`journal`], [`supervise`], [`telemetry`], [`web`], [`backoff`], [`config`] | state, owned futures, logs, HTTP, pauses, configuration |
 
 pub mod arguments;
@@ -23,6 +23,7 @@ pub mod daemon;
 pub mod endpoint;
 pub mod engine;
 pub mod environment;
+pub mod fault;
 pub mod firelens;
 pub mod gpu;
 pub mod host;

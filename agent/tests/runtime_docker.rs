@@ -145,6 +145,7 @@ impl Request {
             ipc_mode: None,
             volumes: Vec::new(),
             task_role: None,
+            fault_injection: false,
         };
         CreateRequest {
             name: self.name.clone(),

@@ -44,6 +44,15 @@ forget_dead() {
     is_process "$(cat "$1" 2>/dev/null || true)" "$2" || rm -f "$1"
 }
 
+# The bridge of the engine that is started here keeps its address. One that an earlier engine left may have none of
+# its own but that of a container's link, and another with the next: who knows the old one loses the host for seconds.
+settle_bridge() {
+    local bridge=/sys/class/net/docker0
+    local given=3 # NET_ADDR_SET
+    [ "$(cat "$bridge/addr_assign_type" 2>/dev/null || echo "$given")" != "$given" ] || return 0
+    ip link set docker0 address "02:42$(od -An -N4 -tx1 /dev/urandom | tr ' ' ':')"
+}
+
 start_dockerd() {
     local log=$STATE/dockerd.log
     [ "$(id -u)" = 0 ] || die "dockerd can only be started by root: use sudo, or start your engine and run this again"
@@ -56,7 +65,10 @@ start_dockerd() {
     echo $! >"$STATE/dockerd.pid"
     await 2 is_process "$!" dockerd || true
     await 60 answers_or_died || true
-    answers && return
+    if answers; then
+        settle_bridge
+        return
+    fi
     tail -n 15 "$log" >&2
     die "dockerd does not answer on $DEFAULT_HOST: its last lines are above, all of them in $log"
 }

@@ -41,7 +41,7 @@ finish() {
 build() {
     cargo build --workspace --locked
     tests=$(cargo test --workspace --locked --no-run --message-format json --quiet \
-        --test cgroup_v2 --test limits --test stop --test awsvpc --test awsvpc_kernel | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+        --test cgroup_v2 --test limits --test stop --test awsvpc --test awsvpc_kernel --test faults_kernel | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 }
 
 start() {
@@ -131,6 +131,7 @@ step "stop" there stop --test-threads=2 --exact sigterm_is_enough_for_a_program_
     sigkill_comes_after_the_stop_timeout an_essential_container_takes_the_task_with_it
 
 step "VLAN and ipvlan" there awsvpc_kernel --test-threads=1
+step "delays and losses" there faults_kernel --test-threads=1
 step "interfaces that are plugged in" plugged
 
 [ ${#failed[@]} -eq 0 ] || die "failed with cgroup v2 and systemd: $(printf '%s; ' "${failed[@]}" | sed 's/; $//')"

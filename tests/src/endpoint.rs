@@ -151,6 +151,15 @@ impl Inside {
             .await
     }
 
+    /// What a POST of that body yields.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub async fn post(&self, url: &str, body: &str) -> Result<(u16, String)> {
+        self.curl(&["--request", "POST", "--header", "Content-Type: application/json", "--data", body], url)
+            .await
+    }
+
     async fn curl(&self, options: &[&str], url: &str) -> Result<(u16, String)> {
         let asked = Command::new("nsenter")
             .args(["--target", &self.pid.to_string(), "--net", "--"])

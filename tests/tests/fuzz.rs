@@ -586,6 +586,7 @@ impl Served {
             instance: host.session().instance(),
             session: host.session().status(),
             readings: Arc::clone(&readings),
+            debug: true,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let introspection = listener.local_addr()?;

@@ -344,3 +344,66 @@ async fn one_that_asks_too_often_is_told_so_and_holds_up_nobody() -> Result<()> 
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn how_the_agent_itself_is_can_be_asked_where_the_operator_wants_it() -> Result<()> {
+    const TOLD: &str = "runtime statistics: ";
+    let mut cluster = Cluster::start().await?;
+    let get = async |cluster: &Cluster, path: &str| {
+        let url = format!("http://{}{path}", cluster.agent.introspection()?);
+        let (status, text) = berth_tests::http::get(&url).await?;
+        anyhow::Ok((status.as_u16(), text))
+    };
+    let unknown = get(&cluster, "/nowhere").await?;
+    for path in ["/debug/pprof/", "/debug/pprof/runtime"] {
+        assert_eq!(get(&cluster, path).await?, unknown, "{path}");
+    }
+    ensure!(!cluster.agent.output().contains(TOLD), "{}", cluster.agent.output());
+
+    cluster.agent.terminate().await?;
+    cluster.agent.set("ECS_ENABLE_RUNTIME_STATS", "true");
+    cluster.agent.start_again()?;
+    cluster.registered().await?;
+    let (arn, _) =
+        cluster.running(demo::task("figures", "bridge", json!([demo::container("web", &[])]))).await?;
+    let (status, index) = get(&cluster, "/debug/pprof/").await?;
+    ensure!(status == 200 && index.contains("runtime") && index.contains("perf"), "{status} {index}");
+    let (status, text) = get(&cluster, "/debug/pprof/runtime").await?;
+    assert_eq!(status, 200, "{text}");
+    let figure = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok::<u64, anyhow::Error>(line.with_context(|| format!("no {name} in {text}"))?.parse()?)
+    };
+    for name in ["resident_memory_bytes", "threads", "open_files", "futures", "workers", "tasks_running"] {
+        ensure!(figure(name)? > 0, "{name} is 0 in {text}");
+    }
+    assert_eq!(figure("task_actors")?, 1, "{arn}: {text}");
+    ensure!(figure("resident_memory_bytes")? < 1 << 30, "{text}");
+    let (status, text) = get(&cluster, "/debug/pprof/heap").await?;
+    ensure!(status == 404 && text.contains("Unknown profile") && text.contains("runtime"), "{status} {text}");
+    let (status, text) = get(&cluster, "/debug/pprof/cmdline").await?;
+    ensure!(status == 200 && text.contains("berth-agent"), "{status} {text}");
+    ensure!(cluster.agent.output().contains(TOLD), "{}", cluster.agent.output());
+    Ok(())
+}
+
+/// Whoever reaches the introspection API from another host does not reach that.
+#[tokio::test]
+async fn how_the_agent_itself_is_is_told_on_the_host_alone() -> Result<()> {
+    let env = [("ECS_ENABLE_RUNTIME_STATS", "true"), ("BERTH_INTROSPECTION_ADDRESS", "0.0.0.0:0")];
+    let cluster = Cluster::start_with(&env).await?;
+    let (arn, _) = cluster
+        .running(demo::task("other", "bridge", json!([demo::container("app", &["sleep", "600"])])))
+        .await?;
+    let inside = Inside::of(&cluster, &arn, "app").await?;
+    let at = cluster.agent.introspection()?;
+    let port = at.rsplit(':').next().context("a port")?;
+    let (status, here) = berth_tests::http::get(&format!("http://127.0.0.1:{port}/debug/pprof/")).await?;
+    ensure!(status.is_success() && here.contains("perf"), "{here}");
+    // The host, as the engine's bridge has it.
+    let host = "172.17.0.1";
+    let there = inside.get(&format!("http://{host}:{port}/debug/pprof/")).await?;
+    assert_eq!(there, inside.get(&format!("http://{host}:{port}/nowhere")).await?);
+    ensure!(there.1.contains("AvailableCommands"), "{there:?}");
+    Ok(())
+}

@@ -472,15 +472,6 @@ async fn the_tasks_endpoint() -> Result<()> {
     }
     // A name ends with its task.
     let uri = mine.uri()?.to_owned();
-    eprintln!(
-        "host: {}",
-        String::from_utf8_lossy(
-            &std::process::Command::new("sh")
-                .args(["-c", "ip a show lo; ip route; ip neigh; ss -lnt"])
-                .output()?
-                .stdout
-        )
-    );
     ensure!(other.get(&format!("{uri}/task")).await?.0 == 404, "after");
     host.cluster.stop(&mine_task, None).await?;
     host.cluster.until(&mine_task, "STOPPED", PATIENCE).await?;

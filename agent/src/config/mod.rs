@@ -117,6 +117,7 @@ pub struct Config {
     pub gpus: Option<Gpus>,
     pub host_life: HostLife,
     pub introspection: Option<SocketAddr>,
+    pub runtime_stats: bool,
     pub endpoint: Option<SocketAddr>,
     pub endpoint_rate: (u32, u32),
     pub metadata_files: bool,

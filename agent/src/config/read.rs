@@ -249,6 +249,7 @@ impl Config {
                     if v == "off" { Some(None) } else { v.parse().ok().map(Some) }
                 },
             ),
+            runtime_stats: r.flag("ECS_ENABLE_RUNTIME_STATS", false),
             endpoint: r.read(
                 "BERTH_ENDPOINT_ADDRESS",
                 "address:port or off",

@@ -204,6 +204,11 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     ),
     ("BERTH_CGROUP_ROOT", "ecs", "name of the cgroup above those of the tasks"),
     ("BERTH_INTROSPECTION_ADDRESS", "127.0.0.1:51678", "where operators ask, or off"),
+    (
+        "ECS_ENABLE_RUNTIME_STATS",
+        "false",
+        "tell how the agent itself is: /debug/pprof/ there, and a line in the log every two minutes",
+    ),
     ("BERTH_ENDPOINT_ADDRESS", "169.254.170.2:80", "where tasks ask about themselves, or off"),
     (
         "ECS_TASK_METADATA_RPS_LIMIT",

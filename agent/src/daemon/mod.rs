@@ -2,10 +2,12 @@
 //! the place where start order and stop order are written down.
 
 mod departure;
+mod faults;
 mod place;
 mod serve;
 mod service;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -22,11 +24,12 @@ use crate::cgroup::systemd::{Systemd, SystemdConfig};
 use crate::cgroup::{Cgroups, mounted};
 use crate::config::{Config, TaskLimits};
 use crate::credentials::{Credentials, Sealed};
-use crate::endpoint::address;
 use crate::endpoint::introspection::Introspection;
 use crate::endpoint::readings::Readings;
+use crate::endpoint::{address, debug};
 use crate::engine::{self, Engine, Parts, Timeouts, World};
 use crate::environment::Environments;
+use crate::fault::Kind;
 use crate::firelens::LogRouters;
 use crate::gpu::{self, GpuChooser, Inventory};
 use crate::host;
@@ -134,7 +137,8 @@ async fn run_agent(
     let endpoint_at = config.endpoint.filter(|_| endpoint.is_some());
     // What did not open is not offered.
     let config = Config { endpoint: endpoint_at, ..config };
-    let registration = registration(&config, &info, &*cgroups, &total, &offers, &gpus);
+    let faults = faults::choose(endpoint_at.map(|at| at.ip()), &data_dir, &place, tracker).await;
+    let registration = registration(&config, &info, &*cgroups, &total, &offers, &faults.kinds(), &gpus);
 
     let secrets = Arc::new(Secrets::new(config.secrets.clone()));
     let objects = Arc::new(Objects::new(config.object_store.clone()));
@@ -153,6 +157,7 @@ async fn run_agent(
         ports: PortChooser::new(config.dynamic_ports),
         gpus: GpuChooser::new(gpus.ids),
         network,
+        faults,
         clean_up: config.image_cleanup.clone(),
         disk: place.engine_disk(&info),
         journal: start_journal(&config, &data_dir, tracker),
@@ -186,7 +191,11 @@ async fn run_agent(
         instance: session.instance(),
         session: session.status(),
         readings: Arc::clone(&readings),
+        debug: config.runtime_stats,
     };
+    if config.runtime_stats {
+        debug::tell(engine.clone(), tracker);
+    }
     serve::introspection_api(&config, tracker, about.clone()).await;
     serve::operator_socket(&config, &data_dir, tracker, about);
     let tasks = engine.clone();
@@ -429,12 +438,13 @@ fn registration(
     cgroups: &dyn Cgroups,
     total: &berth_core::resources::Resources,
     offers: &Offers,
+    faults: &BTreeSet<Kind>,
     gpus: &Inventory,
 ) -> Registration {
     Registration {
         cluster: config.cluster.to_string(),
         total: total.clone(),
-        attributes: host::attributes(config, info, cgroups.enabled(), offers, gpus),
+        attributes: host::attributes(config, info, cgroups.enabled(), offers, faults, gpus),
         gpus: gpus.ids.clone(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         agent_hash: option_env!("BERTH_BUILD_HASH").unwrap_or_default().to_owned(),

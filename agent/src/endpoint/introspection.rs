@@ -27,8 +27,8 @@ use crate::runtime::Details;
 use crate::session::SessionStatus;
 use crate::supervise::Tracker;
 
-use super::connections;
 use super::readings::Readings;
+use super::{connections, debug};
 
 /// Longest that the engine may take to tell of a container.
 const GLANCE: Duration = Duration::from_secs(1);
@@ -48,6 +48,8 @@ pub struct Introspection {
     pub session: watch::Receiver<SessionStatus>,
     /// What containers use.
     pub readings: Arc<Readings>,
+    /// Whether how the agent itself is can be asked.
+    pub debug: bool,
 }
 
 /// Serves until the tracker's token is cancelled.
@@ -57,19 +59,20 @@ pub async fn serve(listener: TcpListener, state: Introspection, tracker: &Tracke
         .route("/v1/tasks", get(tasks))
         .route("/v1/health", get(health))
         .route("/metrics", get(metrics))
-        .route("/license", get(|| async { include_str!("../../../LICENSE") }))
-        .fallback(get(commands))
-        .with_state(Arc::new(state));
+        .route("/license", get(|| async { include_str!("../../../LICENSE") }));
+    let router = if state.debug { router.merge(debug::router()) } else { router };
+    let router = router.fallback(get(commands)).with_state(Arc::new(state));
     connections::serve(listener, router, tracker).await;
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Commands {
+pub(super) struct Commands {
     available_commands: [&'static str; 5],
 }
 
-async fn commands() -> Json<Commands> {
+/// What an unknown path is answered.
+pub(super) async fn commands() -> Json<Commands> {
     Json(Commands { available_commands: ["/v1/metadata", "/v1/tasks", "/v1/health", "/metrics", "/license"] })
 }
 

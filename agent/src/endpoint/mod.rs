@@ -2,6 +2,7 @@
 
 pub mod address;
 mod connections;
+pub mod debug;
 pub mod exec;
 pub mod introspection;
 pub mod local;

@@ -71,6 +71,7 @@ use crate::clock;
 use crate::config::CleanUp;
 use crate::credentials::{Credentials, RoleCredentials};
 use crate::environment::Environments;
+use crate::fault::Faults;
 use crate::firelens::LogRouters;
 use crate::gpu::GpuChooser;
 use crate::image::Images;
@@ -111,6 +112,8 @@ pub struct Parts {
     pub gpus: GpuChooser,
     /// Networks of `awsvpc` tasks.
     pub network: Arc<dyn TaskNetwork>,
+    /// What tasks do to their networks.
+    pub faults: Arc<dyn Faults>,
     /// How images are cleaned up; they are not, where there are no rules.
     pub clean_up: Option<CleanUp>,
     /// Where the engine keeps images; `None` where that is out of sight.
@@ -149,6 +152,7 @@ struct Shared {
     ports: PortChooser,
     gpus: GpuChooser,
     network: Arc<dyn TaskNetwork>,
+    faults: Arc<dyn Faults>,
     journal: Option<Journal>,
     metadata_files: Option<MetadataFiles>,
     store: Arc<dyn Store>,
@@ -211,6 +215,7 @@ impl Engine {
             ports: parts.ports,
             gpus: parts.gpus,
             network: parts.network,
+            faults: parts.faults,
             journal: parts.journal,
             metadata_files: parts.metadata_files,
             store: parts.store,

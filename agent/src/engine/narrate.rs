@@ -87,6 +87,7 @@ fn thing(key: &ResourceKey) -> String {
         ResourceKey::Credentials => "the credentials of its role".to_owned(),
         ResourceKey::Namespace => "its network namespace".to_owned(),
         ResourceKey::Interface => "its network interface".to_owned(),
+        ResourceKey::Faults => "the means to break its network".to_owned(),
     }
 }
 

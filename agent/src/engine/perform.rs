@@ -13,6 +13,7 @@ use super::{Shared, inform, making, post_mortem, suspects};
 use crate::cgroup::Bounds;
 use crate::credentials::CredentialsError;
 use crate::environment::EnvironmentError;
+use crate::fault::FaultError;
 use crate::firelens::FirelensError;
 use crate::image::ImageError;
 use crate::network::NetworkError;
@@ -143,6 +144,10 @@ async fn acquire(shared: &Shared, spec: &Arc<TaskSpec>, resource: ResourceKey) -
             let wait = async { shared.credentials.wait(&spec.arn).await.map_err(credentials_failure) };
             into_outcome(within(ENVIRONMENT, "CREATED", wait).await, |()| Outcome::Acquired(Acquired::Plain))
         }
+        ResourceKey::Faults => {
+            shared.faults.open(spec);
+            Outcome::Acquired(Acquired::Plain)
+        }
         ResourceKey::Namespace => {
             let make = async { shared.network.prepare(spec).await.map_err(network_failure) };
             into_outcome(within(shared.timeouts.create, "CREATED", make).await, |holder| {
@@ -188,6 +193,11 @@ fn credentials_failure(error: CredentialsError) -> Failure {
         CredentialsError::Refused(_) => FailureKind::Refused,
     };
     Failure { kind, class: ErrorClass::ResourceInitialization, detail: error.to_string() }
+}
+
+fn fault_failure(error: FaultError) -> Failure {
+    let detail = format!("unable to undo what the task did to its network: {error}");
+    Failure { kind: FailureKind::TimedOut, class: ErrorClass::ResourceInitialization, detail }
 }
 
 fn network_failure(error: NetworkError) -> Failure {
@@ -244,6 +254,10 @@ async fn release(shared: &Shared, spec: &Arc<TaskSpec>, resource: &ResourceKey) 
         ResourceKey::Credentials => {
             shared.credentials.forget(&spec.arn);
             Outcome::Released
+        }
+        ResourceKey::Faults => {
+            let undo = async { shared.faults.close(spec).await.map_err(fault_failure) };
+            into_outcome(within(QUICK, "STOPPED", undo).await, |()| Outcome::Released)
         }
         ResourceKey::Namespace => {
             let dismiss = async { shared.network.dismiss(spec).await.map_err(network_failure) };

@@ -1,6 +1,6 @@
 //! What others ask about tasks and their containers. Answers come from what the actors show, from what is
 //! held for tasks, and from the container engine; nothing is changed, but for programs that an operator
-//! starts.
+//! starts, and what a task does to its own network.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use berth_core::ids::{ContainerName, EngineId, TaskArn};
 use berth_core::image::familiar;
+use berth_core::spec::TaskSpec;
 use berth_core::task::Task;
 
 use super::{Engine, clean_up};
 use crate::clock;
 use crate::credentials::RoleCredentials;
+use crate::fault::{FaultError, Request, Status};
 use crate::image::{Progress, Record};
 use crate::runtime::{Details, Exec, ExecRequest, LocalImage, LogStream, Pulling, RuntimeError};
 
@@ -142,6 +144,14 @@ impl Engine {
         follow: bool,
     ) -> Result<LogStream, RuntimeError> {
         self.shared.runtime.logs(id, tail, follow).await
+    }
+
+    /// Breaks a task's network, makes it whole again, or tells how it is.
+    ///
+    /// # Errors
+    /// [`FaultError`].
+    pub async fn fault(&self, task: &TaskSpec, request: Request) -> Result<Status, FaultError> {
+        self.shared.faults.ask(task, request).await
     }
 
     /// The address by which a task in `awsvpc` mode asks about itself.

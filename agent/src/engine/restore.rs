@@ -109,6 +109,7 @@ pub(super) fn reunite(shared: &Shared, saved: Saved, mut world: World) -> Vec<(T
             match &resource.key {
                 ResourceKey::Ports(_) => shared.ports.adopt(&task.spec().arn, &resource.yielded.ports),
                 ResourceKey::Gpus(of) => shared.gpus.adopt(&task.spec().arn, of, &resource.yielded.gpus),
+                ResourceKey::Faults => shared.faults.open(task.spec()),
                 _ => {}
             }
         }

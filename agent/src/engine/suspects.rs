@@ -76,6 +76,7 @@ mod tests {
             ipc_mode: None,
             volumes: vec![volume("data", Some("rexray")), volume("own", None)],
             task_role: None,
+            fault_injection: false,
         })
         .unwrap()
     }

@@ -6,10 +6,12 @@ use std::collections::BTreeSet;
 use super::{Engine, inform};
 
 impl Engine {
-    /// Removes cgroups, folders of log routers and metadata files that belong to no task.
+    /// Removes cgroups, folders of log routers, faults of the host's network and metadata files that belong to
+    /// no task.
     pub(super) async fn sweep(&self) {
         self.sweep_cgroups().await;
         self.sweep_log_routers().await;
+        self.sweep_faults().await;
         inform::sweep_files(&self.shared).await;
     }
 
@@ -47,6 +49,24 @@ impl Engine {
                 Ok(()) => tracing::info!(task = id, "removed the folder of a log router that was left over"),
                 Err(error) => {
                     tracing::warn!(task = id, %error, "the folder of a log router that was left over");
+                }
+            }
+        }
+    }
+
+    async fn sweep_faults(&self) {
+        let left_over = match self.shared.faults.list().await {
+            Ok(ids) => ids,
+            Err(error) => {
+                tracing::warn!(%error, "cannot look for faults of the host's network that were left over");
+                return;
+            }
+        };
+        for id in self.of_nobody(left_over) {
+            match self.shared.faults.undo(&id).await {
+                Ok(()) => tracing::info!(task = id, "undid what a task had done to the host's network"),
+                Err(error) => {
+                    tracing::warn!(task = id, %error, "what a task did to the host's network was left over");
                 }
             }
         }

@@ -45,6 +45,7 @@ fn task(
         ipc_mode: None,
         volumes: Vec::new(),
         task_role: None,
+        fault_injection: false,
     })
     .unwrap()
 }

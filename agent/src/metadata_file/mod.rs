@@ -305,6 +305,7 @@ mod tests {
             ipc_mode: None,
             volumes: Vec::new(),
             task_role: None,
+            fault_injection: false,
         });
         Life {
             task: Arc::new(task.unwrap()),

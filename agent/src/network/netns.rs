@@ -30,6 +30,20 @@ impl Namespace {
         File::open(format!("/proc/{pid}/ns/net")).map(Self)
     }
 
+    /// A new one, with nobody in it: it ends with what is returned.
+    ///
+    /// # Errors
+    /// When the agent may not make namespaces: it lacks `CAP_SYS_ADMIN`.
+    pub async fn fresh() -> io::Result<Self> {
+        let (answer, result) = oneshot::channel();
+        thread::Builder::new().name("netns".to_owned()).stack_size(256 * 1024).spawn(move || {
+            let made = unshare(CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
+            // Nobody waits any more: what was made is dropped.
+            let _ = answer.send(made.and_then(|()| File::open("/proc/thread-self/ns/net")).map(Self));
+        })?;
+        result.await.unwrap_or_else(|_| Err(io::Error::other("the thread that makes namespaces panicked")))
+    }
+
     /// The one that is pinned there.
     ///
     /// # Errors

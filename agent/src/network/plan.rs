@@ -207,13 +207,19 @@ pub fn vlan_name(agent: &str, id: u16) -> String {
     format!("bl{id}.{:06x}", hash(agent) & 0xff_ffff)
 }
 
-/// FNV-1a: the same after every restart.
+/// A name that is the same for the same agent, and for another another.
+#[must_use]
+pub fn agent_name(agent: &str) -> String {
+    format!("{:016x}", hash(agent))
+}
+
 /// A number that is the same for the same agent, and for another most likely another.
 #[must_use]
 pub fn spread(agent: &str) -> u32 {
     u32::try_from(hash(agent) & 0xffff).unwrap_or_default()
 }
 
+/// FNV-1a: the same after every restart.
 fn hash(text: &str) -> u64 {
     text.bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))

@@ -104,6 +104,7 @@ fn task_spec(task: &TaskArn, message: v1::TaskSpec) -> Result<TaskSpec, InvalidS
             .map(|v| volume(v).map_err(|problem| wrong("volumes", problem)))
             .collect::<Result<_, _>>()?,
         task_role: (!message.task_role.is_empty()).then_some(message.task_role),
+        fault_injection: message.fault_injection,
     })
 }
 

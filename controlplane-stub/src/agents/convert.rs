@@ -63,6 +63,7 @@ pub fn task_spec(spec: &TaskSpec) -> v1::TaskSpec {
         ipc_mode: sharing(spec.ipc_mode).to_owned(),
         volumes: spec.volumes.iter().map(volume).collect(),
         task_role: spec.task_role.clone().unwrap_or_default(),
+        fault_injection: spec.fault_injection,
     }
 }
 

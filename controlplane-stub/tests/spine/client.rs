@@ -166,6 +166,7 @@ pub(crate) fn spec(site: &Site) -> TaskSpec {
         ipc_mode: None,
         volumes: Vec::new(),
         task_role: None,
+        fault_injection: false,
     };
     TaskSpec::try_from(fields).unwrap()
 }

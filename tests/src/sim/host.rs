@@ -235,7 +235,14 @@ impl Agent {
         let registration = Registration {
             cluster: config.cluster.to_string(),
             total: total.clone(),
-            attributes: host::attributes(config, &info, true, &Offers::default(), &inventory),
+            attributes: host::attributes(
+                config,
+                &info,
+                true,
+                &Offers::default(),
+                &BTreeSet::new(),
+                &inventory,
+            ),
             gpus: ids.clone(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             agent_hash: String::new(),
@@ -268,6 +275,7 @@ impl Agent {
             ports: PortChooser::new(config.dynamic_ports),
             gpus: GpuChooser::new(ids),
             network: Arc::new(berth_agent::network::off::Off),
+            faults: Arc::new(berth_agent::fault::off::Off),
             clean_up: None,
             disk: None,
             retention_jitter: Millis(0),

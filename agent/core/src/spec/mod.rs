@@ -351,6 +351,9 @@ pub struct TaskFields {
     /// The ARN of the role that its containers get credentials of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_role: Option<String>,
+    /// Whether its containers may break its network for a while.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fault_injection: bool,
 }
 
 /// A task specification that passed every check.
@@ -405,6 +408,13 @@ impl TaskSpec {
         let enis = u32::from(self.network_mode == NetworkMode::Awsvpc);
         let gpus = self.containers.iter().fold(0, |sum: u32, c| sum.saturating_add(c.gpus));
         Resources { cpu, memory, ports, enis, gpus }
+    }
+
+    /// Whether its network can be broken for a while: it wants that, and has a network that is told from those
+    /// of other tasks on the bridge.
+    #[must_use]
+    pub fn takes_faults(&self) -> bool {
+        self.fault_injection && matches!(self.network_mode, NetworkMode::Host | NetworkMode::Awsvpc)
     }
 
     /// The container of that name.

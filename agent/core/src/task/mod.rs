@@ -205,6 +205,7 @@ impl Task {
                     | ResourceKey::Namespace
                     | ResourceKey::Interface
                     | ResourceKey::LogRouter
+                    | ResourceKey::Faults
             );
             if let ResourceKey::Ports(container) = &resource.key {
                 resource.yielded.ports =
@@ -375,6 +376,9 @@ fn needed_resources(spec: &TaskSpec) -> Vec<Resource> {
     // Without a network there is no way to ask for them.
     if spec.task_role.is_some() && spec.network_mode != NetworkMode::None {
         keys.push(ResourceKey::Credentials);
+    }
+    if spec.takes_faults() {
+        keys.push(ResourceKey::Faults);
     }
     for container in &spec.containers {
         let image = ResourceKey::Image(container.image.clone());

@@ -119,7 +119,7 @@ impl Task {
             ResourceKey::Credentials => {
                 self.state.containers.iter().any(|c| c.status == ContainerStatus::Pending)
             }
-            ResourceKey::Cgroup | ResourceKey::Namespace | ResourceKey::Interface => {
+            ResourceKey::Cgroup | ResourceKey::Namespace | ResourceKey::Interface | ResourceKey::Faults => {
                 resource.key.rests_on().is_none_or(|key| self.is_there(&key))
             }
         }
@@ -192,7 +192,7 @@ impl Task {
                 ResourceKey::LogRouter => spec.firelens.is_none() || resource.is_ready(),
                 ResourceKey::Namespace | ResourceKey::Credentials => resource.is_ready(),
                 // The interface may come while containers are made.
-                ResourceKey::CpuBound | ResourceKey::Interface => true,
+                ResourceKey::CpuBound | ResourceKey::Interface | ResourceKey::Faults => true,
             })
     }
 

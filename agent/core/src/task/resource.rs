@@ -34,6 +34,8 @@ pub enum ResourceKey {
     Namespace,
     /// The task's own network interface, configured and guarded in its namespace.
     Interface,
+    /// That the task may break its network for a while. What it broke is whole again once this is released.
+    Faults,
 }
 
 impl ResourceKey {
@@ -60,6 +62,7 @@ impl ResourceKey {
                 | Self::Credentials
                 | Self::Namespace
                 | Self::Interface
+                | Self::Faults
         )
     }
 }

@@ -102,7 +102,8 @@ impl Direct {
             | ResourceKey::Environment
             | ResourceKey::LogRouter
             | ResourceKey::Credentials
-            | ResourceKey::Interface => Acquired::Plain,
+            | ResourceKey::Interface
+            | ResourceKey::Faults => Acquired::Plain,
             ResourceKey::Namespace => Acquired::Namespace { holder: id("holder") },
             ResourceKey::Image(image) => {
                 Acquired::Image { digest: Some(format!("sha256:{image}")), pulled_bytes: 0 }
@@ -238,6 +239,7 @@ pub(crate) fn word(act: &Act) -> String {
         ResourceKey::Credentials => "credentials".to_owned(),
         ResourceKey::Namespace => "namespace".to_owned(),
         ResourceKey::Interface => "interface".to_owned(),
+        ResourceKey::Faults => "faults".to_owned(),
         ResourceKey::Ports(of) => format!("ports of {of}"),
         ResourceKey::Gpus(of) => format!("gpus of {of}"),
         ResourceKey::Image(image) => format!("image {image}"),

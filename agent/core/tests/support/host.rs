@@ -56,6 +56,8 @@ pub(crate) struct Host {
     pub(crate) log_router: bool,
     /// The credentials of the task's role have come.
     pub(crate) credentials: bool,
+    /// The task may break its network.
+    pub(crate) faults: bool,
     pub(crate) ports: BTreeMap<ContainerName, Vec<PortBinding>>,
     /// Another device each time one is chosen.
     pub(crate) gpus: BTreeMap<ContainerName, Vec<GpuId>>,
@@ -78,6 +80,7 @@ impl Host {
             environment: false,
             log_router: false,
             credentials: false,
+            faults: false,
             ports: BTreeMap::new(),
             gpus: BTreeMap::new(),
             images: BTreeSet::new(),
@@ -136,6 +139,10 @@ impl Host {
             }
             ResourceKey::Credentials => {
                 self.credentials = true;
+                Acquired::Plain
+            }
+            ResourceKey::Faults => {
+                self.faults = true;
                 Acquired::Plain
             }
             ResourceKey::Namespace => {
@@ -216,6 +223,7 @@ impl Host {
             ResourceKey::Environment => self.environment = false,
             ResourceKey::LogRouter => self.log_router = false,
             ResourceKey::Credentials => self.credentials = false,
+            ResourceKey::Faults => self.faults = false,
             ResourceKey::CpuBound | ResourceKey::Image(_) => {
                 self.violated(format!("{key:?} needs no releasing"));
             }
@@ -444,6 +452,9 @@ impl Host {
         }
         if self.log_router {
             left.push("the folder of the log router".to_owned());
+        }
+        if self.faults {
+            left.push("what the task broke".to_owned());
         }
         left.extend(self.ports.keys().map(|name| format!("ports of {name}")));
         left.extend(self.gpus.keys().map(|name| format!("GPUs of {name}")));

@@ -54,6 +54,7 @@ pub(crate) fn fields(containers: Vec<ContainerSpec>) -> TaskFields {
         ipc_mode: None,
         volumes: Vec::new(),
         task_role: None,
+        fault_injection: false,
     }
 }
 
@@ -201,9 +202,9 @@ pub(crate) fn any_task() -> impl Strategy<Value = Short> {
         2 => Just(NetworkMode::Awsvpc),
     ];
     let cpu = proptest::option::of(Just(CpuUnits(256)));
-    (vec(draft(), 1..=4), mode, cpu, vec(any::<bool>(), 3)).prop_map(|(drafts, mode, cpu, flags)| {
-        let &[backwards, role, router] = &flags[..] else { panic!("three flags") };
-        Short(build(&drafts, mode, cpu, Flags { backwards, role, router }))
+    (vec(draft(), 1..=4), mode, cpu, vec(any::<bool>(), 4)).prop_map(|(drafts, mode, cpu, flags)| {
+        let &[backwards, role, router, fault_injection] = &flags[..] else { panic!("four flags") };
+        Short(build(&drafts, mode, cpu, Flags { backwards, role, router, fault_injection }))
     })
 }
 
@@ -211,6 +212,7 @@ pub(crate) fn any_task() -> impl Strategy<Value = Short> {
 struct Flags {
     backwards: bool,
     role: bool,
+    fault_injection: bool,
     /// Whether the first container is the log router.
     router: bool,
 }
@@ -258,7 +260,8 @@ fn build(drafts: &[Draft], mode: NetworkMode, cpu: Option<CpuUnits>, flags: Flag
         containers.reverse();
     }
     let task_role = flags.role.then(|| "arn:aws:iam::1:role/web".to_owned());
-    let task = TaskFields { network_mode: mode, cpu, task_role, ..fields(containers) };
+    let fault_injection = flags.fault_injection;
+    let task = TaskFields { network_mode: mode, cpu, task_role, fault_injection, ..fields(containers) };
     Arc::new(TaskSpec::try_from(task).expect("a specification that holds"))
 }
 

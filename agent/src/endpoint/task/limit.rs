@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Most buckets that are kept; full ones go first, for they say nothing.
 const MOST: usize = 4096;
@@ -26,18 +26,28 @@ struct Bucket {
 /// The buckets of all callers.
 #[derive(Debug)]
 pub(super) struct Limits<K> {
-    rate: Rate,
+    per_second: f64,
+    burst: f64,
     buckets: Mutex<HashMap<K, Bucket>>,
 }
 
 impl<K: Eq + Hash> Limits<K> {
     pub(super) fn new(rate: Rate) -> Self {
-        Self { rate, buckets: Mutex::default() }
+        Self {
+            per_second: f64::from(rate.per_second),
+            burst: f64::from(rate.burst),
+            buckets: Mutex::default(),
+        }
+    }
+
+    /// One in so long a time, in the long run.
+    pub(super) fn seldom(every: Duration, burst: u32) -> Self {
+        Self { per_second: every.as_secs_f64().recip(), burst: f64::from(burst), buckets: Mutex::default() }
     }
 
     /// Takes one request; false when the caller has asked too often.
     pub(super) fn take(&self, caller: K, now: Instant) -> bool {
-        let full = f64::from(self.rate.burst);
+        let full = self.burst;
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= MOST && !buckets.contains_key(&caller) {
             buckets.retain(|_, bucket| self.filled(*bucket, now) < full);
@@ -53,15 +63,13 @@ impl<K: Eq + Hash> Limits<K> {
     }
 
     fn filled(&self, bucket: Bucket, now: Instant) -> f64 {
-        let gained = now.saturating_duration_since(bucket.at).as_secs_f64() * f64::from(self.rate.per_second);
-        (bucket.left + gained).min(f64::from(self.rate.burst))
+        let gained = now.saturating_duration_since(bucket.at).as_secs_f64() * self.per_second;
+        (bucket.left + gained).min(self.burst)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -73,6 +81,15 @@ mod tests {
         assert!(taken(1, Duration::ZERO));
         assert!(!taken(0, Duration::from_millis(90)));
         assert!(taken(0, Duration::from_millis(200)));
+    }
+
+    #[test]
+    fn a_rate_may_be_less_than_one_in_a_second() {
+        let limits = Limits::seldom(Duration::from_secs(5), 1);
+        let now = Instant::now();
+        assert!(limits.take(0, now));
+        assert!(!limits.take(0, now + Duration::from_secs(4)));
+        assert!(limits.take(0, now + Duration::from_secs(6)));
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub(super) struct TaskMetadata {
     #[serde(skip_serializing_if = "Option::is_none")]
     launch_type: Option<&'static str>,
     containers: Vec<ContainerMetadata>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fault_injection_enabled: Option<bool>,
 }
 
 #[derive(Debug, Serialize)]
@@ -186,6 +188,7 @@ pub(super) async fn task(endpoint: &TaskEndpoint, task: &Task, version: Version)
         availability_zone: endpoint.zone.clone(),
         launch_type: (version == Version::Four).then_some("EC2"),
         containers,
+        fault_injection_enabled: (version == Version::Four).then_some(spec.fault_injection),
     }
 }
 

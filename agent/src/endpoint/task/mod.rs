@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `caller` | who asks: the secret name in the path, and the address that it comes from |
 //! | `credentials` | credentials of the task's role |
+//! | `fault` | what a task does to its own network |
 //! | `limit` | how often one caller may ask |
 //! | `metadata` | tasks and containers in ECS's shapes |
 //! | `protection` | protection of a task from scale-in, which the control plane decides |
@@ -12,6 +13,7 @@
 
 mod caller;
 mod credentials;
+mod fault;
 mod limit;
 mod metadata;
 mod protection;
@@ -26,7 +28,7 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use berth_core::ids::ContainerName;
 use berth_core::task::Task;
@@ -55,6 +57,7 @@ pub struct TaskEndpoint {
     callers: Callers,
     stats: Stats,
     inquiries: Inquiries,
+    faults: fault::Asked,
 }
 
 /// A version of the endpoint, which decides how much an answer has.
@@ -78,7 +81,7 @@ impl TaskEndpoint {
         inquiries: Inquiries,
     ) -> Self {
         let callers = Callers::new(engine.clone(), own, rate, Arc::clone(&readings));
-        Self { stats: Stats::new(readings), engine, zone, callers, inquiries }
+        Self { stats: Stats::new(readings), engine, zone, callers, inquiries, faults: fault::asked() }
     }
 
     /// The answer for a task: of all its containers, or of one.
@@ -124,6 +127,7 @@ pub async fn serve(listener: TcpListener, state: Arc<TaskEndpoint>, tracker: &Tr
         .route("/v2/credentials", get(credentials_by_path))
         .route("/v2/credentials/{id}", get(credentials_by_path))
         .route("/api/{id}/task-protection/v1/state", get(protection).put(protect))
+        .route("/api/{id}/fault/v1/{kind}/{operation}", post(inject))
         .route("/v3/{id}", get(three))
         .route("/v3/{id}/{*rest}", get(three))
         .route("/v4/{id}", get(four))
@@ -267,6 +271,18 @@ async fn protect(
     body: Body,
 ) -> Response {
     protection::answer(&state, &id, from.ip(), Some(body)).await
+}
+
+async fn inject(
+    State(state): State<Arc<TaskEndpoint>>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    Path((id, kind, operation)): Path<(String, String, String)>,
+    body: Body,
+) -> Response {
+    match fault::named(&kind, &operation) {
+        Some(wanted) => fault::answer(&state, &id, from.ip(), wanted, body).await,
+        None => refuse(StatusCode::NOT_FOUND, "no such page"),
+    }
 }
 
 #[cfg(test)]

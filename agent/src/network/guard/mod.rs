@@ -3,6 +3,7 @@
 //! connection tracking outlives the rules.
 
 pub mod frames;
+pub mod named;
 mod nft;
 
 use std::io;
@@ -12,6 +13,8 @@ use berth_core::attachment::{Attachment, Cidr, Direction, MacAddress, Rule, Secu
 
 use super::netns::Namespace;
 use super::plan::{ENDPOINT, ENDPOINT_LINK, INTERFACE};
+
+pub use self::named::Named;
 
 /// One condition of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]

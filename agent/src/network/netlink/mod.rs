@@ -3,6 +3,7 @@
 
 mod neighbours;
 mod routes;
+pub mod traffic;
 
 use std::io;
 use std::os::fd::AsRawFd;

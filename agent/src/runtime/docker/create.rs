@@ -321,6 +321,7 @@ mod tests {
             ipc_mode: None,
             volumes: Vec::new(),
             task_role: None,
+            fault_injection: false,
         })
         .unwrap();
         CreateRequest {

@@ -36,6 +36,7 @@ fn request(number: u8, image: &str) -> CreateRequest {
         ipc_mode: None,
         volumes: Vec::new(),
         task_role: None,
+        fault_injection: false,
     };
     CreateRequest {
         name: format!("web-{number}"),

@@ -111,6 +111,7 @@ pub(super) fn specify(
         task_role: text(overrides.task_role_arn.as_ref())
             .or_else(|| text(view.task_role_arn.as_ref()))
             .map(|role| role_arn(role, &arn)),
+        fault_injection: view.fault_injection,
     };
     let spec = TaskSpec::try_from(fields).map_err(|error| ApiError::invalid_parameter(error.to_string()))?;
     Ok(Specified { spec, required: required(definition, &overrides) })

@@ -1,6 +1,7 @@
 //! Tables of rules in nf_tables, in the namespace that the thread is in: put in force in one
 //! transaction each.
 
+pub(super) mod named;
 mod socket;
 mod words;
 

@@ -1,0 +1,27 @@
+//! What tasks may do to their own networks on this host.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::place::Place;
+use crate::fault::kernel::Kernel;
+use crate::fault::off::Off;
+use crate::fault::{Faults, probe};
+use crate::supervise::Tracker;
+
+/// Finds out what is possible. `endpoint` is where tasks ask for it; what they did before it was gone is undone
+/// all the same.
+pub(super) async fn choose(
+    endpoint: Option<IpAddr>,
+    data_dir: &Path,
+    place: &Place,
+    tracker: &Tracker,
+) -> Arc<dyn Faults> {
+    let kinds = probe::kinds(tracker).await;
+    if kinds.is_empty() {
+        return Arc::new(Off);
+    }
+    let agent = place.data_dir.display().to_string();
+    Arc::new(Kernel::new(kinds, &agent, data_dir, endpoint, tracker.child()))
+}
