@@ -26,15 +26,21 @@ const MAX_ATTRIBUTES: usize = 512;
 /// Most GPUs, and the longest id of one.
 const MAX_GPUS: (usize, usize) = (1024, 128);
 /// Attributes with these prefixes are the agent's alone: one that it no longer has is gone.
-const CAPABILITIES: [&str; 4] =
-    ["ecs.capability.", "com.amazonaws.ecs.capability.", "berth.capability.", "berth.eni-provider."];
+const CAPABILITIES: [&str; 5] = [
+    "ecs.capability.",
+    "com.amazonaws.ecs.capability.",
+    "berth.capability.",
+    "berth.eni-provider.",
+    "berth.fault.",
+];
 
 /// Why a host was not registered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RegisterError {
-    /// Agents look for exactly this text.
-    #[error("Cluster not found.")]
-    ClusterNotFound,
+    #[error(
+        "Cluster not found. Make it (aws ecs create-cluster --cluster-name {0}), or have ECS_CLUSTER name another"
+    )]
+    ClusterNotFound(String),
     #[error("The referenced cluster was inactive.")]
     ClusterInactive,
     #[error("{0}")]
@@ -47,7 +53,7 @@ impl From<RegisterError> for Status {
     fn from(error: RegisterError) -> Self {
         let text = error.to_string();
         match error {
-            RegisterError::ClusterNotFound | RegisterError::ClusterInactive => Self::not_found(text),
+            RegisterError::ClusterNotFound(_) | RegisterError::ClusterInactive => Self::not_found(text),
             RegisterError::Invalid(_) => Self::invalid_argument(text),
             RegisterError::Unavailable(_) => Self::unavailable(text),
         }
@@ -126,7 +132,9 @@ pub(super) async fn register(
     let registration = checked(request)?;
     loop {
         let view = store.view();
-        let cluster = view.cluster(&registration.cluster).ok_or(RegisterError::ClusterNotFound)?;
+        let cluster = view
+            .cluster(&registration.cluster)
+            .ok_or_else(|| RegisterError::ClusterNotFound(registration.cluster.clone()))?;
         if !cluster.value.active {
             return Err(RegisterError::ClusterInactive);
         }
