@@ -1,5 +1,6 @@
 //! What tasks may do to their own networks on this host.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,18 +8,18 @@ use std::sync::Arc;
 use super::place::Place;
 use crate::fault::kernel::Kernel;
 use crate::fault::off::Off;
-use crate::fault::{Faults, probe};
+use crate::fault::{Faults, Kind};
 use crate::supervise::Tracker;
 
-/// Finds out what is possible. `endpoint` is where tasks ask for it; what they did before it was gone is undone
-/// all the same.
-pub(super) async fn choose(
+/// With the kinds that work. `endpoint` is where tasks ask for them; what they did before it was gone is undone all
+/// the same.
+pub(super) fn choose(
+    kinds: BTreeSet<Kind>,
     endpoint: Option<IpAddr>,
     data_dir: &Path,
     place: &Place,
     tracker: &Tracker,
 ) -> Arc<dyn Faults> {
-    let kinds = probe::kinds(tracker).await;
     if kinds.is_empty() {
         return Arc::new(Off);
     }

@@ -29,7 +29,7 @@ use crate::endpoint::readings::Readings;
 use crate::endpoint::{address, debug};
 use crate::engine::{self, Engine, Parts, Timeouts, World};
 use crate::environment::Environments;
-use crate::fault::Kind;
+use crate::fault::{self, Kind};
 use crate::firelens::LogRouters;
 use crate::gpu::{self, GpuChooser, Inventory};
 use crate::host;
@@ -123,7 +123,9 @@ async fn run_agent(
 
     let saved = store.load().await.map_err(failed)?;
     service.starts("waiting for the container engine");
-    let Some((info, world)) = stop.run_until_cancelled(meet_engine(&*runtime)).await else {
+    // What the kernel can do of faults is tried out while the engine answers.
+    let met = async { tokio::join!(meet_engine(&*runtime), fault::probe::kinds(tracker)) };
+    let Some(((info, world), kinds)) = stop.run_until_cancelled(met).await else {
         return Ok(());
     };
     let cgroups = choose_cgroups(&config, &info, &place)?;
@@ -137,7 +139,7 @@ async fn run_agent(
     let endpoint_at = config.endpoint.filter(|_| endpoint.is_some());
     // What did not open is not offered.
     let config = Config { endpoint: endpoint_at, ..config };
-    let faults = faults::choose(endpoint_at.map(|at| at.ip()), &data_dir, &place, tracker).await;
+    let faults = faults::choose(kinds, endpoint_at.map(|at| at.ip()), &data_dir, &place, tracker);
     let registration = registration(&config, &info, &*cgroups, &total, &offers, &faults.kinds(), &gpus);
 
     let secrets = Arc::new(Secrets::new(config.secrets.clone()));
