@@ -179,7 +179,6 @@ fn of_agents(hello: v1::Hello) -> Vec<v1::AgentMessage> {
             remaining: Some(amount),
             engine_healthy: true,
             waiting: vec![v1::WaitingTask { task_arn: TASK.to_owned(), ..Default::default() }],
-            ..Default::default()
         }),
         FromAgent::StopVerification(v1::StopVerification {
             message_id: "m".to_owned(),

@@ -332,9 +332,8 @@ async fn what_the_agent_listens_at() -> Result<()> {
 async fn the_operators_socket() -> Result<()> {
     let host = Host::start(&[]).await?;
     let (task, _) = host.with_role("asked", "bridge").await?;
-    let sockets = std::fs::read_dir(&host.run)?.flatten().map(|entry| entry.path());
-    let socket =
-        sockets.filter(|path| path.extension().is_some_and(|kind| kind == "sock")).next().context("none")?;
+    let mut sockets = std::fs::read_dir(&host.run)?.flatten().map(|entry| entry.path());
+    let socket = sockets.find(|path| path.extension().is_some_and(|kind| kind == "sock")).context("none")?;
     assert_eq!(files::mode(&socket)?, 0o600);
     // Somebody to whom everything was opened is told no by the agent itself.
     for path in [&host.run, &socket] {
