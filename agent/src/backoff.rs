@@ -1,7 +1,9 @@
 //! Pauses between attempts at something that others attempt as well: growing, bounded, and not in step with
 //! those of the others.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 const FACTOR: f64 = 1.5;
 /// What lasted this long starts the pauses afresh.

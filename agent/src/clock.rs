@@ -1,12 +1,24 @@
 //! The one place that reads the clock.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::time::{Duration, SystemTime};
 
-use berth_core::units::Timestamp;
+use berth_core::units::{Millis, Timestamp};
+use tokio::time::Instant;
+
+thread_local! {
+    /// Where this thread's time began, while it is simulated.
+    static BEGAN: Cell<Option<(Instant, Timestamp)>> = const { Cell::new(None) };
+}
 
 /// The time now.
 #[must_use]
 pub fn now() -> Timestamp {
+    if let Some((began, start)) = BEGAN.get() {
+        let elapsed = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        return start.after(Millis(elapsed));
+    }
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
@@ -58,9 +70,36 @@ pub fn until(at: Timestamp) -> Duration {
     at.since(now()).as_duration()
 }
 
+/// A thread whose clock goes as its runtime's timers go. The clock is the host's again when this is dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Simulated(PhantomData<*const ()>);
+
+/// Makes this thread's clock begin at `start` and go as the timers of its runtime go, which may be paused: for
+/// simulations, which have a thread to themselves.
+pub fn simulate(start: Timestamp) -> Simulated {
+    BEGAN.set(Some((Instant::now(), start)));
+    Simulated(PhantomData)
+}
+
+impl Drop for Simulated {
+    fn drop(&mut self) {
+        BEGAN.set(None);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_simulated_clock_goes_as_the_timers_go() {
+        let simulated = simulate(Timestamp(5_000));
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert_eq!(now(), Timestamp(3_605_000));
+        drop(simulated);
+        assert!(now() > Timestamp(1_700_000_000_000));
+    }
 
     #[test]
     fn only_what_the_hands_did_not_go_is_told() {

@@ -9,7 +9,7 @@
 //! | 5 | [`session`], [`endpoint`] | the conversation with the control plane; what operators ask |
 //! | 4 | [`engine`] | the shell round the core: persists, then acts, feeds back what it observes |
 //! | 3 | [`runtime`], [`cgroup`], [`network`], [`gpu`], [`image`], [`object`], [`secret`], [`environment`], [`firelens`], [`credentials`], [`metadata_file`], [`fault`], [`host_life`], [`contained`] | one external system each |
-//! | 2 | [`store`], [`journal`], [`supervise`], [`telemetry`], [`web`], [`backoff`], [`config`] | state, owned futures, logs, HTTP, pauses, configuration |
+//! | 2 | [`store`], [`journal`], [`supervise`], [`telemetry`], [`web`], [`backoff`], [`effects`], [`clock`], [`random`], [`config`] | state, owned futures, logs, HTTP, pauses, where the world is touched, time, chance, configuration |
 
 pub mod arguments;
 pub mod ask;
@@ -20,6 +20,7 @@ pub mod config;
 pub mod contained;
 pub mod credentials;
 pub mod daemon;
+pub mod effects;
 pub mod endpoint;
 pub mod engine;
 pub mod environment;
@@ -33,6 +34,7 @@ pub mod journal;
 pub mod metadata_file;
 pub mod network;
 pub mod object;
+pub mod random;
 pub mod runtime;
 pub mod secret;
 pub mod session;

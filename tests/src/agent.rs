@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::expect::PATIENCE;
+use crate::faults;
 use crate::program::Program;
 
 /// An agent of this host. Ends with its value (as `kill -9` would end it), and so does its data;
@@ -19,6 +20,11 @@ pub struct Agent {
     data: TempDir,
     env: BTreeMap<String, String>,
     program: Program,
+}
+
+/// The program that an agent of that environment is: one that ships, unless faults are to befall it.
+fn name(env: &BTreeMap<String, String>) -> &'static str {
+    if env.contains_key(faults::FOLDER) { "berth-agent-faulty" } else { "berth-agent" }
 }
 
 impl Agent {
@@ -49,7 +55,7 @@ impl Agent {
         ];
         let env: BTreeMap<String, String> =
             own.iter().chain(env).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        let program = Program::start("berth-agent", &[], &env)?;
+        let program = Program::start(name(&env), &[], &env)?;
         Ok(Self { data, env, program })
     }
 
@@ -80,6 +86,14 @@ impl Agent {
     /// When it does not.
     pub async fn end(&mut self) -> Result<ExitStatus> {
         self.program.end(PATIENCE).await
+    }
+
+    /// Whether it has ended by itself.
+    ///
+    /// # Errors
+    /// When the process cannot be asked.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        self.program.has_ended()
     }
 
     /// Its own program, as an operator on this host would start it.
@@ -126,7 +140,7 @@ impl Agent {
     /// # Errors
     /// When the process does not start.
     pub fn start_again(&mut self) -> Result<()> {
-        self.program = Program::start("berth-agent", &[], &self.env)?;
+        self.program = Program::start(name(&self.env), &[], &self.env)?;
         Ok(())
     }
 

@@ -27,6 +27,8 @@
 //! | [`files`] | what is written in files, and who may read them |
 //! | [`fuzz`] | input that nobody would send |
 //! | [`vpc`] | subnets and security groups of a test, and what a host has of networks |
+//! | [`faults`] | somebody before and after everything that the agent does to the world |
+//! | [`seeded`] | one host in a world that follows from a seed |
 //! | [`sim`] | simulated hosts, and parts of a real host that can be broken |
 //!
 //! The programs are taken from the folder of the test's own build; `make test` builds them first.
@@ -42,6 +44,7 @@ pub mod ecs;
 pub mod endpoint;
 pub mod engine;
 pub mod expect;
+pub mod faults;
 pub mod files;
 pub mod fuzz;
 pub mod http;
@@ -53,6 +56,7 @@ pub mod program;
 pub mod python;
 pub mod registry;
 pub mod secured;
+pub mod seeded;
 pub mod server;
 pub mod sim;
 pub mod strangers;

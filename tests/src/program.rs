@@ -127,6 +127,14 @@ impl Program {
         Ok(status?)
     }
 
+    /// Whether the process has ended by itself.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// What the program has said so far, on both outputs.
     #[must_use]
     pub fn output(&self) -> String {

@@ -203,6 +203,18 @@ fn a_container_started_by_others_can_be_stopped_even_if_we_never_knew_its_id() {
 }
 
 #[test]
+fn a_container_started_by_others_is_stopped_when_it_is_heard_of_though_we_never_knew_its_id() {
+    let mut run = Direct::new(one());
+    let acts = run.say(Event::Granted);
+    run.works(&acts[0]);
+    let create = run.works(&acts[1]);
+    let acts = run.fails(&create[0], FailureKind::TimedOut);
+    run.all_work(acts);
+    let acts = run.see("app", running("app-1", START));
+    assert_eq!(words(&acts), ["stop app"]);
+}
+
+#[test]
 fn an_old_end_does_not_hide_a_new_life() {
     let mut run = Direct::up(one());
     run.see("app", exited("app-1", 0));

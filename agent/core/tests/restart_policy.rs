@@ -5,7 +5,7 @@
 #[allow(dead_code, reason = "each test file uses its part of the world")]
 mod support;
 
-use berth_core::spec::{RestartPolicy, TaskFields};
+use berth_core::spec::{Condition, Dependency, RestartPolicy, TaskFields};
 use berth_core::task::{Act, ContainerStatus, Exit, Fact, StopCode, TaskStatus};
 use berth_core::units::{Millis, Timestamp};
 
@@ -132,6 +132,52 @@ fn a_restart_of_the_agent_goes_on_where_it_was() {
     let acts = run.say(berth_core::task::Event::Restored(vec![(support::specs::name("app"), runs)]));
     assert_eq!(words(&acts), Vec::<String>::new());
     assert_eq!(run.task.state().containers[0].started_at, Some(now));
+}
+
+#[test]
+fn a_task_of_which_every_container_has_run_runs_though_one_is_about_to_run_again() {
+    let mut fields = policy();
+    fields.containers.push(container("other"));
+    let mut run = Direct::new(fields);
+    let (mut acts, mut starts) = (run.say(berth_core::task::Event::Granted), Vec::new());
+    while !acts.is_empty() {
+        let act = acts.remove(0);
+        match act {
+            Act::Start { .. } => starts.push(act),
+            act => acts.extend(run.works(&act)),
+        }
+    }
+    assert_eq!(words(&starts), ["start app", "start other"]);
+    run.works(&starts[0]);
+    let again = ends(&mut run, 1, MINUTE);
+    assert_eq!(words(&again), ["start app"]);
+    assert_eq!(run.task.state().status, TaskStatus::Pending);
+    run.works(&starts[1]);
+    assert_eq!(run.told().status, TaskStatus::Running);
+}
+
+#[test]
+fn who_waits_for_one_that_keeps_ending_has_its_patience_once() {
+    let mut fields = policy();
+    let mut other = container("other");
+    other.depends_on =
+        vec![Dependency { container: support::specs::name("app"), condition: Condition::Success }];
+    fields.containers[0].essential = false;
+    fields.containers[0].start_timeout = Some(Millis::from_secs(150));
+    fields.containers.push(other);
+    let mut run = Direct::up(fields);
+    for _ in 0..2 {
+        let mut acts = ends(&mut run, 1, MINUTE);
+        if acts.is_empty() {
+            acts = run.deadline();
+        }
+        assert_eq!(words(&acts), ["start app"]);
+        run.works(&acts[0]);
+    }
+    assert!(!run.task.is_stopping());
+    run.deadline();
+    let why = run.container("other").failure.clone().unwrap().detail;
+    assert_eq!(why, "container app did not become SUCCESS within 150 s");
 }
 
 #[test]

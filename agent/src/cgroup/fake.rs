@@ -82,7 +82,9 @@ impl FakeCgroups {
 
     /// The kernel kills a process of the task for want of memory.
     pub fn run_out_of_memory(&self, task_id: &str) {
-        self.state().cgroups.entry(task_id.to_owned()).or_default().memory_kills += 1;
+        if let Some(cgroup) = self.state().cgroups.get_mut(task_id) {
+            cgroup.memory_kills += 1;
+        }
     }
 
     /// Every call so far, in order.

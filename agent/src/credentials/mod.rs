@@ -11,7 +11,7 @@ use std::time::Duration;
 use berth_core::ids::TaskArn;
 use berth_core::units::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::clock;
 use crate::supervise::Tracker;
@@ -71,7 +71,10 @@ impl Held {
 /// The credentials of all tasks.
 pub struct Credentials {
     held: Mutex<HashMap<TaskArn, Held>>,
-    changed: watch::Sender<()>,
+    /// For those who wait, in the order in which they came.
+    changed: Notify,
+    /// For whoever seals what is held.
+    unsealed: Notify,
 }
 
 impl Credentials {
@@ -80,7 +83,7 @@ impl Credentials {
     pub fn new(sealed: Option<Sealed>, tracker: &Tracker) -> Arc<Self> {
         let before = sealed.as_ref().map(Sealed::open).unwrap_or_default();
         let held = before.into_iter().map(|(task, known)| (task, Held::Credentials(known))).collect();
-        let all = Arc::new(Self { held: Mutex::new(held), changed: watch::Sender::new(()) });
+        let all = Arc::new(Self { held: Mutex::new(held), changed: Notify::new(), unsealed: Notify::new() });
         if let Some(sealed) = sealed {
             let keeper = Arc::clone(&all);
             tracker.spawn_droppable("sealed credentials", async move { keeper.keep(sealed).await });
@@ -91,7 +94,7 @@ impl Credentials {
     /// Takes new credentials of a task.
     pub fn put(&self, task: TaskArn, credentials: RoleCredentials) {
         self.lock().insert(task, Held::Credentials(credentials));
-        self.changed.send_replace(());
+        self.tell();
     }
 
     /// Takes note that there are none. Credentials that a task has are good until they end.
@@ -101,7 +104,7 @@ impl Credentials {
             held.insert(task, Held::Problem(problem));
         }
         drop(held);
-        self.changed.send_replace(());
+        self.tell();
     }
 
     /// Those of a task; `None` when it has none, or they have ended.
@@ -115,18 +118,17 @@ impl Credentials {
     /// # Errors
     /// [`CredentialsError`].
     pub async fn wait(&self, task: &TaskArn) -> Result<(), CredentialsError> {
-        let mut changed = self.changed.subscribe();
         let come = async {
             loop {
-                changed.mark_unchanged();
+                let mut changed = std::pin::pin!(self.changed.notified());
+                // What changes between the look and the wait must not be missed.
+                changed.as_mut().enable();
                 match self.lock().get(task) {
                     Some(Held::Problem(problem)) => return Err(CredentialsError::Refused(problem.clone())),
                     Some(held) if held.good().is_some() => return Ok(()),
                     _ => {}
                 }
-                if changed.changed().await.is_err() {
-                    return Err(CredentialsError::Late);
-                }
+                changed.await;
             }
         };
         tokio::time::timeout(PATIENCE, come).await.unwrap_or(Err(CredentialsError::Late))
@@ -141,15 +143,15 @@ impl Credentials {
     /// Forgets those of a task that is gone.
     pub fn forget(&self, task: &TaskArn) {
         if self.lock().remove(task).is_some() {
-            self.changed.send_replace(());
+            self.tell();
         }
     }
 
     /// Seals what is held whenever it has changed.
     async fn keep(&self, sealed: Sealed) {
         let sealed = Arc::new(sealed);
-        let mut changed = self.changed.subscribe();
-        while changed.changed().await.is_ok() {
+        loop {
+            self.unsealed.notified().await;
             let all: Vec<(TaskArn, RoleCredentials)> = self
                 .lock()
                 .iter()
@@ -164,6 +166,11 @@ impl Credentials {
                 );
             }
         }
+    }
+
+    fn tell(&self) {
+        self.changed.notify_waiters();
+        self.unsealed.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TaskArn, Held>> {

@@ -4,6 +4,7 @@
 mod departure;
 mod faults;
 mod place;
+mod seams;
 mod serve;
 mod service;
 
@@ -42,7 +43,9 @@ use crate::network::ports::PortChooser;
 use crate::network::shared::SharedOnly;
 use crate::network::{Offers, TaskNetwork, probe};
 use crate::object::Objects;
+use crate::random;
 use crate::runtime::docker::{Docker, DockerConfig};
+use crate::runtime::holder::Holders;
 use crate::runtime::{EngineInfo, Runtime, RuntimeError};
 use crate::secret::Secrets;
 use crate::session::{Attaching, Backend, Endpoint, Registration, Session, SessionError};
@@ -53,6 +56,7 @@ use crate::supervise::Tracker;
 
 use self::departure::HostWatch;
 use self::place::Place;
+pub use self::seams::{Seamless, Seams};
 pub use self::serve::socket;
 use self::service::Service;
 
@@ -60,6 +64,8 @@ use self::service::Service;
 const STOP: Duration = Duration::from_secs(5);
 const ENGINE_PAUSE: Duration = Duration::from_millis(100);
 const ENGINE_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Longest that the engine may take to answer the first questions.
+const ENGINE_ANSWER: Duration = Duration::from_secs(60);
 
 /// Why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -81,9 +87,21 @@ fn failed(error: impl std::fmt::Display) -> DaemonError {
 /// # Errors
 /// [`DaemonError`], with what to do.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonError> {
+    run_within(config, stop, &Seamless).await
+}
+
+/// The same, with something round the agent's ports.
+///
+/// # Errors
+/// [`DaemonError`], with what to do.
+pub async fn run_within(
+    config: Config,
+    stop: CancellationToken,
+    seams: &dyn Seams,
+) -> Result<(), DaemonError> {
     let tracker = Tracker::new();
     let service = Service::start(Notify::from_env(), &tracker);
-    let result = service.turning(run_agent(config, stop, &tracker, &service)).await;
+    let result = service.turning(run_agent(config, stop, seams, &tracker, &service)).await;
     if let Err(error) = &result {
         service.ending(&error.to_string());
     }
@@ -95,6 +113,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
 async fn run_agent(
     config: Config,
     stop: CancellationToken,
+    seams: &dyn Seams,
     tracker: &Tracker,
     service: &Service,
 ) -> Result<(), DaemonError> {
@@ -110,7 +129,7 @@ async fn run_agent(
     };
     let place = place?;
     let agent = place.data_dir.display().to_string();
-    let store = open_store(&config, &data_dir).await?;
+    let store = seams.store(open_store(&config, &data_dir).await?);
     let docker = DockerConfig {
         host: config.docker_host.clone(),
         namespace: Some(agent.clone()),
@@ -119,7 +138,7 @@ async fn run_agent(
         ..DockerConfig::default()
     };
     let docker = Arc::new(Docker::new(docker).map_err(|e| DaemonError::Terminal(e.to_string()))?);
-    let runtime: Arc<dyn Runtime> = Arc::clone(&docker) as Arc<dyn Runtime>;
+    let runtime = seams.runtime(Arc::clone(&docker) as Arc<dyn Runtime>);
 
     let saved = store.load().await.map_err(failed)?;
     service.starts("waiting for the container engine");
@@ -128,9 +147,10 @@ async fn run_agent(
     let Some(((info, world), kinds)) = stop.run_until_cancelled(met).await else {
         return Ok(());
     };
-    let cgroups = choose_cgroups(&config, &info, &place)?;
+    let cgroups = seams.cgroups(choose_cgroups(&config, &info, &place)?);
     service.starts("taking up its tasks");
-    let network = choose_network(&config, &data_dir, &place, docker, tracker).await?;
+    let network = choose_network(&config, &data_dir, &place, seams.holders(docker), tracker).await?;
+    let network = seams.network(network);
     let offers = network.offers();
     let total = host::capacity(&config, place.cgroups_of_host(&config), offers.interfaces, gpus.count())
         .map_err(|e| DaemonError::Terminal(e.to_string()))?;
@@ -172,6 +192,7 @@ async fn run_agent(
         agent,
         endpoint: endpoint_at.map(serve::endpoint_base),
         total,
+        effects: seams.effects(),
     };
     let engine = Engine::start(parts, saved, world, tracker.child()).await.map_err(failed)?;
     let host = HostWatch::new(&config, engine.clone(), service.is_there());
@@ -307,7 +328,9 @@ async fn meet_engine(runtime: &dyn Runtime) -> (EngineInfo, World) {
 }
 
 async fn both(runtime: &dyn Runtime) -> Result<(EngineInfo, World), RuntimeError> {
-    let (info, world) = tokio::join!(runtime.info(), engine::look(runtime));
+    let both = async { tokio::join!(runtime.info(), engine::look(runtime)) };
+    let late = |_| RuntimeError::Unavailable(format!("no answer within {} s", ENGINE_ANSWER.as_secs()));
+    let (info, world) = tokio::time::timeout(ENGINE_ANSWER, both).await.map_err(late)?;
     Ok((info?, world?))
 }
 
@@ -342,7 +365,7 @@ async fn choose_network(
     config: &Config,
     data_dir: &Path,
     place: &Place,
-    docker: Arc<Docker>,
+    docker: Arc<dyn Holders>,
     tracker: &Tracker,
 ) -> Result<Arc<dyn TaskNetwork>, DaemonError> {
     place.allows_interfaces(config, data_dir)?;
@@ -407,19 +430,21 @@ async fn identify(
         Some(identity) => {
             saved.rebooted = !identity.boot.is_empty() && !boot.is_empty() && identity.boot != boot;
             let known = Some(identity.endpoint_key.clone()).filter(|key| !key.is_empty());
-            let identity = Identity { endpoint_key: known.unwrap_or_else(random), boot, ..identity };
+            let endpoint_key = known.unwrap_or_else(|| random::name().to_string());
+            let identity = Identity { endpoint_key, boot, ..identity };
             store.commit(vec![Write::Identity(identity.clone())]).await.map_err(failed)?;
             identity
         }
         None => {
             let identity = Identity {
-                endpoint_key: random(),
-                host_key: random(),
+                endpoint_key: random::name().to_string(),
+                host_key: random::name().to_string(),
                 cluster: config.cluster.to_string(),
                 instance: world.instance.clone(),
-                outbox_epoch: random(),
+                outbox_epoch: random::name().to_string(),
                 manifest_sequence: 0,
                 boot,
+                settled: false,
             };
             store.commit(vec![Write::Identity(identity.clone())]).await.map_err(failed)?;
             identity
@@ -427,11 +452,6 @@ async fn identify(
     };
     saved.identity = Some(identity.clone());
     Ok((saved, identity))
-}
-
-/// A text that nobody guesses.
-fn random() -> String {
-    uuid::Uuid::new_v4().to_string()
 }
 
 fn registration(

@@ -10,7 +10,7 @@
 //! Only the actor touches its task. It ends when the task is forgotten, or when the agent stops;
 //! the containers do not feel that.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ pub(super) struct Actor {
     pub(super) verdict: watch::Receiver<Verdict>,
     pub(super) view: watch::Sender<Arc<Task>>,
     pub(super) pulse: Arc<Pulse>,
-    pub(super) in_flight: HashMap<AttemptId, CancellationToken>,
+    pub(super) in_flight: BTreeMap<AttemptId, CancellationToken>,
     /// Whether the state holds observations that are not durable yet.
     pub(super) unsaved: bool,
     /// Whether it is on record that the task is to stop.

@@ -1,6 +1,6 @@
 //! Admission: the core's ledger, shared by all tasks, and who is to be told when it changes.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use berth_core::ids::TaskArn;
@@ -29,14 +29,14 @@ pub(super) struct Admission {
 #[derive(Debug)]
 struct Inner {
     ledger: Ledger,
-    tasks: HashMap<TaskArn, watch::Sender<Verdict>>,
+    tasks: BTreeMap<TaskArn, watch::Sender<Verdict>>,
 }
 
 impl Admission {
     pub(super) fn new(total: Resources) -> Self {
         let usage = Usage { total: total.clone(), ..Usage::default() };
         Self {
-            inner: Mutex::new(Inner { ledger: Ledger::new(total), tasks: HashMap::new() }),
+            inner: Mutex::new(Inner { ledger: Ledger::new(total), tasks: BTreeMap::new() }),
             usage: watch::Sender::new(usage),
         }
     }

@@ -42,6 +42,7 @@ pub(super) async fn run(shared: Arc<Shared>, cleaner: Cleaner) {
     let mut was_full = false;
     loop {
         let is_cycle = tokio::select! {
+            biased;
             _ = cycle.tick() => true,
             _ = look.tick() => false,
             () = shared.images.pulled() => false,
@@ -57,6 +58,9 @@ pub(super) async fn run(shared: Arc<Shared>, cleaner: Cleaner) {
                 }
                 was_full = full.is_some();
             }
+        }
+        if !shared.images.records().are_kept() {
+            continue;
         }
         let images = Arc::clone(&shared);
         let saved = tokio::task::spawn_blocking(move || images.images.records().save()).await;

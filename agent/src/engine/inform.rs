@@ -13,6 +13,7 @@ use berth_core::units::Timestamp;
 use tokio::sync::watch;
 
 use super::Shared;
+use crate::effects;
 use crate::metadata_file::{Life, MetadataFiles};
 use crate::runtime::{Fetched, HostMount};
 
@@ -61,7 +62,8 @@ pub(super) async fn begin_file(
 ) -> Option<(HostMount, EnvVar)> {
     let files = shared.metadata_files.as_ref().filter(|files| files.makes())?;
     let (task, name, instance) = (Arc::clone(spec), container.clone(), shared.instance());
-    let begun = files.off_runtime(move |files| files.begin(&task, &name, instance.as_ref())).await;
+    let begin = files.off_runtime(move |files| files.begin(&task, &name, instance.as_ref()));
+    let begun = shared.effects.around(effects::METADATA_BEGIN, io::Error::other, begin).await;
     begun
         .map_err(|error| {
             tracing::warn!(task = %spec.arn, %container, %error, "the container gets no metadata file");
@@ -73,7 +75,8 @@ pub(super) async fn begin_file(
 pub(super) async fn remove_file(shared: &Shared, task: &TaskArn, container: &ContainerName) {
     let Some(files) = &shared.metadata_files else { return };
     let (arn, name) = (task.clone(), container.clone());
-    if let Err(error) = files.off_runtime(move |files| files.remove(&arn, &name)).await {
+    let removal = files.off_runtime(move |files| files.remove(&arn, &name));
+    if let Err(error) = shared.effects.around(effects::METADATA_REMOVE, io::Error::other, removal).await {
         tracing::warn!(%task, %container, %error, "a metadata file stays until the agent starts again");
     }
 }
@@ -82,7 +85,8 @@ pub(super) async fn remove_file(shared: &Shared, task: &TaskArn, container: &Con
 pub(super) async fn remove_files(shared: &Shared, task: &TaskArn) {
     let Some(files) = &shared.metadata_files else { return };
     let id = task.id().to_owned();
-    if let Err(error) = files.off_runtime(move |files| files.forget(&id)).await {
+    let removal = files.off_runtime(move |files| files.forget(&id));
+    if let Err(error) = shared.effects.around(effects::METADATA_FORGET, io::Error::other, removal).await {
         tracing::warn!(%task, %error, "metadata files stay until the agent starts again");
     }
 }
@@ -176,5 +180,6 @@ async fn tell(shared: &Shared, task: &Task, life: Life) -> io::Result<()> {
     let details = details.filter(|details| details.pid != 0);
     let details = details.ok_or_else(|| io::Error::other("the container does not run"))?;
     let bindings = task.bindings(&life.container);
-    files.off_runtime(move |files| files.ready(&life, &bindings, &details)).await
+    let ready = files.off_runtime(move |files| files.ready(&life, &bindings, &details));
+    shared.effects.around(effects::METADATA_TELL, io::Error::other, ready).await
 }

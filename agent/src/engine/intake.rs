@@ -58,6 +58,9 @@ impl Engine {
         if self.shared.registry.get(&task).is_some() {
             return Ok(()); // It was understood once: what runs is not hurt by a message that is not.
         }
+        if self.shared.store.outbox().has_stopped(&task) {
+            return Ok(()); // It is told already, or about to be.
+        }
         tracing::warn!(%task, reason, "refused a task");
         let report = Report {
             status: TaskStatus::Stopped,

@@ -47,11 +47,12 @@ mod suspects;
 mod sweep;
 mod talk;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use berth_core::attachment::SecurityGroup;
 use berth_core::ids::{ContainerInstanceArn, TaskArn};
@@ -70,6 +71,7 @@ use crate::cgroup::Cgroups;
 use crate::clock;
 use crate::config::CleanUp;
 use crate::credentials::{Credentials, RoleCredentials};
+use crate::effects::Effects;
 use crate::environment::Environments;
 use crate::fault::Faults;
 use crate::firelens::LogRouters;
@@ -80,7 +82,7 @@ use crate::metadata_file::MetadataFiles;
 use crate::network::TaskNetwork;
 use crate::network::ports::PortChooser;
 use crate::runtime::Runtime;
-use crate::store::{Saved, Store, StoreError, Write};
+use crate::store::{Identity, Saved, Store, StoreError, Write};
 use crate::supervise::Tracker;
 
 pub use self::admission::Usage;
@@ -91,6 +93,11 @@ pub use self::perform::Timeouts;
 pub use self::questions::KnownImage;
 pub use self::restore::{World, look};
 pub use self::talk::recite;
+
+/// Longest that changed security groups may take to be in force.
+const GUARD: Duration = Duration::from_secs(10);
+/// Longest that whoever asks for it waits for that: it has others to listen to.
+const GUARD_SEEN: Duration = Duration::from_secs(1);
 
 /// What the engine works with.
 pub struct Parts {
@@ -139,6 +146,8 @@ pub struct Parts {
     pub endpoint: Option<String>,
     /// What the host can hold.
     pub total: Resources,
+    /// Who stands beside what is done to the world, if anybody.
+    pub effects: Effects,
 }
 
 /// What all actors share.
@@ -162,6 +171,7 @@ struct Shared {
     pids_limit: Option<u32>,
     agent: String,
     endpoint: Option<String>,
+    effects: Effects,
     path_ids: PathIds,
     instance: Mutex<Option<ContainerInstanceArn>>,
     admission: Admission,
@@ -225,6 +235,7 @@ impl Engine {
             pids_limit: parts.pids_limit,
             agent: parts.agent,
             endpoint: parts.endpoint,
+            effects: parts.effects,
             path_ids: PathIds::new(saved.identity.as_ref().map_or("", |identity| &identity.endpoint_key)),
             instance: Mutex::new(saved.identity.as_ref().and_then(|i| i.instance.clone())),
             admission: Admission::new(parts.total),
@@ -239,20 +250,24 @@ impl Engine {
         let mut known: BTreeSet<TaskArn> = saved.tasks.iter().map(|(spec, _)| spec.arn.clone()).collect();
         let mut writes = Vec::new();
         let mut started = Vec::new();
+        let identity = saved.identity.clone();
         let found = restore::reunite(&shared, saved, world);
         let lost = restore::reconnect(&shared, &found).await;
+        // Before anybody is granted anything: what others hold.
+        let held: BTreeMap<TaskArn, watch::Receiver<Verdict>> = found
+            .iter()
+            .filter(|(task, _)| task.holds_grant())
+            .map(|(task, _)| task.spec())
+            .map(|spec| (spec.arn.clone(), shared.admission.adopt(&spec.arn, &spec.need())))
+            .collect();
         for (mut task, mut events) in found {
             events.extend(restore::loss_of(&task, &lost));
-            let need = task.spec().need();
             let arn = task.spec().arn.clone();
-            let holds = task.holds_grant();
             let waits = matches!(task.state().admission, berth_core::task::Admission::Waiting(_));
-            let (verdict, receiver) = if waits {
-                shared.admission.request(&arn, &need)
-            } else if holds {
-                (Verdict::Granted, shared.admission.adopt(&arn, &need))
-            } else {
-                (Verdict::Granted, watch::channel(Verdict::Granted).1)
+            let (verdict, receiver) = match held.get(&arn) {
+                Some(receiver) => (Verdict::Granted, receiver.clone()),
+                None if waits => shared.admission.request(&arn, &task.spec().need()),
+                None => (Verdict::Granted, watch::channel(Verdict::Granted).1),
             };
             let mut acts = Vec::new();
             let mut reports = Vec::new();
@@ -274,6 +289,9 @@ impl Engine {
             );
             started.push((task, receiver, acts));
         }
+        if let Some(identity) = identity.filter(|identity| !identity.settled) {
+            writes.push(Write::Identity(Identity { settled: true, ..identity }));
+        }
         if !writes.is_empty() {
             shared.store.commit(writes).await?;
         }
@@ -292,6 +310,10 @@ impl Engine {
         shared.tracker.spawn_droppable("image clean-up", clean_up::run(Arc::clone(&shared), cleaner));
         let sweeper = engine.clone();
         shared.tracker.spawn_droppable("sweep", async move { sweeper.sweep().await });
+        // Before anybody asks for what they were made for.
+        let _ = tokio::time::timeout(sweep::AT_START, engine.sweep_containers()).await;
+        let sweeper = engine.clone();
+        shared.tracker.spawn_droppable("late containers", async move { sweeper.keep_swept().await });
         Ok(engine)
     }
 
@@ -345,7 +367,18 @@ impl Engine {
 
     /// Puts changed security groups in force.
     pub async fn guard(&self, groups: Vec<SecurityGroup>) {
-        self.shared.network.guard(groups).await;
+        let (shared, (tell, told)) = (Arc::clone(&self.shared), oneshot::channel());
+        self.shared.tracker.spawn_droppable("security groups", async move {
+            if tokio::time::timeout(GUARD, shared.network.guard(groups)).await.is_err() {
+                tracing::error!(
+                    "changed security groups are not in force everywhere: the kernel was not done within {} s",
+                    GUARD.as_secs()
+                );
+            }
+            // Whoever asked may have gone on.
+            let _ = tell.send(());
+        });
+        let _ = tokio::time::timeout(GUARD_SEEN, told).await;
     }
 
     /// What is granted, left and waited for.
@@ -387,7 +420,7 @@ impl Engine {
             verdict,
             view,
             pulse,
-            in_flight: HashMap::new(),
+            in_flight: BTreeMap::new(),
             unsaved: false,
         };
         self.shared.tracker.spawn("task", actor.run(acts));

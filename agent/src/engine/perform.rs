@@ -12,6 +12,7 @@ use super::keepsake::{engine_name, volume_name};
 use super::{Shared, inform, making, post_mortem, suspects};
 use crate::cgroup::Bounds;
 use crate::credentials::CredentialsError;
+use crate::effects;
 use crate::environment::EnvironmentError;
 use crate::fault::FaultError;
 use crate::firelens::FirelensError;
@@ -40,8 +41,14 @@ pub struct Timeouts {
 /// Performs an act that has an attempt.
 pub(super) async fn perform(shared: &Shared, spec: &Arc<TaskSpec>, act: Act) -> Outcome {
     match act {
-        Act::Acquire { resource, .. } => acquire(shared, spec, resource).await,
-        Act::Release { resource, .. } => release(shared, spec, &resource).await,
+        Act::Acquire { resource, .. } => {
+            let effect = effects::acquiring(&resource);
+            watched(shared, effect, "CREATED", acquire(shared, spec, resource)).await
+        }
+        Act::Release { resource, .. } => {
+            let effect = effects::releasing(&resource);
+            watched(shared, effect, "STOPPED", release(shared, spec, &resource)).await
+        }
         Act::Create { container, bindings, gpus, cgroup_parent, holder, .. } => {
             let place = making::Place { bindings, gpus, cgroup_parent, holder };
             making::create(shared, spec, &container, place).await
@@ -53,6 +60,26 @@ pub(super) async fn perform(shared: &Shared, spec: &Arc<TaskSpec>, act: Act) -> 
         // These have no attempt and never come here.
         Act::Abandon { .. } | Act::ReturnGrant | Act::Forget => Outcome::Released,
     }
+}
+
+/// Performs what is behind no port, past whoever stands beside it.
+async fn watched(
+    shared: &Shared,
+    effect: Option<&'static str>,
+    to: &str,
+    act: impl Future<Output = Outcome>,
+) -> Outcome {
+    let Some(effect) = effect else { return act.await };
+    let act = async {
+        match act.await {
+            Outcome::Failed(failure) => Err(failure),
+            done => Ok(done),
+        }
+    };
+    let failed =
+        |detail| Failure { kind: FailureKind::TimedOut, class: ErrorClass::ResourceInitialization, detail };
+    let limit = Millis(ENVIRONMENT.0.saturating_add(QUICK.0));
+    within(limit, to, shared.effects.around(effect, failed, act)).await.unwrap_or_else(Outcome::Failed)
 }
 
 pub(super) async fn within<T>(
@@ -343,7 +370,15 @@ async fn remove(
         return Outcome::Removed;
     };
     let call = async {
-        shared.runtime.remove(&id).await?;
+        match shared.runtime.remove(&id).await {
+            Err(RuntimeError::Refused(why)) => {
+                // Somebody has started it since: it is nobody's to run any more.
+                tracing::warn!(task = %spec.arn, %container, why, "a container that is to go is killed first");
+                shared.runtime.kill(&id).await?;
+                shared.runtime.remove(&id).await?;
+            }
+            removed => removed?,
+        }
         inform::remove_file(shared, &spec.arn, container).await;
         // The last container that had one of the task's own volumes takes it along.
         for volume in own_volumes(spec) {

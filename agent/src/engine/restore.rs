@@ -23,6 +23,12 @@ const LOOKS: usize = 8;
 /// for want of a volume, and the others are not to wait for that.
 const GLANCE: Duration = Duration::from_secs(3);
 
+/// Longest that a look at the networks of all tasks may take, and how often it is tried before the agent goes on
+/// without.
+const LOOK_AT_NETWORKS: Duration = Duration::from_secs(30);
+const LOOKS_AT_NETWORKS: u32 = 3;
+const AGAIN: Duration = Duration::from_millis(500);
+
 /// What the engine has of one task.
 #[derive(Debug, Default)]
 struct Found {
@@ -72,6 +78,7 @@ pub async fn look(runtime: &dyn crate::runtime::Runtime) -> Result<World, Runtim
 /// Brings what was persisted and what was found together.
 pub(super) fn reunite(shared: &Shared, saved: Saved, mut world: World) -> Vec<(Task, Vec<Event>)> {
     let now = clock::now();
+    let settled = saved.identity.as_ref().is_some_and(|identity| identity.settled);
     let mut tasks = Vec::new();
     for (spec, state) in saved.tasks {
         let found = world.tasks.remove(&spec.arn).unwrap_or_default();
@@ -97,6 +104,17 @@ pub(super) fn reunite(shared: &Shared, saved: Saved, mut world: World) -> Vec<(T
         for (container, keepsake) in keepsakes {
             bindings.extend(keepsake.bindings);
             gpus.insert(container, keepsake.gpus);
+        }
+        let never_ran = |fact: &Fact| match fact {
+            Fact::Created { .. } => true,
+            // A state that knew all tasks has forgotten this one: nothing of it ran then.
+            Fact::Silent { .. } => settled,
+            _ => false,
+        };
+        if found.facts.iter().all(|(_, fact)| never_ran(fact)) {
+            // The engine was late with it, or the control plane is about to ask for it once more.
+            tracing::info!(task = %arn, "containers of an unknown task that never ran are not taken for a task");
+            continue;
         }
         let settings = shared.settings_of(&spec.arn);
         let task = Task::adopted(Arc::new(spec), settings, &bindings, &gpus, now);
@@ -129,10 +147,18 @@ pub(super) async fn reconnect(shared: &Shared, found: &[(Task, Vec<Event>)]) -> 
             is_left.then(|| (Arc::clone(task.spec()), namespace.yielded.holder.clone()))
         })
         .collect();
-    shared.network.restore(&survivors).await.unwrap_or_else(|error| {
-        tracing::error!(%error, "the networks of tasks could not be looked at");
-        Vec::new()
-    })
+    for _ in 0..LOOKS_AT_NETWORKS {
+        match timeout(LOOK_AT_NETWORKS, shared.network.restore(&survivors)).await {
+            Ok(Ok(lost)) => return lost,
+            Ok(Err(error)) => tracing::error!(%error, "the networks of tasks could not be looked at"),
+            Err(_) => tracing::error!(
+                "the networks of tasks could not be looked at within {} s",
+                LOOK_AT_NETWORKS.as_secs()
+            ),
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+    Vec::new()
 }
 
 /// What a task is told if it is one of those that lost their network.

@@ -1,21 +1,88 @@
 //! Removes what tasks left that nobody knows any more: an agent that was killed, or lost its records,
-//! could not.
+//! could not; and an engine that is long about a container may be done with it after all others are.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use berth_core::ids::EngineId;
+use berth_core::task::Fact;
+use tokio::time::{sleep, timeout};
+
+use super::keepsake::Keepsake;
+use super::perform::own_volumes;
 use super::{Engine, inform};
+use crate::runtime::RuntimeError;
+
+/// Longest that the start waits for what was left over.
+pub(super) const AT_START: Duration = Duration::from_secs(20);
+/// Longest that a round may take.
+const SWEEP: Duration = Duration::from_secs(60);
+/// Between two looks for containers that came late.
+const BETWEEN: Duration = Duration::from_secs(600);
+/// The pause before another round, and the longest.
+const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN_MAX: Duration = Duration::from_secs(300);
 
 impl Engine {
     /// Removes cgroups, folders of log routers, faults of the host's network and metadata files that belong to
     /// no task.
     pub(super) async fn sweep(&self) {
-        self.sweep_cgroups().await;
         self.sweep_log_routers().await;
         self.sweep_faults().await;
         inform::sweep_files(&self.shared).await;
+        // One that a process is still in, or that systemd is busy with, goes another time.
+        let mut pause = AGAIN;
+        while !matches!(timeout(SWEEP, self.sweep_cgroups()).await, Ok(true)) {
+            sleep(pause).await;
+            pause = (pause * 2).min(AGAIN_MAX);
+        }
     }
 
-    async fn sweep_cgroups(&self) {
+    /// Removes containers that do not run, of tasks that nobody knows.
+    pub(super) async fn sweep_containers(&self) {
+        let listed = match self.shared.runtime.list().await {
+            Ok(listed) => listed,
+            Err(error) => return tracing::debug!(%error, "cannot look for containers that were left over"),
+        };
+        // A task is known before it makes anything.
+        for container in listed.into_iter().filter(|found| self.shared.registry.get(&found.task).is_none()) {
+            let id = container.id;
+            let fact = self.shared.runtime.inspect(&id).await;
+            if !matches!(fact, Ok(Fact::Created { .. } | Fact::Exited { .. })) {
+                continue;
+            }
+            match self.discard(&id, container.spec.as_deref()).await {
+                Ok(()) => {
+                    tracing::info!(task = %container.task, %id, "removed a container that was left over");
+                }
+                Err(error) => {
+                    tracing::warn!(task = %container.task, %id, %error, "a container that was left over");
+                }
+            }
+        }
+    }
+
+    /// Removes a container, and the volumes that were its task's alone, as its label tells.
+    async fn discard(&self, id: &EngineId, label: Option<&str>) -> Result<(), RuntimeError> {
+        self.shared.runtime.remove(id).await?;
+        let keepsake = label.and_then(|json| serde_json::from_str::<Keepsake>(json).ok());
+        for volume in keepsake.iter().flat_map(|keepsake| own_volumes(&keepsake.spec)) {
+            self.shared.runtime.remove_volume(&volume).await?;
+        }
+        Ok(())
+    }
+
+    /// The same now and then, for as long as the agent runs.
+    pub(super) async fn keep_swept(&self) {
+        loop {
+            sleep(BETWEEN).await;
+            // What hangs is tried again.
+            let _ = timeout(SWEEP, self.sweep_containers()).await;
+        }
+    }
+
+    /// Whether all are gone.
+    async fn sweep_cgroups(&self) -> bool {
         let left_over = match self.shared.cgroups.list().await {
             Ok(ids) => ids,
             Err(error) => {
@@ -23,17 +90,20 @@ impl Engine {
                     error = &error as &dyn std::error::Error,
                     "cannot look for cgroups that were left over"
                 );
-                return;
+                return false;
             }
         };
+        let mut all = true;
         for id in self.of_nobody(left_over) {
             match self.shared.cgroups.remove_id(&id).await {
                 Ok(()) => tracing::info!(task = id, "removed a cgroup that was left over"),
                 Err(error) => {
+                    all = false;
                     tracing::warn!(error = &error as &dyn std::error::Error, "a cgroup that was left over");
                 }
             }
         }
+        all
     }
 
     async fn sweep_log_routers(&self) {

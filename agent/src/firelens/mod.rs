@@ -68,6 +68,12 @@ impl LogRouters {
         Self { folders: self.folders.seen_at(data_dir.join("firelens")), ..self }
     }
 
+    /// Where there is no disk: for simulations. No task has a router there.
+    #[must_use]
+    pub fn nowhere(objects: Arc<Objects>) -> Self {
+        Self { folders: Folders::nowhere(), objects, asynchronous: true }
+    }
+
     /// Makes what the task's router finds on the host.
     ///
     /// # Errors

@@ -32,6 +32,7 @@ impl Lanes {
             return done;
         }
         let _long = tokio::select! {
+            biased;
             done = &mut pull => return done,
             long = self.long.acquire() => long,
         };

@@ -14,18 +14,20 @@ mod pull;
 mod record;
 mod words;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use berth_core::image::familiar;
 use berth_core::units::Millis;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::timeout;
 
 use self::pull::{Puller, refused};
 use crate::clock;
 use crate::config::PullBehavior;
-use crate::runtime::{ImageFacts, Runtime};
+use crate::runtime::{ImageFacts, Runtime, RuntimeError};
 
 pub use self::login::{LoginError, Logins};
 pub use self::pull::Progress;
@@ -58,7 +60,7 @@ pub struct PullSettings {
 }
 
 /// An image, and the login that the task has for it: with another it may not be had.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Wanted {
     reference: String,
     login: Option<String>,
@@ -73,12 +75,16 @@ impl Wanted {
     }
 }
 
-type Answer = Option<Result<ImageFacts, ImageError>>;
+type Answer = Result<ImageFacts, ImageError>;
 
-/// A pull that runs, and how others hear of it.
-#[derive(Clone)]
+/// Longest that the engine may take to say whether it has an image.
+const LOOK: Duration = Duration::from_secs(30);
+/// After which it is asked a second time.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
+
+/// A pull that runs, and who waits for what comes of it, in the order in which they came.
 struct Pull {
-    answer: watch::Receiver<Answer>,
+    waiting: Vec<oneshot::Sender<Answer>>,
     progress: watch::Receiver<Progress>,
 }
 
@@ -87,7 +93,7 @@ pub struct Images {
     runtime: Arc<dyn Runtime>,
     behavior: PullBehavior,
     puller: Puller,
-    under_way: Mutex<HashMap<Wanted, Pull>>,
+    under_way: Mutex<BTreeMap<Wanted, Pull>>,
     records: Records,
     news: Notify,
 }
@@ -142,35 +148,45 @@ impl Images {
         let wanted = Wanted { reference: reference.to_owned(), login: login.map(str::to_owned) };
         let (progress, seen) = watch::channel(Progress::default());
         loop {
-            let (answer, mut waiting) = {
+            let waiting = {
                 let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-                match under_way.get(&wanted) {
-                    Some(pull) => (None, pull.answer.clone()),
+                match under_way.get_mut(&wanted) {
+                    Some(pull) => {
+                        let (tell, told) = oneshot::channel();
+                        pull.waiting.push(tell);
+                        Some(told)
+                    }
                     None => {
-                        let (answer, waiting) = watch::channel(None);
-                        let pull = Pull { answer: waiting.clone(), progress: seen.clone() };
+                        let pull = Pull { waiting: Vec::new(), progress: seen.clone() };
                         under_way.insert(wanted.clone(), pull);
-                        (Some(answer), waiting)
+                        None
                     }
                 }
             };
-            if let Some(answer) = answer {
+            let Some(told) = waiting else {
                 // Dropped on the way (its task was stopped), the guard lets the next one try.
                 let _guard = UnderWay { images: self, wanted: &wanted };
                 self.records.used(reference, clock::now());
                 let result = self.have(&wanted, &progress).await;
-                answer.send_replace(Some(result.clone()));
+                self.tell(&wanted, &result);
                 let pulled = match *progress.borrow() {
                     Progress::Pulling(pulling) => pulling.bytes,
                     _ => 0,
                 };
                 return result.map(|facts| Had { facts, pulled });
-            }
-            if let Ok(answer) = waiting.wait_for(Option::is_some).await
-                && let Some(result) = answer.clone()
-            {
+            };
+            if let Ok(result) = told.await {
                 return result.map(|facts| Had { facts, pulled: 0 });
             }
+        }
+    }
+
+    /// Tells those who wait.
+    fn tell(&self, wanted: &Wanted, answer: &Answer) {
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        for tell in under_way.get_mut(wanted).into_iter().flat_map(|pull| pull.waiting.drain(..)) {
+            // Its task may have been stopped.
+            drop(tell.send(answer.clone()));
         }
     }
 
@@ -200,8 +216,24 @@ impl Images {
         }
     }
 
+    /// An answer may be lost, and everybody who wants the image waits for this one: it is asked again before long.
     async fn local(&self, reference: &str) -> Result<Option<ImageFacts>, ImageError> {
-        self.runtime.image(reference).await.map_err(|error| refused(reference, error))
+        let (mut patience, mut left) = (FIRST_LOOK, LOOK);
+        loop {
+            if let Ok(looked) = timeout(patience.min(left), self.runtime.image(reference)).await {
+                return looked.map_err(|error| refused(reference, error));
+            }
+            left = left.saturating_sub(patience);
+            if left.is_zero() {
+                let late = format!("it does not say whether it has {reference} within {} s", LOOK.as_secs());
+                return Err(refused(reference, RuntimeError::Unavailable(late)));
+            }
+            tracing::debug!(
+                image = reference,
+                "the engine does not say whether it has it; it is asked again"
+            );
+            patience *= 2;
+        }
     }
 
     /// Pulls, with an image that is here already to fall back on: then one try is enough.
@@ -266,7 +298,12 @@ mod tests {
             inactivity: Millis::from_secs(60),
             total: Millis::from_secs(60),
         };
-        let logins = Logins::new(HashMap::new(), None, None, Arc::new(crate::secret::Secrets::new(None)));
+        let logins = Logins::new(
+            std::collections::HashMap::new(),
+            None,
+            None,
+            Arc::new(crate::secret::Secrets::new(None)),
+        );
         Images::new(Arc::new(runtime.clone()), settings, logins, Records::open(None))
     }
 
@@ -277,6 +314,23 @@ mod tests {
         let error = images(&runtime).ensure("web", None).await.unwrap_err();
         assert!(matches!(error, ImageError::EngineAway(_)), "{error:?}");
         assert_eq!(error.to_string().matches("does not answer").count(), 1, "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_lost_holds_up_nobody_for_long() {
+        let runtime = FakeRuntime::new();
+        runtime.delay(Call::Image, Millis::from_secs(3600));
+        let (images, began) = (images(&runtime), tokio::time::Instant::now());
+        let heals = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            runtime.delay(Call::Image, Millis(0));
+        };
+        let (had, also_had, ()) = tokio::join!(images.ensure("web", None), images.ensure("web", None), heals);
+        assert!(had.is_ok() && also_had.is_ok());
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        runtime.delay(Call::Image, Millis::from_secs(3600));
+        let error = images.ensure("web", None).await.unwrap_err();
+        assert!(error.to_string().contains("within 30 s"), "{error}");
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use super::lanes::Lanes;
 use super::words::{is_passing, wants_login, with_hint};
 use super::{ImageError, Logins, PullSettings, Wanted};
 use crate::backoff::Backoff;
-use crate::clock;
+use crate::random;
 use crate::runtime::{ImageFacts, PullRequest, Pulling, Runtime, RuntimeError};
 
 /// Tries of one pull, with growing pauses between them, as of ECS.
@@ -50,7 +50,7 @@ impl Puller {
         wanted: &Wanted,
         progress: &watch::Sender<Progress>,
     ) -> Result<ImageFacts, ImageError> {
-        let mut pauses = Backoff::new(clock::now().0 ^ wanted.seed(), FIRST_PAUSE, LONGEST_PAUSE);
+        let mut pauses = Backoff::new(random::number() ^ wanted.seed(), FIRST_PAUSE, LONGEST_PAUSE);
         let mut tries = 1;
         loop {
             match self.once(wanted, progress).await {

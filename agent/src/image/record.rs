@@ -41,6 +41,12 @@ impl Records {
         Self { path, images: Mutex::new(images), changed: AtomicBool::new(false) }
     }
 
+    /// Whether they are in a file.
+    #[must_use]
+    pub const fn are_kept(&self) -> bool {
+        self.path.is_some()
+    }
+
     /// What is known of an image, where this agent has pulled it.
     #[must_use]
     pub fn of(&self, reference: &str) -> Option<Record> {

@@ -138,7 +138,7 @@ impl MetadataFiles {
         // Whatever user the container has, and whatever the agent's umask is.
         fs::set_permissions(&folder, Permissions::from_mode(0o755))?;
         write(&folder, &self.initial(task, container, instance))?;
-        let inside = format!("{INSIDE}/{}", uuid::Uuid::new_v4());
+        let inside = format!("{INSIDE}/{}", crate::random::name());
         let variable = EnvVar { name: VARIABLE.to_owned(), value: format!("{inside}/{NAME}") };
         let mount = HostMount {
             host_path: host.to_owned(),

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, OnceCell, mpsc};
 
 use super::NetworkError;
 use super::pause;
+use crate::random;
 use crate::runtime::RuntimeError;
 use crate::runtime::holder::Holders;
 use crate::supervise::Tracker;
@@ -143,7 +144,7 @@ impl Pool {
             self.wanted.notified().await;
             while self.ready().len() < self.size {
                 wait_for_quiet(&*self.engine).await;
-                let name = format!("{POOLED}{}", uuid::Uuid::new_v4().simple());
+                let name = format!("{POOLED}{}", random::name().simple());
                 match self.make(&name, "", false).await {
                     Ok(held) => self.ready().push_back(held),
                     Err(error) => {

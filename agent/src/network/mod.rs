@@ -5,6 +5,7 @@ mod arrival;
 pub mod awsvpc;
 pub mod describe;
 mod fabric;
+pub mod fake;
 pub mod guard;
 mod holder;
 mod inside;

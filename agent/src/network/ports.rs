@@ -29,10 +29,14 @@ pub struct NoPorts {
 
 type Owner = (TaskArn, ContainerName);
 
+/// Keeps a port from everybody else for as long as what it returns is there.
+type Hold = fn(Protocol, u16) -> io::Result<Vec<OwnedFd>>;
+
 /// Chooses and holds host ports.
 #[derive(Debug)]
 pub struct PortChooser {
     range: PortRange,
+    hold: Hold,
     inner: Mutex<Inner>,
 }
 
@@ -50,7 +54,17 @@ impl PortChooser {
     /// A chooser of ports within `range`.
     #[must_use]
     pub fn new(range: PortRange) -> Self {
-        Self { range, inner: Mutex::new(Inner { next: range.first(), ..Inner::default() }) }
+        Self::holding(range, hold)
+    }
+
+    /// The same where there is no host: for simulations, which have nobody else on it.
+    #[must_use]
+    pub fn simulated(range: PortRange) -> Self {
+        Self::holding(range, |_, _| Ok(Vec::new()))
+    }
+
+    fn holding(range: PortRange, hold: Hold) -> Self {
+        Self { range, hold, inner: Mutex::new(Inner { next: range.first(), ..Inner::default() }) }
     }
 
     /// Chooses host ports for those mappings of a container that leave them open, and holds them.
@@ -69,7 +83,7 @@ impl PortChooser {
         inner.give_back(&owner);
         let mut chosen = Vec::new();
         for mapping in mappings.iter().filter(|m| m.host.is_none()) {
-            let Some(host_ports) = inner.find(self.range, mapping, &owner) else {
+            let Some(host_ports) = inner.find(self.range, self.hold, mapping, &owner) else {
                 inner.give_back(&owner);
                 return Err(NoPorts {
                     count: mapping.container.count(),
@@ -116,7 +130,13 @@ impl Inner {
         self.taken.retain(|_, who| who != owner);
     }
 
-    fn find(&mut self, range: PortRange, mapping: &PortMapping, owner: &Owner) -> Option<PortRange> {
+    fn find(
+        &mut self,
+        range: PortRange,
+        hold: Hold,
+        mapping: &PortMapping,
+        owner: &Owner,
+    ) -> Option<PortRange> {
         let count = mapping.container.count();
         let last_start = range.last().checked_sub(count - 1).filter(|last| *last >= range.first())?;
         let from = self.next.clamp(range.first(), last_start);

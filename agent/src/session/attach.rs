@@ -14,8 +14,8 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::PollSender;
-use tonic::transport::Channel;
 
+use super::Line;
 use crate::engine::{Engine, recite};
 use crate::runtime::{ExecRequest, RuntimeError};
 use crate::supervise::Tracker;
@@ -46,7 +46,7 @@ impl Attaching {
     }
 
     /// Answers beside the conversation.
-    pub(super) fn begin(&self, mut client: ControlPlaneClient<Channel>, request: v1::AttachRequest) {
+    pub(super) fn begin(&self, mut client: ControlPlaneClient<Line>, request: v1::AttachRequest) {
         let (engine, room, allowed) = (self.engine.clone(), Arc::clone(&self.room), self.allowed);
         self.tracker.spawn_droppable("attach", async move {
             let id = request.attach_id.clone();

@@ -1,15 +1,19 @@
-//! A gRPC channel to the control plane over whatever the endpoint calls for.
+//! A line to the control plane that carries gRPC, over whatever the endpoint calls for.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response};
 use tonic::transport::{Channel, Endpoint as Builder, Uri};
-use tower::service_fn;
+use tower::util::BoxCloneSyncService;
+use tower::{ServiceExt, service_fn};
 
 use super::endpoint::Endpoint;
 
@@ -18,6 +22,25 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What carries calls to the control plane.
+pub type Line = BoxCloneSyncService<Request<Body>, Response<Body>, LineError>;
+
+/// Why there is no line, or not any more.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct LineError(#[source] pub BoxError);
+
+/// Another way to the control plane than the endpoint: for simulations, which have no network.
+pub trait Dial: Send + Sync + 'static {
+    /// A new line.
+    fn dial(&self) -> BoxFuture<'_, Result<Line, LineError>>;
+}
+
+/// A line over a channel.
+pub(super) fn over(channel: Channel) -> Line {
+    BoxCloneSyncService::new(channel.map_err(|error| LineError(error.into())))
+}
 
 /// Connects. `tls` is needed for [`Endpoint::Tls`] alone; `server_name` is what its certificate
 /// must carry instead of the host.

@@ -14,13 +14,14 @@ use berth_proto::v1::control_plane_message::Message as In;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 
+use super::Line;
 use super::admit::{self, Admitted};
 use super::attachment::security_group;
 use super::convert;
-use super::{Failed, Session, SessionStatus, called};
+use super::{Failed, Session, SessionStatus, answered, called};
 use crate::credentials::RoleCredentials;
+use crate::random;
 use crate::store::Write;
 
 /// State changes that may be on their way without an acknowledgement.
@@ -38,17 +39,19 @@ const ACCEPT: Duration = Duration::from_secs(20);
 
 struct Conversation<'a> {
     session: &'a Session,
-    client: ControlPlaneClient<Channel>,
+    client: ControlPlaneClient<Line>,
     out: mpsc::Sender<v1::AgentMessage>,
     sent: u64,
     told: watch::Sender<u64>,
     heartbeats: u64,
+    /// The last question about tasks that are missing from a manifest, and which these are.
+    asked: Option<(String, BTreeSet<String>)>,
 }
 
 /// Converses until something fails.
 pub(super) async fn converse(
     session: &Session,
-    client: &mut ControlPlaneClient<Channel>,
+    client: &mut ControlPlaneClient<Line>,
     instance: &ContainerInstanceArn,
 ) -> Result<Infallible, Failed> {
     let (out, outbound) = mpsc::channel(QUEUE);
@@ -66,12 +69,14 @@ pub(super) async fn converse(
         sent: 0,
         told: watch::Sender::new(0),
         heartbeats: 0,
+        asked: None,
     };
     conversation.say(Out::Hello(hello)).await?;
     let mut departure = session.engine.departure();
     let notice = convert::host_notice(departure.borrow_and_update().as_ref());
     conversation.say(Out::HostNotice(notice)).await?;
-    let reply = client.session(ReceiverStream::new(outbound)).await.map_err(|s| called("session", s))?;
+    let call = client.session(ReceiverStream::new(outbound));
+    let reply = answered("session", call).await?.map_err(|s| called("session", s))?;
     let mut inbound = reply.into_inner();
 
     // What holds is told anew with every session.
@@ -183,7 +188,8 @@ impl Conversation<'_> {
     /// Sends what the window has room for, in order.
     async fn send_outbox(&mut self) -> Result<(), Failed> {
         let acknowledged = *self.told.borrow();
-        let room = (acknowledged + WINDOW).saturating_sub(self.sent.max(acknowledged));
+        self.sent = self.sent.max(acknowledged);
+        let room = (acknowledged + WINDOW).saturating_sub(self.sent);
         let entries = self.session.store.outbox().after(self.sent, usize::try_from(room).unwrap_or(0));
         for entry in entries {
             self.sent = entry.sequence;
@@ -198,7 +204,11 @@ impl Conversation<'_> {
             In::Manifest(manifest) => self.take_manifest(manifest).await,
             In::StopVerificationAck(ack) => {
                 let reason = "The task is not in the manifest of its container instance";
-                for task in ack.task_arns.iter().filter_map(|arn| TaskArn::new(arn).ok()) {
+                // Nothing is stopped on an answer to what was not asked.
+                let asked = self.asked.take_if(|(id, _)| *id == ack.message_id);
+                let asked = asked.map(|(_, tasks)| tasks).unwrap_or_default();
+                let tasks = ack.task_arns.iter().filter(|arn| asked.contains(*arn));
+                for task in tasks.filter_map(|arn| TaskArn::new(arn).ok()) {
                     self.session
                         .engine
                         .stop(&task, StopCause::new(StopCode::ServiceSchedulerInitiated, reason))
@@ -207,8 +217,11 @@ impl Conversation<'_> {
                 Ok(())
             }
             In::StateChangeAck(ack) => {
+                // It may have heard more than was told in this session: from one before it, or from a life whose
+                // last acknowledgements never became durable. More than there is it has not.
+                let newest = self.sent.max(*self.session.store.outbox().newest().borrow());
                 self.told.send_if_modified(|told| {
-                    let newer = ack.sequence > *told && ack.sequence <= self.sent;
+                    let newer = ack.sequence > *told && ack.sequence <= newest;
                     *told = if newer { ack.sequence } else { *told };
                     newer
                 });
@@ -273,7 +286,7 @@ impl Conversation<'_> {
     }
 
     /// Tasks that run here and are not in the manifest are asked about before anything is done.
-    async fn take_manifest(&self, manifest: v1::Manifest) -> Result<(), Failed> {
+    async fn take_manifest(&mut self, manifest: v1::Manifest) -> Result<(), Failed> {
         let mut identity = self.session.identity.lock().await.clone();
         if manifest.sequence <= identity.manifest_sequence {
             return Ok(());
@@ -296,10 +309,11 @@ impl Conversation<'_> {
                 "tasks that run here are missing from the manifest; asking"
             );
             let question = v1::StopVerification {
-                message_id: uuid::Uuid::new_v4().to_string(),
+                message_id: random::name().to_string(),
                 manifest_sequence: manifest.sequence,
                 task_arns: missing,
             };
+            self.asked = Some((question.message_id.clone(), question.task_arns.iter().cloned().collect()));
             self.say(Out::StopVerification(question)).await?;
         }
         self.say(Out::ManifestAck(v1::ManifestAck { sequence: manifest.sequence })).await

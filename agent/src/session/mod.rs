@@ -19,7 +19,7 @@ mod volume;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use berth_core::ids::{ContainerInstanceArn, GpuId};
 use berth_core::resources::Resources;
@@ -27,6 +27,7 @@ use berth_proto::v1;
 use berth_proto::v1::control_plane_client::ControlPlaneClient;
 use berth_proto::v1::enrollment_client::EnrollmentClient;
 use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -35,10 +36,12 @@ use crate::backoff::Backoff;
 use crate::clock;
 use crate::config::Secret;
 use crate::engine::Engine;
+use crate::random;
 use crate::store::{Identity, Store, StoreError, Write};
 
 pub use self::admit::{Admitted, assignment as admit};
 pub use self::attach::Attaching;
+pub use self::channel::{Dial, Line, LineError};
 pub use self::endpoint::{Endpoint, InvalidEndpoint};
 pub use self::inquiries::{Answer, Change, Inquiries, NoAnswer, Question};
 pub use self::tls::TlsError;
@@ -46,6 +49,11 @@ pub use self::tls::TlsError;
 /// The pauses between attempts to reach the control plane.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// Longest that the control plane may take to answer a call; one that hangs is dialled anew.
+const ANSWER: Duration = Duration::from_secs(30);
+
+const RENEWAL: &str = "renewal of the certificate";
 
 /// What the agent says of itself when it registers.
 #[derive(Debug, Clone)]
@@ -113,6 +121,8 @@ pub enum SessionError {
 enum Failed {
     #[error("cannot reach the control plane")]
     Connect(#[source] tonic::transport::Error),
+    #[error("cannot reach the control plane")]
+    Dial(#[source] LineError),
     #[error("{what}: {} ({:?})", .status.message(), .status.code())]
     Call { what: &'static str, status: Box<tonic::Status> },
     #[error(transparent)]
@@ -139,6 +149,7 @@ pub struct Session {
     instance: watch::Sender<Option<ContainerInstanceArn>>,
     draining: watch::Sender<bool>,
     inquiries: Inquiries,
+    way: Option<Arc<dyn Dial>>,
 }
 
 impl Session {
@@ -159,11 +170,19 @@ impl Session {
             engine,
             store,
             instance: watch::Sender::new(identity.instance.clone()),
-            identity: Mutex::new(identity),
+            // The engine that is given has taken up what was on the host.
+            identity: Mutex::new(Identity { settled: true, ..identity }),
             status: watch::Sender::default(),
             draining: watch::Sender::new(false),
             inquiries: Inquiries::default(),
+            way: None,
         }
+    }
+
+    /// The same, but for the way to the control plane.
+    #[must_use]
+    pub fn by_way_of(self, way: Arc<dyn Dial>) -> Self {
+        Self { way: Some(way), ..self }
     }
 
     /// Where it stands.
@@ -195,8 +214,7 @@ impl Session {
     /// # Errors
     /// [`SessionError`] when trying again would not help.
     pub async fn run(&self) -> Result<(), SessionError> {
-        let seed = clock::now().0 ^ u64::from(std::process::id()) << 32;
-        let mut backoff = Backoff::new(seed, FIRST_PAUSE, LONGEST_PAUSE);
+        let mut backoff = Backoff::new(random::number(), FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             let began = Instant::now();
             let Err(failed) = self.once().await;
@@ -224,8 +242,11 @@ impl Session {
 
     /// Connects, registers, converses: until something fails.
     async fn once(&self) -> Result<std::convert::Infallible, Failed> {
-        let channel = self.connect().await?;
-        let mut client = ControlPlaneClient::new(channel).max_decoding_message_size(16 * 1024 * 1024);
+        let line = match &self.way {
+            Some(way) => way.dial().await.map_err(Failed::Dial)?,
+            None => channel::over(self.connect().await?),
+        };
+        let mut client = ControlPlaneClient::new(line).max_decoding_message_size(16 * 1024 * 1024);
         let instance = self.register(&mut client).await?;
         conversation::converse(self, &mut client, &instance).await
     }
@@ -267,14 +288,15 @@ impl Session {
             join_token: token.expose().to_owned(),
             csr_pem: request.csr_pem.clone(),
         });
-        let reply = call.await.map_err(|status| called("enrolment", status))?.into_inner();
+        let reply =
+            answered("enrolment", call).await?.map_err(|status| called("enrolment", status))?.into_inner();
         credentials.keep(&request, &reply.certificate_pem, &reply.ca_pem)?;
         tracing::info!("enrolled with the control plane");
         Ok(())
     }
 
     /// Renews the certificate when it is time; the next connection uses it.
-    async fn renew_if_due(&self, client: &mut ControlPlaneClient<Channel>) -> Result<(), Failed> {
+    async fn renew_if_due(&self, client: &mut ControlPlaneClient<Line>) -> Result<(), Failed> {
         if !matches!(self.backend.endpoint, Endpoint::Tls { .. }) {
             return Ok(());
         }
@@ -285,16 +307,13 @@ impl Session {
         let host_key = self.identity.lock().await.host_key.clone();
         let request = tls::request(&host_key)?;
         let call = client.renew(v1::RenewRequest { csr_pem: request.csr_pem.clone() });
-        let reply = call.await.map_err(|status| called("renewal of the certificate", status))?.into_inner();
+        let reply = answered(RENEWAL, call).await?.map_err(|status| called(RENEWAL, status))?.into_inner();
         credentials.keep(&request, &reply.certificate_pem, &reply.ca_pem)?;
         tracing::info!("renewed the host's certificate");
         Ok(())
     }
 
-    async fn register(
-        &self,
-        client: &mut ControlPlaneClient<Channel>,
-    ) -> Result<ContainerInstanceArn, Failed> {
+    async fn register(&self, client: &mut ControlPlaneClient<Line>) -> Result<ContainerInstanceArn, Failed> {
         let registration = &self.registration;
         let mut identity = self.identity.lock().await.clone();
         let request = v1::RegisterRequest {
@@ -316,12 +335,15 @@ impl Session {
             hostname: registration.hostname.clone(),
             gpu_ids: registration.gpus.iter().map(ToString::to_string).collect(),
         };
-        let reply = client.register(request).await.map_err(|status| match status.code() {
-            Code::InvalidArgument | Code::PermissionDenied => {
-                Failed::ForGood(SessionError::Refused(status.message().to_owned()))
-            }
-            _ => called("registration", status),
-        })?;
+        let reply =
+            answered("registration", client.register(request)).await?.map_err(|status| {
+                match status.code() {
+                    Code::InvalidArgument | Code::PermissionDenied => {
+                        Failed::ForGood(SessionError::Refused(status.message().to_owned()))
+                    }
+                    _ => called("registration", status),
+                }
+            })?;
         let arn = &reply.get_ref().container_instance_arn;
         let instance = ContainerInstanceArn::new(arn).map_err(|e| Failed::Protocol(e.to_string()))?;
         if identity.instance.as_ref() != Some(&instance) {
@@ -340,6 +362,12 @@ impl Session {
         *self.identity.lock().await = identity;
         Ok(())
     }
+}
+
+/// The answer to a call, if there is one in time.
+async fn answered<T>(what: &'static str, call: impl Future<Output = T>) -> Result<T, Failed> {
+    let late = |_| Failed::Protocol(format!("{what}: no answer within {} s", ANSWER.as_secs()));
+    tokio::time::timeout(ANSWER, call).await.map_err(late)
 }
 
 fn called(what: &'static str, status: tonic::Status) -> Failed {

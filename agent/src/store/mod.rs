@@ -113,6 +113,10 @@ pub struct Identity {
     /// The kernel's name for the host's life in which the agent last ran; empty where it was not known.
     #[serde(default)]
     pub boot: String,
+    /// Whether what was on the host when this state began has been taken up: from then on every task is known
+    /// before it makes anything.
+    #[serde(default)]
+    pub settled: bool,
 }
 
 impl std::fmt::Debug for Identity {

@@ -70,6 +70,15 @@ impl Outbox {
             .collect()
     }
 
+    /// Whether it is yet to be told that this task stopped.
+    #[must_use]
+    pub fn has_stopped(&self, task: &TaskArn) -> bool {
+        let queue = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        queue
+            .iter()
+            .any(|entry| &entry.task == task && entry.report.status == berth_core::task::TaskStatus::Stopped)
+    }
+
     /// Changes whenever there is something new; its value is the newest number.
     #[must_use]
     pub fn newest(&self) -> watch::Receiver<u64> {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use berth_agent::cgroup::fake::FakeCgroups;
 use berth_agent::config::{Config, PullBehavior, Variables};
 use berth_agent::credentials::Credentials;
+use berth_agent::effects::Effects;
 use berth_agent::engine::{self, Engine, Parts, Timeouts, World};
 use berth_agent::environment::Environments;
 use berth_agent::firelens::LogRouters;
@@ -218,6 +219,7 @@ impl Agent {
             None => {
                 let identity = Identity {
                     boot: String::new(),
+                    settled: false,
                     host_key: format!("key-of-{name}"),
                     cluster: config.cluster.to_string(),
                     instance: world.instance.clone(),
@@ -288,6 +290,7 @@ impl Agent {
             agent: name.to_owned(),
             endpoint: Some("http://169.254.170.2".to_owned()),
             total: total.clone(),
+            effects: Effects::default(),
         };
         let engine = Engine::start(parts, saved, world, tracker.child()).await?;
         let endpoint = config.backend.as_deref().context("ECS_BACKEND_HOST")?;

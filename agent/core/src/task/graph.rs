@@ -74,7 +74,7 @@ fn one_gate(spec: &ContainerSpec, container: &Container, dependency: &Dependency
     }
     let until = match dependency.condition {
         Condition::Start => None,
-        _ => container.started_at.zip(spec.start_timeout).map(|(at, span)| at.after(span)),
+        _ => first_start(container).zip(spec.start_timeout).map(|(at, span)| at.after(span)),
     };
     if until.is_some_and(|until| until <= now) {
         let waited = spec.start_timeout.unwrap_or_default();
@@ -83,6 +83,12 @@ fn one_gate(spec: &ContainerSpec, container: &Container, dependency: &Dependency
     let is_ill = dependency.condition == Condition::Healthy && container.health == Some(Health::Unhealthy);
     let so_far = if is_ill { ", which is UNHEALTHY" } else { "" };
     Gate::Waiting { on: format!("container {name} to become {wanted}{so_far}"), until }
+}
+
+/// When it began to become what others wait for: that its restart policy has it begin again gives nobody more
+/// patience.
+fn first_start(container: &Container) -> Option<Timestamp> {
+    if container.restarts > 0 { container.created_at } else { container.started_at }
 }
 
 const fn condition_name(condition: Condition) -> &'static str {

@@ -105,7 +105,7 @@ impl Task {
     /// about an earlier life of the container.
     fn hear(&mut self, index: usize, fact: Fact, now: Timestamp) {
         let container = &mut self.state.containers[index];
-        if container.id.is_none() {
+        if container.id.is_none() && !(container.is_stopped() && container.touched) {
             return; // The answer to its creation, or a listing, says first which life is ours.
         }
         match fact {

@@ -129,7 +129,7 @@ impl Task {
         let containers = &self.state.containers;
         containers.iter().any(|c| c.status == ContainerStatus::Running)
             && containers.iter().enumerate().all(|(i, c)| {
-                c.status >= ContainerStatus::Running
+                c.seen_status() >= ContainerStatus::Running
                     || matches!(start_gate(&self.spec, containers, i, now), Gate::Waiting { .. })
             })
     }
@@ -267,7 +267,8 @@ impl Task {
             return;
         }
         let containers = &self.state.containers;
-        let all_up = containers.iter().all(|c| c.status >= ContainerStatus::Running);
+        // One that is about to be started again has run.
+        let all_up = containers.iter().all(|c| c.seen_status() >= ContainerStatus::Running);
         let bounded = self.resource(&ResourceKey::CpuBound).is_none_or(super::Resource::is_ready);
         if self.state.status == TaskStatus::Pending && all_up && bounded {
             self.state.status = TaskStatus::Running;

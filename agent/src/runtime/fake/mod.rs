@@ -5,6 +5,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use berth_core::ids::EngineId;
@@ -214,6 +215,12 @@ impl FakeRuntime {
             .collect()
     }
 
+    /// How often a container was started, by its engine name; also of those that are gone.
+    #[must_use]
+    pub fn starts(&self) -> BTreeMap<String, u32> {
+        self.state().starts.clone()
+    }
+
     /// How often a call was made.
     #[must_use]
     pub fn calls(&self, call: Call) -> usize {
@@ -310,6 +317,7 @@ impl Runtime for FakeRuntime {
 
     fn kill<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>> {
         self.call(Call::Kill, move |state, now| {
+            let id = &state.resolve(id);
             state.finish(id, KILLED, false, now);
             Ok(())
         })
@@ -318,6 +326,7 @@ impl Runtime for FakeRuntime {
 
     fn remove<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<(), RuntimeError>> {
         self.call(Call::Remove, move |state, now| {
+            let id = &state.resolve(id);
             if state.is_running(id) {
                 return Err(RuntimeError::Refused(format!("You cannot remove a running container {id}")));
             }
@@ -334,6 +343,7 @@ impl Runtime for FakeRuntime {
 
     fn inspect<'a>(&'a self, id: &'a EngineId) -> BoxFuture<'a, Result<Fact, RuntimeError>> {
         self.call(Call::Inspect, |state, _| {
+            let id = &state.resolve(id);
             Ok(state.containers.get(id).map_or(Fact::Missing, |container| container.fact(id)))
         })
         .boxed()

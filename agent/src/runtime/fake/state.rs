@@ -106,6 +106,8 @@ pub(super) struct State {
     pub(super) calls: BTreeMap<Call, usize>,
     pub(super) down: bool,
     pub(super) lose_events: bool,
+    /// How often each name was started, also of containers that are gone.
+    pub(super) starts: BTreeMap<String, u32>,
     made: u64,
     events: VecDeque<Logged>,
     /// The number of the first event kept.
@@ -130,6 +132,7 @@ impl State {
             calls: BTreeMap::new(),
             down: false,
             lose_events: false,
+            starts: BTreeMap::new(),
             made: 0,
             events: VecDeque::new(),
             first_event: 0,
@@ -143,6 +146,11 @@ impl State {
     pub(super) fn clock(&self) -> Timestamp {
         let elapsed = u64::try_from(self.began.0.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.began.1.after(Millis(elapsed))
+    }
+
+    /// The id of a container, by its id or its name: an engine takes both.
+    pub(super) fn resolve(&self, id: &EngineId) -> EngineId {
+        self.names.get(id.as_str()).unwrap_or(id).clone()
     }
 
     pub(super) fn planned_failure(&mut self, call: Call) -> Option<RuntimeError> {
@@ -208,6 +216,7 @@ impl State {
         container.ends = behaviour.exits.map(|(after, code)| (now.after(after), code, behaviour.oom));
         container.says =
             behaviour.health.filter(|_| checked).map(|(after, health)| (now.after(after), health));
+        *self.starts.entry(container.request.name.clone()).or_default() += 1;
         self.emit(id, EngineEventKind::Started, now);
         self.settle(now);
         Ok(())

@@ -1,0 +1,282 @@
+//! Promise: whatever befalls a host, and in whatever order, nothing is lost, doubled or left behind. Thousands of
+//! stories, each of which follows from its seed: `BERTH_SEED` tells one again, line by line, with the agent's log;
+//! `BERTH_SEEDS` says how many there are, `BERTH_FIRST_SEED` where they begin, `BERTH_TWICE` how many there are to one
+//! that is told twice. The last number of a run is the same in every run of the same stories.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use berth_agent::runtime::Runtime as _;
+use berth_agent::runtime::fake::Call;
+use berth_agent::store::Store as _;
+use berth_core::units::Millis;
+use berth_proto::v1;
+use berth_tests::seeded::climate::Climate;
+use berth_tests::seeded::control_plane::Manner;
+use berth_tests::seeded::world::Asked;
+use berth_tests::seeded::{Story, Teller, play, tell};
+
+/// Stories of a run, unless told.
+const STORIES: u64 = 2200;
+/// On a slow machine, as many as can be told in this time.
+const TIME: Duration = Duration::from_secs(100);
+/// Time enough for what was asked for to come about.
+const SOON: Duration = Duration::from_secs(10);
+/// Fewer than these prove little.
+const FEWEST: u64 = 100;
+/// One of so many is told twice, and must be the same.
+const TWICE: u64 = 25;
+/// At least as many threads as CI has processors; each story has one to itself.
+const THREADS: usize = 2;
+
+fn number(variable: &str) -> Result<Option<u64>> {
+    let Ok(text) = std::env::var(variable) else { return Ok(None) };
+    text.parse().map(Some).with_context(|| format!("{variable}={text} is no number"))
+}
+
+/// What went wrong in a story, with how to hear it again.
+fn verdict(seed: u64, story: &Story) -> Result<()> {
+    let Some(wrong) = &story.wrong else { return Ok(()) };
+    anyhow::bail!("BERTH_SEED={seed}: {wrong}\n--- its last lines ---\n{}", last(&story.lines, 60));
+}
+
+fn last(lines: &[String], count: usize) -> String {
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+/// The first line in which two tellings differ.
+fn difference(seed: u64) -> Result<String> {
+    let (one, other) = (tell(seed, true)?.lines, tell(seed, true)?.lines);
+    let at = one.iter().zip(&other).position(|(a, b)| a != b).unwrap_or_else(|| one.len().min(other.len()));
+    let from = at.saturating_sub(20);
+    Ok(format!(
+        "line {at}\n{}\n<<< {:?}\n>>> {:?}",
+        one[from..at].join("\n"),
+        one.get(at).map_or("", |line| line),
+        other.get(at).map_or("", |line| line)
+    ))
+}
+
+#[test]
+fn nothing_is_lost_doubled_or_left_behind_whatever_happens() -> Result<()> {
+    if let Some(seed) = number("BERTH_SEED")? {
+        let log = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_test_writer().finish();
+        let story = tracing::subscriber::with_default(log, || tell(seed, true))?;
+        println!("{}", story.lines.join("\n"));
+        return verdict(seed, &story);
+    }
+    let told = number("BERTH_SEEDS")?;
+    let count = told.unwrap_or(STORIES);
+    let twice = number("BERTH_TWICE")?.unwrap_or(TWICE).max(1);
+    let first = match number("BERTH_FIRST_SEED")? {
+        Some(first) => first,
+        None => uuid::Uuid::new_v4().as_u64_pair().0 >> 32,
+    };
+    println!("BERTH_FIRST_SEED={first} BERTH_SEEDS={count} tells these stories again");
+    let began = Instant::now();
+    let [next, stories, tasks, lives, millis, all] = [const { AtomicU64::new(0) }; 6];
+    let wrong = Mutex::new(Vec::new());
+    let work = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            if at >= count || told.is_none() && began.elapsed() > TIME {
+                return;
+            }
+            let seed = first.wrapping_add(at);
+            match tell_one(seed, at.is_multiple_of(twice)) {
+                Ok(story) => {
+                    stories.fetch_add(1, Ordering::Relaxed);
+                    tasks.fetch_add(story.tasks, Ordering::Relaxed);
+                    lives.fetch_add(story.lives, Ordering::Relaxed);
+                    all.fetch_add(story.digest.1, Ordering::Relaxed);
+                    millis.fetch_add(u64::try_from(story.millis).unwrap_or_default(), Ordering::Relaxed);
+                }
+                Err(why) => {
+                    println!("{}", why.to_string().lines().next().unwrap_or_default());
+                    wrong.lock().unwrap().push(why);
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..THREADS).for_each(|_| drop(scope.spawn(work)));
+    });
+    let [stories, tasks, lives, millis] = [stories, tasks, lives, millis].map(AtomicU64::into_inner);
+    println!(
+        "{stories} stories, {tasks} tasks, {lives} lives of the agent, {} h of its time, in {:.1} s; all of them are {:016x}",
+        millis / 3_600_000,
+        began.elapsed().as_secs_f64(),
+        all.into_inner()
+    );
+    let wrong = wrong.into_inner().unwrap();
+    ensure!(wrong.is_empty(), "{} stories ended badly; the first: {}", wrong.len(), wrong[0]);
+    ensure!(stories >= FEWEST.min(count), "only {stories} stories in {TIME:?}");
+    ensure!(lives > stories || stories < FEWEST, "the agent never died");
+    Ok(())
+}
+
+/// Tells one, and, where that is asked for, once more.
+fn tell_one(seed: u64, twice: bool) -> Result<Story> {
+    let story = tell(seed, false)?;
+    verdict(seed, &story)?;
+    if twice && tell(seed, false)?.digest != story.digest {
+        anyhow::bail!("BERTH_SEED={seed} is not the same twice: {}", difference(seed)?);
+    }
+    Ok(story)
+}
+
+/// A task of one container that stays until it is stopped, or does what its image does.
+fn task(image: &str, memory_mib: u32) -> v1::TaskSpec {
+    let one = v1::ContainerSpec {
+        name: "one".to_owned(),
+        image: image.to_owned(),
+        essential: true,
+        memory_mib,
+        restart_policy: (image != "steady")
+            .then(|| v1::RestartPolicy { ignored_exit_codes: Vec::new(), attempt_period_ms: 60_000 }),
+        ..v1::ContainerSpec::default()
+    };
+    v1::TaskSpec {
+        family: "story".to_owned(),
+        revision: 1,
+        network_mode: "none".to_owned(),
+        containers: vec![one],
+        ..v1::TaskSpec::default()
+    }
+}
+
+/// Plays it, and shows what happened where it went wrong.
+fn played(script: impl AsyncFnOnce(&mut Teller) -> Result<()>) -> Result<()> {
+    let story = play(7, false, script)?;
+    let Some(wrong) = &story.wrong else { return Ok(()) };
+    anyhow::bail!("{wrong}\n--- its last lines ---\n{}", last(&story.lines, 80));
+}
+
+#[test]
+fn who_waits_is_not_granted_after_a_restart_what_others_hold() -> Result<()> {
+    played(async |teller: &mut Teller| {
+        teller.begin().await?;
+        let first = teller.run(task("steady", 1000), Asked::to_run());
+        teller.pass(SOON).await?;
+        // It waits, and is older than the one that passes it by.
+        let waits = teller.run(task("steady", 1500), Asked::to_run());
+        teller.pass(SOON).await?;
+        teller.run(task("steady", 1000), Asked::to_run());
+        teller.pass(SOON).await?;
+        teller.stop(&first);
+        teller.pass(SOON).await?;
+        teller.kill().await?;
+        teller.pass(SOON).await?;
+        let heard = teller.control_plane.heard(&waits).context("nothing was heard of it")?;
+        ensure!(heard.status() == v1::TaskStatus::Pending, "it is {}", heard.status().as_str_name());
+        teller.end().await
+    })
+}
+
+#[test]
+fn what_happened_in_an_hour_without_a_control_plane_is_told_in_order() -> Result<()> {
+    played(async |teller: &mut Teller| {
+        teller.begin().await?;
+        let ends = Asked { may_start_again: true, ..Asked::to_run() };
+        let looping = teller.run(task("looping", 100), ends);
+        let steady = teller.run(task("steady", 100), Asked::to_run());
+        teller.pass(SOON).await?;
+        let before = teller.control_plane.told();
+        teller.control_plane.behave(Manner::Away);
+        teller.pass(Duration::from_secs(1800)).await?;
+        teller.kill().await?;
+        teller.pass(Duration::from_secs(1800)).await?;
+        ensure!(teller.control_plane.told() == before, "something was told to nobody");
+        teller.control_plane.behave(Manner::Fine);
+        teller.pass(Duration::from_secs(30)).await?;
+        // That the order is kept, the control plane sees to.
+        let told = teller.control_plane.told() - before;
+        ensure!(told > 10, "{told} state changes of an hour of restarts");
+        for task in [&looping, &steady] {
+            let heard = teller.control_plane.heard(task).context("nothing was heard of it")?;
+            ensure!(heard.status() == v1::TaskStatus::Running, "{heard:?}");
+        }
+        let reason = teller.control_plane.heard(&looping).context("heard")?.containers[0].reason.clone();
+        ensure!(reason.contains("restarted"), "{reason}");
+        teller.end().await
+    })
+}
+
+#[test]
+fn what_was_heard_and_never_confirmed_on_disk_holds_nothing_up() -> Result<()> {
+    played(async |teller: &mut Teller| {
+        teller.begin().await?;
+        let ends = Asked { may_start_again: true, ..Asked::to_run() };
+        for _ in 0..3 {
+            teller.run(task("looping", 100), ends.clone());
+        }
+        teller.pass(SOON).await?;
+        teller.control_plane.behave(Manner::Away);
+        teller.pass(Duration::from_secs(3600)).await?;
+        let before = teller.control_plane.told();
+        // The control plane is fast, and the disk so slow that nothing of what it confirms becomes durable.
+        teller.world.set_climate(Climate { wait: 1, longest: Duration::from_secs(60), ..Climate::FAIR });
+        teller.control_plane.behave(Manner::Fine);
+        for _ in 0..100_000 {
+            if teller.control_plane.told() - before > 40 {
+                break;
+            }
+            teller.pass(Duration::from_millis(5)).await?;
+        }
+        teller.world.set_climate(Climate::FAIR);
+        teller.kill().await?;
+        let heard = teller.control_plane.told();
+        let next = teller.world.disk().outbox().after(0, 1).first().map_or(heard, |entry| entry.sequence);
+        ensure!(heard - next > 32, "{next} is the next to be confirmed, and {heard} was heard");
+        teller.pass(Duration::from_secs(60)).await?;
+        let left = teller.world.disk().outbox().after(0, usize::MAX).len();
+        ensure!(left < 3, "{left} state changes are yet to be told");
+        teller.end().await
+    })
+}
+
+#[test]
+fn a_container_that_came_late_raises_no_task_from_the_dead() -> Result<()> {
+    played(async |teller: &mut Teller| {
+        teller.begin().await?;
+        let ended = teller.run(task("steady", 100), Asked::to_run());
+        teller.pass(SOON).await?;
+        let (request, _) = teller.world.engine.containers().pop().context("no container")?;
+        teller.stop(&ended);
+        teller.pass(Duration::from_secs(200)).await?;
+        ensure!(teller.world.disk().load().await?.tasks.is_empty(), "it is still known");
+        // The engine had been asked for it by a life that is over, and is too busy to say what became of it.
+        teller.world.engine.create(request).await?;
+        teller.world.engine.delay(Call::Inspect, Millis::from_secs(5));
+        teller.kill().await?;
+        teller.pass(SOON).await?;
+        let heard = teller.control_plane.heard(&ended).context("nothing was heard of it")?;
+        ensure!(heard.status() == v1::TaskStatus::Stopped, "it is {}", heard.status().as_str_name());
+        ensure!(teller.world.disk().load().await?.tasks.is_empty(), "it was taken for one that is here");
+        teller.world.engine.delay(Call::Inspect, Millis(0));
+        teller.end().await
+    })
+}
+
+#[test]
+fn no_lie_about_what_runs_here_stops_it() -> Result<()> {
+    played(async |teller: &mut Teller| {
+        teller.begin().await?;
+        let steady = teller.run(task("steady", 100), Asked::to_run());
+        teller.pass(SOON).await?;
+        for _ in 0..20 {
+            // Empty manifests, old and new, and orders to stop what nobody asked about.
+            teller.control_plane.behave(Manner::Lying);
+            teller.control_plane.cut();
+            teller.pass(Duration::from_secs(20)).await?;
+        }
+        teller.control_plane.behave(Manner::Fine);
+        teller.control_plane.cut();
+        teller.pass(Duration::from_secs(60)).await?;
+        let heard = teller.control_plane.heard(&steady).context("nothing was heard of it")?;
+        ensure!(heard.status() == v1::TaskStatus::Running && heard.stop.is_none(), "{heard:?}");
+        teller.end().await
+    })
+}
