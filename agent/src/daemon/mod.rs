@@ -57,6 +57,8 @@ use self::service::Service;
 const STOP: Duration = Duration::from_secs(5);
 const ENGINE_PAUSE: Duration = Duration::from_millis(100);
 const ENGINE_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Longest that the engine may take to say what it is, on a busy host.
+const ENGINE_ANSWER: Duration = Duration::from_secs(60);
 
 /// Why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -296,7 +298,11 @@ async fn meet_engine(runtime: &dyn Runtime) -> (EngineInfo, World) {
 }
 
 async fn both(runtime: &dyn Runtime) -> Result<(EngineInfo, World), RuntimeError> {
-    let (info, world) = tokio::join!(runtime.info(), engine::look(runtime));
+    let info = async {
+        let info = tokio::time::timeout(ENGINE_ANSWER, runtime.info()).await;
+        info.unwrap_or_else(|_| Err(RuntimeError::Unavailable("it does not say what it is".to_owned())))
+    };
+    let (info, world) = tokio::join!(info, engine::look(runtime));
     Ok((info?, world?))
 }
 

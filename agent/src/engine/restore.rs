@@ -23,6 +23,9 @@ const LOOKS: usize = 8;
 /// for want of a volume, and the others are not to wait for that.
 const GLANCE: Duration = Duration::from_secs(3);
 
+/// Longest that the list of all containers may take, on a busy host.
+const LISTING: Duration = Duration::from_secs(60);
+
 /// What the engine has of one task.
 #[derive(Debug, Default)]
 struct Found {
@@ -46,7 +49,9 @@ pub struct World {
 /// The engine's, when it does not answer.
 pub async fn look(runtime: &dyn crate::runtime::Runtime) -> Result<World, RuntimeError> {
     let cursor = i64::try_from(runtime.now().0).unwrap_or(i64::MAX).saturating_mul(1_000_000);
-    let listed = runtime.list().await?;
+    let listed = timeout(LISTING, runtime.list()).await;
+    let listed = listed
+        .unwrap_or_else(|_| Err(RuntimeError::Unavailable("it does not list its containers".to_owned())))?;
     let looks = futures_util::stream::iter(listed).map(|listed| async move {
         let fact = match &listed.fact {
             Some(fact) => Ok(fact.clone()),
