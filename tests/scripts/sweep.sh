@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Removes what tests that were killed left behind: containers, volumes, cgroups, links, namespaces and
-# folders of tests whose process is gone. A test that ends by itself, passed or failed, removes its own.
+# Removes what tests that were killed left behind: containers, volumes, cgroups, engines of their own, links,
+# namespaces and folders of tests whose process is gone. A test that ends by itself, passed or failed, removes its own.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -42,6 +42,14 @@ if "$ROOT/tests/scripts/engine.sh" status; then
     done
 fi
 
+# An engine of a test's own ends with it, and one with live-restore leaves its containers, and who minds them.
+{ pgrep -f '^[^ ]*containerd-shim[^ ]* .*/berth-engine-[0-9]*-' || true; } | while read -r pid; do
+    if [[ $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null) =~ /berth-engine-([0-9]+)- ]] &&
+        [ ! -e "/proc/${BASH_REMATCH[1]}" ]; then
+        kill -KILL "$pid" $(pgrep -P "$pid") && echo "ended process $pid of an engine of a test that was killed"
+    fi
+done
+
 for root in /sys/fs/cgroup/berth-test-* /sys/fs/cgroup/*/berth-test-*; do
     if [ -d "$root" ] && orphan "$(basename "$root")-"; then
         find "$root" -depth -type d -exec rmdir {} + && echo "removed cgroup $root of a test that was killed"
@@ -56,6 +64,11 @@ fi
 ip -oneline link show | sed -n 's/^[0-9]*: \([^:@]*\).*alias berth:\([^:]*\):.*/\1 \2/p' | while read -r link folder; do
     if orphan "$folder"; then
         ip link delete "$link" 2>/dev/null && echo "removed link $link of a test that was killed"
+    fi
+done
+for folder in "${TMPDIR:-/tmp}"/berth-engine-*; do
+    if [ -d "$folder" ] && [[ $folder =~ berth-engine-([0-9]+)- ]] && [ ! -e "/proc/${BASH_REMATCH[1]}" ]; then
+        rm -rf "$folder" && echo "removed $folder of a test that was killed"
     fi
 done
 for folder in "${TMPDIR:-/tmp}"/berth-agent-*; do

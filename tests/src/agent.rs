@@ -124,6 +124,16 @@ impl Agent {
         Ok(String::from_utf8(done.stdout)?)
     }
 
+    /// Starts another program in its place, with the same state.
+    ///
+    /// # Errors
+    /// When the process does not start.
+    pub fn start_as(&mut self, program: &Path) -> Result<()> {
+        let program = program.to_str().context("a strange path")?;
+        self.program = Program::start(program, &[], &self.env)?;
+        Ok(())
+    }
+
     /// Where its introspection API listens, as its log tells.
     ///
     /// # Errors

@@ -99,8 +99,8 @@ impl Cluster {
     ) -> Result<Self> {
         demo::image().await?;
         let engine = connect(host.as_deref()).await?;
-        let mut env = env.to_vec();
-        env.extend(host.as_deref().map(|host| ("DOCKER_HOST", host)));
+        let host_of_engine = host.as_deref().map(|host| ("DOCKER_HOST", host));
+        let env: Vec<_> = host_of_engine.into_iter().chain(env.iter().copied()).collect();
         let name = unique_name();
         let control_plane = ControlPlane::start_with(vpc, control_plane).await?;
         let ecs = control_plane.ecs();

@@ -28,6 +28,7 @@ fn ends(run: &mut Direct, code: i32, after: Millis) -> Vec<Act> {
         code,
         oom_killed: false,
         task_memory_peak: None,
+        with_engine: false,
         error: None,
         started_at,
         finished_at: Some(run.now),
@@ -82,6 +83,7 @@ fn a_task_that_stops_starts_nothing_again() {
         code: 143,
         oom_killed: false,
         task_memory_peak: None,
+        with_engine: false,
         error: None,
         started_at,
         finished_at: Some(run.now),
@@ -201,4 +203,66 @@ fn a_pause_is_as_long_as_it_is_whatever_the_clock_is_told() {
         assert_eq!(words(&run.deadline()), ["start app"], "{by}");
         assert_eq!((run.task.state().containers[0].restarts, run.reports.len()), (2, told), "{by}");
     }
+}
+
+/// The container ends with the engine after it ran for so long.
+fn ends_with_engine(run: &mut Direct, after: Millis) -> Vec<Act> {
+    let started_at = run.task.state().containers[0].started_at;
+    run.now = started_at.unwrap().after(after);
+    let exit = Exit {
+        code: 137,
+        oom_killed: false,
+        task_memory_peak: None,
+        with_engine: true,
+        error: None,
+        started_at,
+        finished_at: Some(run.now),
+    };
+    run.see("app", Fact::Exited { id: id("app-1"), exit })
+}
+
+#[test]
+fn one_that_ended_with_the_engine_is_started_again_like_any_other() {
+    let mut run = Direct::up(policy());
+    let acts = ends_with_engine(&mut run, MINUTE);
+    assert_eq!(words(&acts), ["start app"]);
+    let told = run.told().clone();
+    let reason = "restarted once, last after exit code 137 (the container engine was restarted)";
+    assert_eq!(told.containers[0].reason.as_deref(), Some(reason));
+    // The same end, seen again without what was found out about it.
+    run.works(&acts[0]);
+    let (started_at, finished_at) = {
+        let known = run.task.state().containers[0].exit.clone().unwrap();
+        (known.started_at, known.finished_at)
+    };
+    let late = Exit {
+        code: 137,
+        oom_killed: false,
+        task_memory_peak: None,
+        with_engine: false,
+        error: None,
+        started_at,
+        finished_at,
+    };
+    assert!(run.see("app", Fact::Exited { id: id("app-1"), exit: late }).is_empty());
+    assert_eq!(run.task.state().containers[0].restarts, 1);
+}
+
+#[test]
+fn a_task_that_ended_with_the_engine_says_so() {
+    let mut run = Direct::up(fields(vec![container("app")]));
+    let acts = ends_with_engine(&mut run, MINUTE);
+    run.all_work(acts);
+    let told = run.told().clone();
+    assert_eq!(told.stop.as_ref().unwrap().code, StopCode::EssentialContainerExited);
+    assert!(
+        told.stop
+            .unwrap()
+            .reason
+            .ends_with(": the container engine was restarted, which ends containers without live-restore")
+    );
+    assert_eq!(
+        told.containers[0].reason.as_deref(),
+        Some("it ended with the container engine, which was restarted")
+    );
 }

@@ -233,6 +233,7 @@ fn a_container_killed_for_memory_says_so() {
         code: 137,
         oom_killed: true,
         task_memory_peak: None,
+        with_engine: false,
         error: None,
         started_at: Some(START),
         finished_at: Some(START.after(Millis(9))),

@@ -304,7 +304,7 @@ async fn open_store(config: &Config, data_dir: &Path) -> Result<Arc<dyn Store>, 
     let data_dir = data_dir.to_owned();
     let opened = tokio::task::spawn_blocking(move || RedbStore::open(&data_dir)).await.map_err(failed)?;
     Ok(Arc::new(opened.map_err(|e| match e {
-        StoreError::InUse { .. } => DaemonError::Terminal(e.to_string()),
+        StoreError::InUse { .. } | StoreError::Newer { .. } => DaemonError::Terminal(e.to_string()),
         other => failed(other),
     })?))
 }

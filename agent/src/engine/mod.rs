@@ -19,6 +19,7 @@
 //! | `subsystems` | how each part of the agent is |
 //! | `talk` | programs in containers, and whoever talks with them |
 //! | `reconcile` | the engine's events |
+//! | `outages` | when the engine was away |
 //! | `pulse` | whether all of it still turns |
 //! | `path_ids` | the names by which containers ask about themselves |
 //! | `restore`, `keepsake` | after a start; what containers carry for it |
@@ -34,6 +35,7 @@ mod intake;
 mod keepsake;
 mod making;
 mod narrate;
+mod outages;
 mod path_ids;
 mod perform;
 mod post_mortem;
@@ -65,6 +67,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::actor::{Actor, MAILBOX, Message};
 use self::admission::Admission;
 use self::clean_up::Cleaner;
+use self::outages::Outages;
 use self::path_ids::PathIds;
 use self::registry::{Handle, Registry};
 use crate::cgroup::Cgroups;
@@ -177,6 +180,7 @@ struct Shared {
     admission: Admission,
     registry: Registry,
     engine_healthy: watch::Sender<bool>,
+    outages: Outages,
     departure: watch::Sender<Option<Departure>>,
     images_removed: AtomicU64,
     tracker: Tracker,
@@ -241,6 +245,7 @@ impl Engine {
             admission: Admission::new(parts.total),
             registry: Registry::default(),
             engine_healthy: watch::Sender::new(true),
+            outages: Outages::new(),
             departure: watch::Sender::default(),
             images_removed: AtomicU64::new(0),
             tracker,

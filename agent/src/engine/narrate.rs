@@ -149,7 +149,11 @@ fn end(container: &Container) -> String {
     let ran = exit.started_at.zip(exit.finished_at);
     let ran =
         ran.map_or_else(String::new, |(from, to)| format!(" after {}", Millis(to.0.saturating_sub(from.0))));
-    let cause = if exit.oom_killed { ", killed for want of memory" } else { "" };
+    let cause = match (exit.oom_killed, exit.with_engine) {
+        (true, _) => ", killed for want of memory",
+        (_, true) => ", with the container engine, which was restarted",
+        _ => "",
+    };
     let policy = container.not_restarted.as_ref().map_or_else(String::new, |why| format!("; {why}"));
     format!("container {name} ended with exit code {}{ran}{cause}{policy}", exit.code)
 }

@@ -28,6 +28,8 @@ const GLANCE: Duration = Duration::from_secs(3);
 const LOOK_AT_NETWORKS: Duration = Duration::from_secs(30);
 const LOOKS_AT_NETWORKS: u32 = 3;
 const AGAIN: Duration = Duration::from_millis(500);
+/// Longest that the list of all containers may take, on a busy host.
+const LISTING: Duration = Duration::from_secs(60);
 
 /// What the engine has of one task.
 #[derive(Debug, Default)]
@@ -52,7 +54,9 @@ pub struct World {
 /// The engine's, when it does not answer.
 pub async fn look(runtime: &dyn crate::runtime::Runtime) -> Result<World, RuntimeError> {
     let cursor = i64::try_from(runtime.now().0).unwrap_or(i64::MAX).saturating_mul(1_000_000);
-    let listed = runtime.list().await?;
+    let listed = timeout(LISTING, runtime.list()).await;
+    let listed = listed
+        .unwrap_or_else(|_| Err(RuntimeError::Unavailable("it does not list its containers".to_owned())))?;
     let looks = futures_util::stream::iter(listed).map(|listed| async move {
         let fact = match &listed.fact {
             Some(fact) => Ok(fact.clone()),

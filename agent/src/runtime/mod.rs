@@ -62,6 +62,8 @@ pub struct EngineInfo {
     pub root: String,
     /// Its security options, such as `name=apparmor`.
     pub security_options: Vec<String>,
+    /// Whether containers run on while it is stopped or restarted.
+    pub live_restore: bool,
 }
 
 /// A container to be made.
@@ -257,6 +259,12 @@ pub trait Runtime: Send + Sync + 'static {
         &self,
         since_ns: Option<i64>,
     ) -> BoxFuture<'_, Result<BoxStream<'static, Result<EngineEvent, RuntimeError>>, RuntimeError>>;
+    /// Whether the engine still knows of an event of that moment, which it told of before: then it was not started
+    /// again since. That it does not, may mean nothing: engines forget.
+    fn remembers(&self, event_ns: i64) -> BoxFuture<'_, Result<bool, RuntimeError>> {
+        let _ = event_ns;
+        Box::pin(std::future::ready(Ok(false)))
+    }
     /// The local image of that reference, if there is one.
     fn image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<ImageFacts>, RuntimeError>>;
     /// All images that have a name, an entry for each of their names.

@@ -4,6 +4,7 @@
 //! they are committed, so that a report and the state that it tells of are one transaction.
 
 mod damage;
+mod format;
 pub mod memory;
 pub mod outbox;
 pub mod redb;
@@ -46,6 +47,20 @@ pub enum StoreError {
         path: String,
         /// What is wrong with it.
         detail: String,
+    },
+    /// The file was written by an agent that came after this one.
+    #[error(
+        "the agent's state in {path} is of format {found}, and this version knows none above {known}: a newer version \
+         wrote it. Nothing was changed, and tasks run on. Install that version again; or, to begin with what the \
+         containers' labels tell, move the file away"
+    )]
+    Newer {
+        /// The file.
+        path: String,
+        /// Its format.
+        found: u32,
+        /// The newest that is known here.
+        known: u32,
     },
     /// A record cannot be understood.
     #[error("the agent's state in {path} has a record that cannot be read ({key}): {detail}")]

@@ -20,12 +20,13 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 
 use super::damage::{damaged, is_damage, open_sound};
+use super::format;
 use super::{Identity, Outbox, OutboxEntry, Saved, Store, StoreError, Write};
 
 const SPECS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("task-specs");
 const STATES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("task-states");
 const OUTBOX: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("outbox");
-const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const IDENTITY: &str = "identity";
 const LAST_SEQUENCE: &str = "last-sequence";
 
@@ -55,9 +56,11 @@ impl RedbStore {
     /// begins.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] when another agent has it; [`StoreError::Io`] otherwise.
+    /// [`StoreError::InUse`] when another agent has it; [`StoreError::Newer`] when a newer one wrote it;
+    /// [`StoreError::Io`] otherwise.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let path = directory.join("agent.redb");
+        format::must_be_known(&path)?;
         let database = open_sound(&path, open_database)?;
         let outbox = Arc::new(Outbox::default());
         let (queue, jobs) = mpsc::channel(QUEUE);
@@ -293,7 +296,7 @@ fn remove_if_there(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Opens the database and makes every table, so that readers find them.
+/// Opens the database, makes every table, so that readers find them, and brings it to the present format.
 fn prepare(path: &Path) -> Result<Database, StoreError> {
     let database = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|e| match e {
         redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.display().to_string() },
@@ -301,17 +304,28 @@ fn prepare(path: &Path) -> Result<Database, StoreError> {
         other => io("open", path, &other),
     })?;
     let failed = |e: redb::Error| io("prepare", path, &e);
-    let missing = {
+    let found = {
         let transaction = database.begin_read().map_err(|e| failed(e.into()))?;
-        transaction.list_tables().map_err(|e| failed(e.into()))?.count() < 4
+        match transaction.list_tables().map_err(|e| failed(e.into()))?.count() {
+            0..4 => None,
+            _ => Some(format::of(&transaction.open_table(META).map_err(|e| failed(e.into()))?, path)?),
+        }
     };
-    if missing {
+    if found != Some(format::FORMAT) {
         let transaction = database.begin_write().map_err(|e| failed(e.into()))?;
         transaction.open_table(SPECS).map_err(|e| failed(e.into()))?;
         transaction.open_table(STATES).map_err(|e| failed(e.into()))?;
         transaction.open_table(OUTBOX).map_err(|e| failed(e.into()))?;
-        transaction.open_table(META).map_err(|e| failed(e.into()))?;
+        {
+            // Nothing but the number is new in format 1.
+            let mut meta = transaction.open_table(META).map_err(|e| failed(e.into()))?;
+            let value = encode(&format::FORMAT, path, format::KEY)?;
+            meta.insert(format::KEY, &*value).map_err(|e| failed(e.into()))?;
+        }
         transaction.commit().map_err(|e| failed(e.into()))?;
+        if let Some(found) = found {
+            tracing::info!(path = %path.display(), found, now = format::FORMAT, "the agent's state has the present format");
+        }
     }
     Ok(database)
 }
@@ -326,7 +340,7 @@ fn encode<T: Serialize + ?Sized>(value: &T, path: &Path, key: &str) -> Result<Ve
     Ok(bytes)
 }
 
-fn decode<T: DeserializeOwned>(bytes: &[u8], path: &Path, key: &str) -> Result<T, StoreError> {
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8], path: &Path, key: &str) -> Result<T, StoreError> {
     match bytes.split_first() {
         Some((&JSON_1, json)) => serde_json::from_slice(json).map_err(|e| corrupt(path, key, &e)),
         _ => Err(corrupt(path, key, &"written by another version")),

@@ -32,6 +32,14 @@ impl Proxy {
     /// When the engine has no unix socket, or none can be made here.
     pub fn start() -> Result<Self> {
         let host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned());
+        Self::start_to(&host)
+    }
+
+    /// A proxy to the engine at that address, open.
+    ///
+    /// # Errors
+    /// When it is no unix socket, or none can be made here.
+    pub fn start_to(host: &str) -> Result<Self> {
         let engine =
             host.strip_prefix("unix://").with_context(|| format!("DOCKER_HOST={host} is no unix socket"))?;
         let folder = tempfile::Builder::new().prefix("berth-proxy-").tempdir()?;

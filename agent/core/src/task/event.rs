@@ -154,12 +154,23 @@ pub struct Exit {
     /// With that, the most bytes of memory that its task had in use, where the kernel tells.
     #[serde(default)]
     pub task_memory_peak: Option<u64>,
+    /// Whether it ended while the engine was restarted, and takes its containers along: it has no live-restore.
+    #[serde(default)]
+    pub with_engine: bool,
     /// What the engine says went wrong, if anything.
     pub error: Option<String>,
     /// When it started, if it did.
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
+}
+
+impl Exit {
+    /// Whether both are the same end. What was found out about it apart from the engine may differ.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        let told = |exit: &Self| (exit.code, exit.started_at, exit.finished_at);
+        told(self) == told(other)
+    }
 }
 
 /// The health of a container that has a health check.

@@ -39,8 +39,8 @@ impl Task {
             (_, FailureKind::EngineAway) => {
                 // Nothing is wrong with the task: it waits, and says for what.
                 match &key {
-                    ResourceKey::Image(image) => self.note_engine_away(|c| &c.image == image, &failure),
-                    ResourceKey::Namespace => self.note_engine_away(|_| true, &failure),
+                    ResourceKey::Image(image) => self.note_with_engine(|c| &c.image == image, &failure),
+                    ResourceKey::Namespace => self.note_with_engine(|_| true, &failure),
                     _ => {}
                 }
             }
@@ -54,7 +54,7 @@ impl Task {
         }
     }
 
-    fn note_engine_away(&mut self, needs_it: impl Fn(&ContainerSpec) -> bool, failure: &Failure) {
+    fn note_with_engine(&mut self, needs_it: impl Fn(&ContainerSpec) -> bool, failure: &Failure) {
         for (spec, container) in self.spec.containers.iter().zip(&mut self.state.containers) {
             if needs_it(spec) && container.status == ContainerStatus::Pending {
                 container.failure = Some(failure.clone());

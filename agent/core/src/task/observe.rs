@@ -116,7 +116,7 @@ impl Task {
                 container.unsure |= !container.discard && !container.is_stopped();
             }
             // The end that is known already: it may run again since.
-            Fact::Exited { exit, .. } if container.exit.as_ref() == Some(&exit) => {}
+            Fact::Exited { exit, .. } if container.exit.as_ref().is_some_and(|known| known.is(&exit)) => {}
             fact => self.take_fact(index, fact, now),
         }
     }

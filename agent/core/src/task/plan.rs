@@ -261,7 +261,11 @@ impl Task {
                 Some(failure) if never_ran && self.state.status == TaskStatus::Pending => {
                     StopCause::new(StopCode::TaskFailedToStart, failure.of(&container.name))
                 }
-                _ => StopCause::new(StopCode::EssentialContainerExited, StopCause::ESSENTIAL_EXITED),
+                _ => {
+                    let along = container.exit.as_ref().is_some_and(|exit| exit.with_engine);
+                    let reason = if along { StopCause::WITH_ENGINE } else { StopCause::ESSENTIAL_EXITED };
+                    StopCause::new(StopCode::EssentialContainerExited, reason)
+                }
             };
             self.stop(cause);
             return;

@@ -72,6 +72,8 @@ impl StopCause {
     pub const ESSENTIAL_EXITED: &'static str = "Essential container in task exited";
     /// The same, where the host was started again meanwhile and cut it off.
     pub const CUT_OFF: &'static str = "Essential container in task exited: its host was restarted";
+    /// The same, where the container engine was started again meanwhile and took it along.
+    pub const WITH_ENGINE: &'static str = "Essential container in task exited: the container engine was restarted, which ends containers without live-restore";
     /// What ECS says when a user gave no reason.
     pub const BY_USER: &'static str = "Task stopped by user";
 

@@ -77,7 +77,11 @@ pub(super) fn tell(container: &Container) -> Option<String> {
         return Some(if times.is_empty() { why.clone() } else { format!("{why}; it was {times}") });
     }
     let exit = container.exit.as_ref().filter(|_| container.restarts > 0)?;
-    let cause = if exit.oom_killed { " (out of memory)" } else { "" };
+    let cause = match exit {
+        Exit { oom_killed: true, .. } => " (out of memory)",
+        Exit { with_engine: true, .. } => " (the container engine was restarted)",
+        _ => "",
+    };
     Some(format!("{times}, last after exit code {}{cause}", exit.code))
 }
 

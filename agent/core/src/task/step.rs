@@ -257,5 +257,8 @@ fn reason_of(spec: &ContainerSpec, container: &Container) -> Option<String> {
             ErrorClass::OutOfMemory.as_str()
         ));
     }
+    if exit.with_engine {
+        return Some("it ended with the container engine, which was restarted".to_owned());
+    }
     exit.error.as_ref().map(|error| format!("{}: {error}", ErrorClass::DockerState.as_str()))
 }

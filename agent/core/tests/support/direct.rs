@@ -207,6 +207,7 @@ pub(crate) fn exited(text: &str, code: i32) -> Fact {
             code,
             oom_killed: false,
             task_memory_peak: None,
+            with_engine: false,
             error: None,
             started_at: Some(START),
             finished_at: Some(START.after(Millis(1))),

@@ -406,6 +406,7 @@ impl Host {
         real.ends.push(code);
         real.exit = Some(Exit {
             task_memory_peak: None,
+            with_engine: false,
             code,
             oom_killed,
             error: None,

@@ -274,7 +274,7 @@ mod tests {
     fn properties_are_those_of_the_cgroup_version() {
         let task = TaskArn::new("arn:aws:ecs:r:1:task/c/0123456789abcdef0123456789abcdef").unwrap();
         let bounds = Bounds { cpu: None, cpu_shares: 1024, memory: Some(Mebibytes(1)), pids: None };
-        let names = |version| -> Vec<_> { properties(&bounds, version, &task).into_iter().skip(5).collect() };
+        let names = |version| -> Vec<_> { properties(&bounds, version, &task).into_iter().skip(4).collect() };
         assert_eq!(
             names(Hierarchy::V1),
             [("CPUShares", Value::from(1024_u64)), ("MemoryLimit", Value::from(1_u64 << 20))]

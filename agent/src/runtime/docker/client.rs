@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bollard::errors::Error as BollardError;
 use bollard::{API_DEFAULT_VERSION, BollardRequest, ClientVersion};
@@ -12,9 +13,10 @@ use hyper::http::uri::{PathAndQuery, Uri};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, watch};
+use tokio::time::{sleep, timeout};
 
-use super::transport::{Address, Transport, empty};
+use super::transport::{Address, MUTE, Transport, empty};
 use crate::runtime::RuntimeError;
 
 /// The oldest API that has all that is needed: the one of Docker 20.10.
@@ -23,6 +25,10 @@ const OLDEST: (u32, u32) = (1, 41);
 const NEWEST: (u32, u32) = (1, 53);
 /// Largest answer that is read into memory: the listing of some thousand containers.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// Longest that the answer to a ping may take, which costs the engine nothing; a busy host may be slow.
+const PING: Duration = Duration::from_secs(10);
+/// The pause between two pings while nothing else shows that the engine lives.
+const PULSE: Duration = Duration::from_secs(5);
 /// Bollard's own limit on the wait for an answer, in seconds. Deadlines are the caller's, and a
 /// stop may be granted hours; so this is as good as none.
 const NO_TIMEOUT_SECS: u64 = 30 * 24 * 3600;
@@ -81,10 +87,14 @@ impl Link {
         send(&self.raw, self.version, method, path).await
     }
 
+    /// Asks and takes the answer as it is.
+    pub(super) async fn text(&self, path: &str) -> Result<Bytes, CallError> {
+        read(self.request(Method::GET, path).await?.into_body()).await
+    }
+
     /// Asks and reads the answer.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CallError> {
-        let response = self.request(Method::GET, path).await?;
-        let body = read(response.into_body()).await?;
+        let body = self.text(path).await?;
         serde_json::from_slice(&body).map_err(|error| CallError::Strange(format!("{path}: {error}")))
     }
 }
@@ -133,11 +143,13 @@ pub(super) struct Connector {
     address: Address,
     name: String,
     link: RwLock<Option<Arc<Link>>>,
+    /// Whether the engine accepts connections and says nothing. No call waits for such a one.
+    mute: watch::Sender<bool>,
 }
 
 impl Connector {
     pub(super) fn new(address: Address, name: String) -> Self {
-        Self { address, name, link: RwLock::new(None) }
+        Self { address, name, link: RwLock::new(None), mute: watch::Sender::new(false) }
     }
 
     /// Where the engine listens.
@@ -147,6 +159,9 @@ impl Connector {
 
     /// The link, made now if there is none.
     pub(super) async fn link(&self) -> Result<Arc<Link>, RuntimeError> {
+        if *self.mute.borrow() {
+            return Err(self.away(MUTE));
+        }
         if let Some(link) = &*self.link.read().await {
             return Ok(Arc::clone(link));
         }
@@ -159,19 +174,51 @@ impl Connector {
         Ok(link)
     }
 
+    /// The same, for the one who finds out whether an engine that was mute answers again.
+    pub(super) async fn awake(&self) -> Result<Arc<Link>, RuntimeError> {
+        if *self.mute.borrow() {
+            self.ping().await?;
+            self.mute.send_replace(false);
+        }
+        self.link().await
+    }
+
+    /// Asks from time to time whether the engine lives, and returns once it does not. If it is mute, all calls
+    /// that are under way end.
+    pub(super) async fn last_breath(&self) -> CallError {
+        loop {
+            sleep(PULSE).await;
+            if let Err(error) = self.ping().await {
+                return CallError::Away(match error {
+                    RuntimeError::Unavailable(why) if why.ends_with(MUTE) => {
+                        self.mute.send_replace(true);
+                        MUTE.to_owned()
+                    }
+                    other => other.to_string(),
+                });
+            }
+        }
+    }
+
+    /// The answer to a ping names the newest version that the engine speaks, and costs a tenth of a version
+    /// question, for which the engine runs its helpers.
+    async fn ping(&self) -> Result<Response<Incoming>, RuntimeError> {
+        let raw = Transport::new(self.address.clone(), None);
+        match timeout(PING, send(&raw, (0, 0), Method::GET, "/_ping")).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(CallError::Away(why))) => Err(self.away(&why)),
+            Ok(Err(CallError::Answer(answer))) => Err(self.away(&answer.message)),
+            Ok(Err(CallError::Strange(why))) => Err(RuntimeError::Refused(why)),
+            Err(_) => Err(self.away(MUTE)),
+        }
+    }
+
     async fn connect(&self) -> Result<Link, RuntimeError> {
-        let raw = Transport::new(self.address.clone());
-        // The answer to a ping names the newest version that the engine speaks, and costs a tenth
-        // of a version question, for which the engine runs its helpers.
-        let response = match send(&raw, (0, 0), Method::GET, "/_ping").await {
-            Ok(response) => response,
-            Err(CallError::Away(why)) => return Err(self.away(&why)),
-            Err(CallError::Answer(answer)) => return Err(self.away(&answer.message)),
-            Err(CallError::Strange(why)) => return Err(RuntimeError::Refused(why)),
-        };
+        let response = self.ping().await?;
         let version = agree(&self.name, response.headers())?;
-        let api =
-            typed(self.address.clone(), version).map_err(|error| RuntimeError::Refused(error.to_string()))?;
+        let raw = Transport::new(self.address.clone(), Some(self.mute.subscribe()));
+        let api = typed(self.address.clone(), self.mute.subscribe(), version)
+            .map_err(|error| RuntimeError::Refused(error.to_string()))?;
         tracing::debug!(engine = %self.name, api = %format_args!("{}.{}", version.0, version.1), "connected");
         Ok(Link { api, version, raw })
     }
@@ -188,6 +235,7 @@ impl Connector {
                 self.forget(link).await;
                 self.away(&answer.message)
             }
+            CallError::Answer(answer) if lacks_containerd(&answer) => self.away(&clean(&answer.message)),
             CallError::Answer(answer) => RuntimeError::Refused(clean(&answer.message)),
             CallError::Strange(why) => {
                 RuntimeError::Refused(format!("the engine's answer is not understood: {why}"))
@@ -213,6 +261,12 @@ fn speaks_other_versions(answer: &Answer) -> bool {
     answer.status == 400 && answer.message.contains("client version")
 }
 
+/// Whether the engine is there, and its containerd, which runs its containers, is not: its client ends so what it
+/// says of that.
+fn lacks_containerd(answer: &Answer) -> bool {
+    answer.status >= 500 && answer.message.trim_end().ends_with(": unavailable")
+}
+
 /// The newest version that both sides speak.
 fn agree(name: &str, headers: &HeaderMap) -> Result<(u32, u32), RuntimeError> {
     let text = headers.get("api-version").and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -234,8 +288,12 @@ fn agree(name: &str, headers: &HeaderMap) -> Result<(u32, u32), RuntimeError> {
 
 /// The typed client over our own transport, which puts right what the client gets wrong: it leaves
 /// the version out of the path, and writes credentials in the wrong alphabet of base64.
-fn typed(address: Address, version: (u32, u32)) -> Result<bollard::Docker, BollardError> {
-    let transport = Transport::new(address);
+fn typed(
+    address: Address,
+    mute: watch::Receiver<bool>,
+    version: (u32, u32),
+) -> Result<bollard::Docker, BollardError> {
+    let transport = Transport::new(address, Some(mute));
     let prefix = prefix(version);
     let version = ClientVersion {
         major_version: usize::try_from(version.0).unwrap_or(API_DEFAULT_VERSION.major_version),
@@ -329,6 +387,19 @@ mod tests {
     }
 
     #[test]
+    fn an_engine_without_its_containerd_is_away_and_one_without_a_plugin_is_not() {
+        let answer = |status, message: &str| Answer { status, message: message.to_owned() };
+        let dialing = "connection error: desc = \"transport: Error while dialing dial unix /run/containerd/\
+                       containerd.sock: connect: connection refused\": unavailable";
+        assert!(lacks_containerd(&answer(500, dialing)));
+        assert!(lacks_containerd(&answer(500, "connection closed: unavailable\n")));
+        let plugin = "error looking up logging plugin x: dial unix /run/docker/plugins/x.sock: connect: \
+                      connection refused";
+        assert!(!lacks_containerd(&answer(500, plugin)));
+        assert!(!lacks_containerd(&answer(404, dialing)));
+    }
+
+    #[test]
     fn noise_is_cut_and_the_cause_is_kept() {
         assert_eq!(
             clean(
@@ -337,6 +408,46 @@ mod tests {
             "failed to create shim task: exec: \"x\": not found"
         );
         assert_eq!(clean(" "), "the engine gave no reason");
+    }
+
+    /// Takes connections; answers each that asks `answers` for it, and keeps the others open.
+    async fn engine(listener: tokio::net::UnixListener, answers: watch::Receiver<bool>) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut kept = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut asked = [0; 1024];
+            let read = stream.read(&mut asked).await.unwrap();
+            if *answers.borrow() && asked[..read].windows(6).any(|part| part == b"/_ping") {
+                let ok = b"HTTP/1.1 200 OK\r\napi-version: 1.41\r\ncontent-length: 2\r\n\r\nOK";
+                stream.write_all(ok).await.unwrap();
+            } else {
+                kept.push(stream);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mute_engine_ends_the_calls_that_are_under_way_and_is_found_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("engine.sock");
+        let (answers, asked) = watch::channel(true);
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let engine = tokio::spawn(engine(listener, asked));
+        let connector = Connector::new(Address::Unix(path), "engine".to_owned());
+        let link = connector.link().await.unwrap();
+        answers.send_replace(false);
+        let (call, last) =
+            tokio::join!(link.request(Method::GET, "/containers/x/json"), connector.last_breath());
+        for end in [call.err(), Some(last)] {
+            assert!(matches!(&end, Some(CallError::Away(why)) if why == MUTE), "{end:?}");
+        }
+        // Nobody waits for it, but for the one who finds out.
+        let Err(RuntimeError::Unavailable(why)) = connector.link().await else { panic!("it is mute") };
+        assert_eq!(why, format!("engine: {MUTE}"));
+        assert!(connector.awake().await.is_err());
+        answers.send_replace(true);
+        assert!(connector.awake().await.is_ok() && connector.link().await.is_ok());
+        engine.abort();
     }
 
     #[tokio::test]

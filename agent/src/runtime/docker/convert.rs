@@ -102,6 +102,7 @@ pub(super) struct Info {
     pub(super) plugins: Plugins,
     #[serde(deserialize_with = "or_default")]
     pub(super) security_options: Vec<String>,
+    pub(super) live_restore_enabled: bool,
 }
 
 /// The engine's plugins.
@@ -165,6 +166,7 @@ impl State {
                 code: i32::try_from(self.exit_code).unwrap_or(i32::MAX),
                 oom_killed: self.oom_killed,
                 task_memory_peak: None,
+                with_engine: false,
                 error,
                 started_at: timestamp(&self.started_at),
                 finished_at: timestamp(&self.finished_at),

@@ -44,7 +44,7 @@ pub(super) async fn open(
     labels: &[String],
     since_ns: Option<i64>,
 ) -> Result<BoxStream<'static, Result<EngineEvent, RuntimeError>>, RuntimeError> {
-    let link = connector.link().await?;
+    let link = connector.awake().await?;
     // The engine sends its headers shortly before it subscribes. So a beginning is always named:
     // what happens in between is replayed from the engine's memory.
     let since = since_ns.unwrap_or_else(now_ns);
@@ -63,14 +63,30 @@ pub(super) async fn open(
     .boxed())
 }
 
+/// Whether the engine has an event of that moment among those that it keeps, which are the last of its life.
+pub(super) async fn remembered(connector: &Connector, event_ns: i64) -> Result<bool, RuntimeError> {
+    let link = connector.link().await?;
+    let at = moment(event_ns);
+    let events = match link.text(&format!("/events?since={at}&until={at}")).await {
+        Ok(events) => events,
+        Err(error) => return Err(connector.failed(&link, error).await),
+    };
+    let mut messages = events.split(|byte| *byte == b'\n').flat_map(serde_json::from_slice::<Message>);
+    Ok(messages.any(|message| message.time_nano == event_ns))
+}
+
+fn moment(ns: i64) -> String {
+    let (secs, nanos) = (ns.max(0) / 1_000_000_000, ns.max(0) % 1_000_000_000);
+    format!("{secs}.{nanos:09}")
+}
+
 fn path(labels: &[String], since: i64) -> String {
     let filters = serde_json::json!({
         "type": ["container"],
         "label": labels,
         "event": ["start", "die", "oom", "health_status", "destroy"],
     });
-    let (secs, nanos) = (since.max(0) / 1_000_000_000, since.max(0) % 1_000_000_000);
-    format!("/events?since={secs}.{nanos:09}&filters={}", escape(&filters.to_string(), ""))
+    format!("/events?since={}&filters={}", moment(since), escape(&filters.to_string(), ""))
 }
 
 /// Nanoseconds since the epoch.
@@ -105,20 +121,24 @@ impl Reader {
                     }
                 }
             }
-            let why = match self.body.frame().await {
-                Some(Ok(frame)) => {
-                    let Ok(data) = frame.into_data() else {
-                        continue;
-                    };
-                    match self.lines.push(data) {
-                        Ok(()) => continue,
-                        Err(TooLong) => "an event without end".to_owned(),
+            // Nothing may happen for hours: that the engine is there shows in its answers.
+            let why = tokio::select! {
+                frame = self.body.frame() => match frame {
+                    Some(Ok(frame)) => {
+                        let Ok(data) = frame.into_data() else {
+                            continue;
+                        };
+                        match self.lines.push(data) {
+                            Ok(()) => continue,
+                            Err(TooLong) => CallError::Away("an event without end".to_owned()),
+                        }
                     }
-                }
-                Some(Err(error)) => error.to_string(),
-                None => "the engine ended the stream of events".to_owned(),
+                    Some(Err(error)) => CallError::Away(error.to_string()),
+                    None => CallError::Away("the engine ended the stream of events".to_owned()),
+                },
+                away = self.connector.last_breath() => away,
             };
-            return Err(self.connector.failed(&self.link, CallError::Away(why)).await);
+            return Err(self.connector.failed(&self.link, why).await);
         }
     }
 }

@@ -233,6 +233,7 @@ impl Docker {
             log_drivers: info.plugins.log,
             volume_drivers: volume_drivers.into_iter().collect(),
             security_options: info.security_options,
+            live_restore: info.live_restore_enabled,
         })
     }
 
@@ -424,6 +425,10 @@ impl Runtime for Docker {
             Ok(told.boxed())
         }
         .boxed()
+    }
+
+    fn remembers(&self, event_ns: i64) -> BoxFuture<'_, Result<bool, RuntimeError>> {
+        events::remembered(&self.connector, event_ns).boxed()
     }
 
     fn image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<ImageFacts>, RuntimeError>> {

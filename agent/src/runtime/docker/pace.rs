@@ -94,6 +94,7 @@ impl Pace {
                 code,
                 oom_killed: false,
                 task_memory_peak: None,
+                with_engine: false,
                 error: None,
                 started_at: None,
                 finished_at: Some(at),

@@ -16,6 +16,7 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
 
 /// Where the engine listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,15 +119,19 @@ impl tower::Service<Uri> for Address {
     }
 }
 
+/// What is said of an engine that is there and mute: stopped by a signal, or in a knot.
+pub(super) const MUTE: &str = "it accepts connections and does not answer";
+
 /// Sends requests whose bodies are of type `B`.
 #[derive(Debug)]
 pub(super) struct Transport<B> {
     client: Client<Address, B>,
+    mute: Option<watch::Receiver<bool>>,
 }
 
 impl<B> Clone for Transport<B> {
     fn clone(&self) -> Self {
-        Self { client: self.client.clone() }
+        Self { client: self.client.clone(), mute: self.mute.clone() }
     }
 }
 
@@ -136,17 +141,32 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    pub(super) fn new(address: Address) -> Self {
+    /// One whose requests end once the engine is known to be `mute`; where that is absent, they wait.
+    pub(super) fn new(address: Address, mute: Option<watch::Receiver<bool>>) -> Self {
         // One connection for each request: connecting to a unix socket costs some 50 us, and no
         // request can fall on a connection that the engine closed when it restarted.
         let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(address);
-        Self { client }
+        Self { client, mute }
     }
 
     /// Sends a request; returns once the headers of the answer are there. The error tells the
     /// cause alone.
     pub(super) async fn send(&self, request: Request<B>) -> io::Result<Response<Incoming>> {
-        self.client.request(request).await.map_err(|error| io::Error::other(root_cause(&error)))
+        let mut mute = self.mute.clone();
+        let falls_mute = async {
+            if let Some(mute) = &mut mute
+                && mute.wait_for(|mute| *mute).await.is_ok()
+            {
+                return;
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            answer = self.client.request(request) => {
+                answer.map_err(|error| io::Error::other(root_cause(&error)))
+            }
+            () = falls_mute => Err(io::Error::other(MUTE)),
+        }
     }
 }
 

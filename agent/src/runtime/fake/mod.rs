@@ -285,6 +285,7 @@ impl Runtime for FakeRuntime {
                 log_drivers: vec!["json-file".to_owned()],
                 volume_drivers: vec!["local".to_owned()],
                 security_options: Vec::new(),
+                live_restore: false,
             })
         })
         .boxed()

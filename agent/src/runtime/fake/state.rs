@@ -299,6 +299,7 @@ impl State {
             code,
             oom_killed: oom,
             task_memory_peak: None,
+            with_engine: false,
             error: None,
             started_at: Some(since),
             finished_at: Some(at),
