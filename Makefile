@@ -13,7 +13,7 @@ run: ## Start a control plane, an agent and a demo task on this host; Ctrl-C end
 test: ## Build and run all tests against a real engine (ARGS="..." goes to the test runner)
 	@tests/scripts/test.sh $(ARGS)
 
-test-vm: ## The same promises on a host with cgroup v2 and systemd (BERTH_RIG is the program that makes the VM)
+test-vm: ## The same promises on a host with a kernel of its own: cgroups, reboots (BERTH_RIG is the program that makes the VM)
 	@tests/scripts/vm.sh
 
 test-hosts: ## The same promises on several hosts on one wire (BERTH_HOSTS is the program that makes them)

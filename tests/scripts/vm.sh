@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Runs the tests that are about cgroups on a virtual host with cgroup v2 and systemd.
+# Runs the tests that need a kernel of their own on a virtual host with systemd: cgroups of both versions with both
+# of the engine's drivers, interfaces, and what becomes of a host that is rebooted or loses its power.
 # Ends with "N passed, N failed".
 #
 #   BERTH_RIG   the program that makes the virtual host; it knows the commands deps, build, up NAME,
-#               exec NAME COMMAND, cp FROM NAME:TO and down NAME
+#               exec NAME COMMAND, cp FROM NAME:TO, reboot NAME, kill NAME, host COMMAND (beside it) and down NAME
+#   RIG_NET     the first two numbers of the host's address; the control plane is at .0.1 (10.77)
 #
 # The host has an engine, and emulated processors: everything takes five to ten times as long there.
 # shellcheck disable=SC2317 # functions are called by name, through step and traps
@@ -19,12 +21,16 @@ readonly THERE=/root/berth
 # Where a test writes the address of the NIC that it waits for.
 readonly PLUG=$THERE/plug
 readonly LOG=$RUN_DIR/vm.log
+# Those of the tests of limits that read back what the kernel has, for each version and driver.
+readonly READ_BACK=(--exact container_limits_are_read_back_inside task_limits_bound_all_containers)
 # How much longer a test may take there, and what ends one that hangs.
 readonly SLOWNESS=6
 readonly SECONDS_EACH=240
+readonly SECONDS_LIFE=600
 
 is_up=no
 tests=
+life=
 bundle=
 
 finish() {
@@ -41,7 +47,12 @@ finish() {
 build() {
     cargo build --workspace --locked
     tests=$(cargo test --workspace --locked --no-run --message-format json --quiet \
-        --test cgroup_v2 --test limits --test stop --test awsvpc --test awsvpc_kernel --test faults_kernel | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+        --test cgroup_v2 --test limits --test stop --test awsvpc --test awsvpc_kernel --test faults_kernel \
+        --test vm_life |
+        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+    # This one runs beside the host.
+    life=$(grep /vm_life- <<<"$tests")
+    tests=$(grep -v /vm_life- <<<"$tests")
 }
 
 start() {
@@ -83,6 +94,37 @@ plugged() {
     local plugging=$!
     there awsvpc --test-threads=1 --exact a_task_waits_for_the_interface_that_was_announced
     wait "$plugging"
+}
+
+# Has the engine make cgroups with that driver, and no doubt about it.
+driver() {
+    "$RIG" exec "$HOST" "echo '{\"exec-opts\": [\"native.cgroupdriver=$1\"]}' >/etc/docker/daemon.json
+        systemctl restart docker && docker info --format '{{.CgroupDriver}} {{.CgroupVersion}}'" |
+        grep -qx "$1 $2" || die "the host's engine has not the driver $1 on cgroup v$2"
+}
+
+limits_with() {
+    driver "$1" "$2"
+    there limits --test-threads=2 "${READ_BACK[@]}"
+}
+
+# The rig starts the kernel itself, with a command line of its own; systemd is told of another one.
+with_cgroup_v1() {
+    "$RIG" exec -i "$HOST" 'cat >/sbin/init.v1; chmod 755 /sbin/init.v1; ln -sf init.v1 /sbin/init; sync' <<'END'
+#!/bin/sh
+export SYSTEMD_PROC_CMDLINE="quiet systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1"
+exec /lib/systemd/systemd "$@"
+END
+    "$RIG" reboot "$HOST" >/dev/null
+}
+
+# Runs the tests of the host's life beside it; they reboot it.
+lives() {
+    local code=0
+    "$RIG" host env BERTH_RIG="$RIG" BERTH_TEST_HOST="$HOST" BERTH_TEST_SLOWNESS=$SLOWNESS \
+        timeout $SECONDS_LIFE "$life" --test-threads=1 --nocapture >"$RUN_DIR/vm-life.log" 2>&1 || code=$?
+    tee -a "$LOG" <"$RUN_DIR/vm-life.log"
+    [ $code -eq 0 ] || failed+=("vm_life, code $code")
 }
 
 # there NAME ARGUMENT...: runs the test executable of that name on the host.
@@ -134,4 +176,11 @@ step "VLAN and ipvlan" there awsvpc_kernel --test-threads=1
 step "delays and losses" there faults_kernel --test-threads=1
 step "interfaces that are plugged in" plugged
 
-[ ${#failed[@]} -eq 0 ] || die "failed with cgroup v2 and systemd: $(printf '%s; ' "${failed[@]}" | sed 's/; $//')"
+step "cgroup v2, cgroupfs driver" limits_with cgroupfs 2
+driver systemd 2
+step "reboot, and power that fails" lives
+step "booting with cgroup v1" with_cgroup_v1 || die "the host does not come back: see above"
+step "cgroup v1, systemd driver" limits_with systemd 1
+step "cgroup v1, cgroupfs driver" limits_with cgroupfs 1
+
+[ ${#failed[@]} -eq 0 ] || die "failed on a virtual host: $(printf '%s; ' "${failed[@]}" | sed 's/; $//')"
