@@ -23,7 +23,7 @@ formatted() {
 # The demo program belongs to no package, so clippy is asked for it alone.
 vm_clippy() {
     cargo clippy -p berth-agent --test cgroup_v2 --locked --quiet -- -D warnings &&
-        cargo clippy -p berth-tests --test awsvpc_kernel --test faults_kernel --test packages --locked --quiet -- -D warnings
+        cargo clippy -p berth-tests --test awsvpc_kernel --test faults_kernel --test packages --test vm_life --locked --quiet -- -D warnings
 }
 
 demo_clippy() {

@@ -343,7 +343,8 @@ fn ports(task: &Value) -> Vec<u16> {
 
 /// A task that has of everything: a role, a secret, a volume, a port, bounds, a log router.
 fn definition(mode: &str) -> Value {
-    let small = json!({ "memory": 16 });
+    // One that is stopped before it heeds signals is not waited for.
+    let small = json!({ "memory": 16, "stopTimeout": 3 });
     let mut app = json!({
         "secrets": [{ "name": "WORD", "valueFrom": "/word" }],
         "logConfiguration": { "logDriver": "awsfirelens" },
