@@ -115,7 +115,7 @@ with_cgroup_v1() {
 export SYSTEMD_PROC_CMDLINE="quiet systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1"
 exec /lib/systemd/systemd "$@"
 END
-    "$RIG" reboot "$HOST" >/dev/null
+    "$RIG" reboot -t 400 "$HOST" >/dev/null
 }
 
 # Runs the tests of the host's life beside it; they reboot it.

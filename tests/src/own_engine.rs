@@ -227,12 +227,12 @@ impl OwnEngine {
         if self.containerd.try_wait()?.is_some() {
             // Without it nothing of what runs can be ended; the daemon finds it again after a while.
             self.containerd = containerd(self.folder.path())?;
-            std::thread::sleep(Duration::from_secs(2));
         }
-        let all = self.typed(&["ps", "--all", "--quiet"]).unwrap_or_default();
-        if self.leaves && !all.is_empty() {
-            let words: Vec<&str> = ["rm", "--force"].into_iter().chain(all.split_whitespace()).collect();
-            self.typed(&words)?;
+        if self.leaves {
+            let all = "d() { docker --host \"$0\" \"$@\"; }; for _ in $(seq 50); do \
+                       all=$(d ps --all --quiet) && { [ -z \"$all\" ] || d rm --force $all; } && exit; sleep 0.1; done; exit 1";
+            let done = Command::new("sh").args(["-c", all, &self.host()]).output()?;
+            ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         }
         if self.daemon.try_wait()?.is_none() {
             self.signal(Signal::SIGTERM)?;

@@ -78,7 +78,7 @@ impl Outages {
             // One that was stopped took them when it went, one that was killed when it came.
             let takes = before.iter().chain(&engine).any(|engine| !engine.live_restore);
             last.took |= again && takes;
-            last.engine = engine.or(last.engine.take());
+            last.engine = engine.or_else(|| last.engine.take());
         });
         before
     }

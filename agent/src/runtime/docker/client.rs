@@ -432,22 +432,26 @@ mod tests {
         let path = folder.path().join("engine.sock");
         let (answers, asked) = watch::channel(true);
         let listener = tokio::net::UnixListener::bind(&path).unwrap();
-        let engine = tokio::spawn(engine(listener, asked));
         let connector = Connector::new(Address::Unix(path), "engine".to_owned());
-        let link = connector.link().await.unwrap();
-        answers.send_replace(false);
-        let (call, last) =
-            tokio::join!(link.request(Method::GET, "/containers/x/json"), connector.last_breath());
-        for end in [call.err(), Some(last)] {
-            assert!(matches!(&end, Some(CallError::Away(why)) if why == MUTE), "{end:?}");
+        let asks = async {
+            let link = connector.link().await.unwrap();
+            answers.send_replace(false);
+            let (call, last) =
+                tokio::join!(link.request(Method::GET, "/containers/x/json"), connector.last_breath());
+            for end in [call.err(), Some(last)] {
+                assert!(matches!(&end, Some(CallError::Away(why)) if why == MUTE), "{end:?}");
+            }
+            // Nobody waits for it, but for the one who finds out.
+            let Err(RuntimeError::Unavailable(why)) = connector.link().await else { panic!("it is mute") };
+            assert_eq!(why, format!("engine: {MUTE}"));
+            assert!(connector.awake().await.is_err());
+            answers.send_replace(true);
+            assert!(connector.awake().await.is_ok() && connector.link().await.is_ok());
+        };
+        tokio::select! {
+            () = engine(listener, asked) => panic!("the engine has ended"),
+            () = asks => {}
         }
-        // Nobody waits for it, but for the one who finds out.
-        let Err(RuntimeError::Unavailable(why)) = connector.link().await else { panic!("it is mute") };
-        assert_eq!(why, format!("engine: {MUTE}"));
-        assert!(connector.awake().await.is_err());
-        answers.send_replace(true);
-        assert!(connector.awake().await.is_ok() && connector.link().await.is_ok());
-        engine.abort();
     }
 
     #[tokio::test]

@@ -159,7 +159,7 @@ where
             {
                 return;
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         tokio::select! {
             answer = self.client.request(request) => {
