@@ -104,9 +104,9 @@ async fn with_live_restore_tasks_run_through_restarts_kills_and_changes_of_the_e
         let (dies, _) = cluster.running(sleeper("dies")).await?;
         let (_, pid) = process_of(&cluster, &dies).await?;
         if round == 2 {
-            own.kill().await?
+            own.kill().await?;
         } else {
-            own.terminate().await?
+            own.terminate().await?;
         }
         says(&cluster, AWAY, round + 1).await?;
         kill_process(pid)?;
@@ -168,9 +168,9 @@ async fn without_live_restore_tasks_end_with_the_engine_and_say_that_it_was_the_
 
         let told = told_stopped(&cluster);
         if by == "SIGTERM" {
-            own.terminate().await?
+            own.terminate().await?;
         } else {
-            own.kill().await?
+            own.kill().await?;
         }
         says(&cluster, AWAY, round + 1).await?;
         assert_eq!(told_stopped(&cluster), told, "nobody can know yet");

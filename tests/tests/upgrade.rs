@@ -183,9 +183,9 @@ async fn state_of_a_newer_version_is_refused_and_left_as_it_is_and_an_older_one_
     let doomed = processes(&cluster, std::slice::from_ref(&dies)).await?[&dies].0.clone();
     for killed in [false, true] {
         if killed {
-            cluster.agent.kill().await?
+            cluster.agent.kill().await?;
         } else {
-            ensure!(cluster.agent.terminate().await?.success())
+            ensure!(cluster.agent.terminate().await?.success());
         }
         let format = format_of(&state(&cluster))?.context("the state has no format")?;
         say_format(&state(&cluster), Some(format + 1))?;
