@@ -7,7 +7,7 @@ mod support;
 
 use berth_core::spec::{Condition, ContainerSpec};
 use berth_core::task::{Act, Event, Fact, StopCause, StopCode, TaskStatus};
-use berth_core::units::Millis;
+use berth_core::units::{Millis, Timestamp};
 
 use support::direct::{Direct, START, exited, words};
 use support::specs::{after, container, fields, name};
@@ -84,6 +84,38 @@ fn a_stop_that_is_under_way_is_hurried_and_keeps_its_cause() {
     assert!(host_goes(&mut run, 60_000).is_empty());
     run.all_work(acts);
     assert_ne!(run.told().stop.clone().unwrap().code, StopCode::TerminationNotice);
+}
+
+#[test]
+fn the_time_that_is_left_is_as_long_as_it_is_whatever_the_clock_is_told() {
+    for by in [86_400_000, -86_400_000] {
+        let mut run = Direct::new(fields(pair(30_000, 10_000)));
+        run.now = Timestamp(1_000_000_000);
+        let acts = run.say(Event::Granted);
+        run.all_work(acts);
+        let acts = host_goes(&mut run, 120_000);
+        assert_eq!(graces(&acts), [("app".to_owned(), 10_000)]);
+        run.now = run.now.moved(by);
+        run.task.clock_moved(by);
+        // Told once more of an end that is as far as before, it goes on as it was.
+        assert!(host_goes(&mut run, 120_000).is_empty(), "{by}");
+        let acts = run.works(&acts[0]);
+        assert_eq!(graces(&acts), [("db".to_owned(), 30_000)], "{by}");
+    }
+}
+
+#[test]
+fn what_ran_when_the_power_went_has_ended_also_where_the_engine_forgot_that_it_ran() {
+    let mut run = Direct::up(fields(vec![container("app")]));
+    assert_eq!(run.told().status, TaskStatus::Running);
+    let made = Fact::Created { id: run.container("app").id.clone().unwrap() };
+    let acts = run.say(Event::Rebooted(vec![(name("app"), made)]));
+    run.all_work(acts);
+    let told = run.told();
+    assert_eq!(
+        (told.status, told.stop.clone().unwrap()),
+        (TaskStatus::Stopped, StopCause::new(StopCode::EssentialContainerExited, StopCause::CUT_OFF))
+    );
 }
 
 #[test]

@@ -6,13 +6,15 @@
 mod support;
 
 use berth_core::spec::{Condition, Dependency, RestartPolicy, TaskFields};
-use berth_core::task::{Act, ContainerStatus, Exit, Fact, StopCode, TaskStatus};
+use berth_core::task::{Act, ContainerStatus, Event, Exit, Fact, StopCode, TaskStatus};
 use berth_core::units::{Millis, Timestamp};
 
 use support::direct::{Direct, id, words};
-use support::specs::{container, fields};
+use support::specs::{container, fields, name};
 
 const MINUTE: Millis = Millis::from_secs(60);
+const PATIENCE: Millis = Millis::from_secs(150);
+const DAY_MS: i64 = 86_400_000;
 
 fn policy() -> TaskFields {
     let mut app = container("app");
@@ -20,19 +22,34 @@ fn policy() -> TaskFields {
     fields(vec![app])
 }
 
-/// The container ends after it ran for so long.
-fn ends(run: &mut Direct, code: i32, after: Millis) -> Vec<Act> {
-    let started_at = run.task.state().containers[0].started_at;
-    run.now = started_at.unwrap().after(after);
-    let exit = Exit {
+fn exit(code: i32, started_at: Option<Timestamp>, finished_at: Timestamp) -> Exit {
+    Exit {
         code,
         oom_killed: false,
         task_memory_peak: None,
         with_engine: false,
         error: None,
         started_at,
-        finished_at: Some(run.now),
-    };
+        finished_at: Some(finished_at),
+    }
+}
+
+/// Another waits for its success, for two minutes and a half.
+fn followed() -> TaskFields {
+    let mut fields = policy();
+    let mut other = container("other");
+    other.depends_on = vec![Dependency { container: name("app"), condition: Condition::Success }];
+    fields.containers[0].essential = false;
+    fields.containers[0].start_timeout = Some(PATIENCE);
+    fields.containers.push(other);
+    fields
+}
+
+/// The container ends after it ran for so long.
+fn ends(run: &mut Direct, code: i32, after: Millis) -> Vec<Act> {
+    let started_at = run.task.state().containers[0].started_at;
+    run.now = started_at.unwrap().after(after);
+    let exit = exit(code, started_at, run.now);
     run.see("app", Fact::Exited { id: id("app-1"), exit })
 }
 
@@ -79,15 +96,7 @@ fn a_task_that_stops_starts_nothing_again() {
     let stop = run.stop();
     let Act::Stop { attempt, .. } = &stop[0] else { panic!("{stop:?}") };
     let started_at = run.task.state().containers[0].started_at;
-    let exit = Exit {
-        code: 143,
-        oom_killed: false,
-        task_memory_peak: None,
-        with_engine: false,
-        error: None,
-        started_at,
-        finished_at: Some(run.now),
-    };
+    let exit = exit(143, started_at, run.now);
     let next = run.done(*attempt, berth_core::task::Outcome::Fact(Fact::Exited { id: id("app-1"), exit }));
     assert_eq!(words(&next), ["release cgroup"]);
 }
@@ -126,12 +135,12 @@ fn a_restart_of_the_agent_goes_on_where_it_was() {
     ends(&mut run, 1, MINUTE);
     let exit = run.task.state().containers[0].exit.clone().unwrap();
     let gone = Fact::Exited { id: id("app-1"), exit };
-    let acts = run.say(berth_core::task::Event::Restored(vec![(support::specs::name("app"), gone)]));
+    let acts = run.say(Event::Restored(vec![(name("app"), gone)]));
     assert_eq!(words(&acts), ["start app"]);
     // It was started before the crash, and ran since.
     let now = Timestamp(run.now.0 + 1);
     let runs = Fact::Running { id: id("app-1"), started_at: now, health: None };
-    let acts = run.say(berth_core::task::Event::Restored(vec![(support::specs::name("app"), runs)]));
+    let acts = run.say(Event::Restored(vec![(name("app"), runs)]));
     assert_eq!(words(&acts), Vec::<String>::new());
     assert_eq!(run.task.state().containers[0].started_at, Some(now));
 }
@@ -141,7 +150,7 @@ fn a_task_of_which_every_container_has_run_runs_though_one_is_about_to_run_again
     let mut fields = policy();
     fields.containers.push(container("other"));
     let mut run = Direct::new(fields);
-    let (mut acts, mut starts) = (run.say(berth_core::task::Event::Granted), Vec::new());
+    let (mut acts, mut starts) = (run.say(Event::Granted), Vec::new());
     while !acts.is_empty() {
         let act = acts.remove(0);
         match act {
@@ -160,14 +169,7 @@ fn a_task_of_which_every_container_has_run_runs_though_one_is_about_to_run_again
 
 #[test]
 fn who_waits_for_one_that_keeps_ending_has_its_patience_once() {
-    let mut fields = policy();
-    let mut other = container("other");
-    other.depends_on =
-        vec![Dependency { container: support::specs::name("app"), condition: Condition::Success }];
-    fields.containers[0].essential = false;
-    fields.containers[0].start_timeout = Some(Millis::from_secs(150));
-    fields.containers.push(other);
-    let mut run = Direct::up(fields);
+    let mut run = Direct::up(followed());
     for _ in 0..2 {
         let mut acts = ends(&mut run, 1, MINUTE);
         if acts.is_empty() {
@@ -184,10 +186,10 @@ fn who_waits_for_one_that_keeps_ending_has_its_patience_once() {
 
 #[test]
 fn a_pause_is_as_long_as_it_is_whatever_the_clock_is_told() {
-    for by in [86_400_000, -86_400_000] {
+    for by in [DAY_MS, -DAY_MS] {
         let mut run = Direct::new(policy());
         run.now = Timestamp(1_000_000_000);
-        let acts = run.say(berth_core::task::Event::Granted);
+        let acts = run.say(Event::Granted);
         run.all_work(acts);
         let acts = ends(&mut run, 1, MINUTE);
         run.works(&acts[0]);
@@ -195,7 +197,7 @@ fn a_pause_is_as_long_as_it_is_whatever_the_clock_is_told() {
         let told = run.reports.len();
         run.now = run.now.moved(by);
         run.task.clock_moved(by);
-        assert!(run.say(berth_core::task::Event::Deadline).is_empty(), "{by}: too early");
+        assert!(run.say(Event::Deadline).is_empty(), "{by}: too early");
         assert_eq!(run.task.next_deadline(), Some(run.now.after(Millis::from_secs(1))), "{by}");
         // The engine says once more what it said of the end.
         let exit = run.task.state().containers[0].exit.clone().unwrap();
@@ -203,6 +205,81 @@ fn a_pause_is_as_long_as_it_is_whatever_the_clock_is_told() {
         assert_eq!(words(&run.deadline()), ["start app"], "{by}");
         assert_eq!((run.task.state().containers[0].restarts, run.reports.len()), (2, told), "{by}");
     }
+}
+
+#[test]
+fn a_container_ran_as_long_as_it_did_whatever_the_clock_was_told_meanwhile() {
+    for (by, ran, expected) in [
+        (-DAY_MS, MINUTE, true),
+        (DAY_MS, MINUTE, true),
+        (-DAY_MS, Millis::from_secs(1), false),
+        (DAY_MS, Millis::from_secs(1), false),
+    ] {
+        let mut run = at_noon(policy());
+        let started_at = run.container("app").started_at;
+        run.now = run.now.moved(by);
+        run.task.clock_moved(by);
+        // It is looked at, and the engine says of its start what it always said.
+        let seen = Fact::Running { id: id("app-1"), started_at: started_at.unwrap(), health: None };
+        assert!(run.see("app", seen).is_empty());
+        run.now = started_at.unwrap().moved(by).after(ran);
+        let exit = exit(1, started_at, run.now);
+        let acts = words(&run.see("app", Fact::Exited { id: id("app-1"), exit }));
+        assert_eq!(acts == ["start app"], expected, "moved by {by}, ran for {ran}: {acts:?}");
+    }
+}
+
+/// One that came up long after the beginning of time, so that there is a time before it.
+fn at_noon(fields: TaskFields) -> Direct {
+    let mut run = Direct::new(fields);
+    run.now = Timestamp(1_000_000_000);
+    let acts = run.say(Event::Granted);
+    run.all_work(acts);
+    run
+}
+
+#[test]
+fn whoever_waits_does_so_for_as_long_whatever_the_clock_is_told() {
+    for by in [-DAY_MS, DAY_MS] {
+        for restarts in [0, 1] {
+            let mut run = at_noon(followed());
+            let due = run.task.next_deadline().unwrap();
+            for _ in 0..restarts {
+                let acts = ends(&mut run, 1, MINUTE);
+                run.works(&acts[0]);
+            }
+            run.now = run.now.moved(by);
+            run.task.clock_moved(by);
+            assert_eq!(run.task.next_deadline(), Some(due.moved(by)), "{by}, {restarts} restarts");
+        }
+    }
+}
+
+#[test]
+fn after_a_clock_was_put_back_unseen_waits_begin_anew_and_no_longer() {
+    let mut run = at_noon(followed());
+    let started_at = run.container("app").started_at.unwrap();
+    run.now = run.now.moved(-DAY_MS);
+    let id_of = |name: &str| run.container(name).id.clone().unwrap();
+    let runs = Fact::Running { id: id_of("app"), started_at, health: None };
+    let made = Fact::Created { id: id_of("other") };
+    let acts = run.say(Event::Restored(vec![(name("app"), runs), (name("other"), made)]));
+    run.all_work(acts);
+    assert_eq!(run.task.next_deadline(), Some(run.now.after(PATIENCE)));
+    // It runs for its period from then on, by the engine's clock.
+    run.now = run.now.after(MINUTE);
+    let exit = exit(1, Some(started_at), run.now);
+    assert_eq!(words(&run.see("app", Fact::Exited { id: id("app-1"), exit })), ["start app"]);
+}
+
+#[test]
+fn one_that_ran_when_the_power_went_is_started_again_also_where_the_engine_forgot_that_it_ran() {
+    let mut run = at_noon(policy());
+    let made = Fact::Created { id: run.container("app").id.clone().unwrap() };
+    run.now = run.now.after(MINUTE);
+    let acts = run.say(Event::Rebooted(vec![(name("app"), made)]));
+    run.all_work(acts);
+    assert_eq!((run.told().status, run.container("app").restarts), (TaskStatus::Running, 1));
 }
 
 /// The container ends with the engine after it ran for so long.

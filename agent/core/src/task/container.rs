@@ -131,12 +131,15 @@ pub struct Container {
     /// Its health, where it has a check.
     #[serde(default)]
     pub health: Option<Health>,
-    /// When it was seen to exist first.
+    /// When it was seen to exist first, by the clock as it is now.
     #[serde(default)]
     pub created_at: Option<Timestamp>,
-    /// When it started.
+    /// When it started, as the engine has it: by the clock of then.
     #[serde(default)]
     pub started_at: Option<Timestamp>,
+    /// By how many milliseconds the clock was put forward since it started, or back where that is negative.
+    #[serde(default)]
+    pub clock_moved_ms: i64,
     /// When it stopped.
     #[serde(default)]
     pub finished_at: Option<Timestamp>,
@@ -177,6 +180,7 @@ impl Container {
             health: None,
             created_at: None,
             started_at: None,
+            clock_moved_ms: 0,
             finished_at: None,
             removed: false,
             restarts: 0,
@@ -244,6 +248,11 @@ impl Container {
     /// Whether a new attempt may begin: none is in flight and no pause is on.
     pub(super) fn is_free(&self) -> bool {
         self.attempt.is_none() && self.retry_at.is_none()
+    }
+
+    /// When it started, by the clock as it is now.
+    pub(super) fn runs_since(&self) -> Option<Timestamp> {
+        self.started_at.map(|at| at.moved(self.clock_moved_ms))
     }
 
     /// Whether it runs, or ever did.

@@ -166,6 +166,20 @@ pub struct Exit {
 }
 
 impl Exit {
+    /// That of one that ran and of which the engine says that it was never started: its last words about it were lost
+    /// with the power. The code is the one that engines give to what they find dead.
+    pub(super) const fn forgotten(started_at: Option<Timestamp>) -> Self {
+        Self {
+            code: 255,
+            oom_killed: false,
+            task_memory_peak: None,
+            with_engine: false,
+            error: None,
+            started_at,
+            finished_at: None,
+        }
+    }
+
     /// Whether both are the same end. What was found out about it apart from the engine may differ.
     pub(super) fn is(&self, other: &Self) -> bool {
         let told = |exit: &Self| (exit.code, exit.started_at, exit.finished_at);

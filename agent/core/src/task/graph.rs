@@ -88,7 +88,7 @@ fn one_gate(spec: &ContainerSpec, container: &Container, dependency: &Dependency
 /// When it began to become what others wait for: that its restart policy has it begin again gives nobody more
 /// patience.
 fn first_start(container: &Container) -> Option<Timestamp> {
-    if container.restarts > 0 { container.created_at } else { container.started_at }
+    if container.restarts > 0 { container.created_at } else { container.runs_since() }
 }
 
 const fn condition_name(condition: Condition) -> &'static str {

@@ -2,7 +2,7 @@
 
 use super::attempt::{AttemptKind, pause};
 use super::container::{Container, ContainerInput, ContainerStatus};
-use super::event::{Acquired, Event, Fact, Outcome};
+use super::event::{Acquired, Event, Exit, Fact, Outcome};
 use super::reason::{ErrorClass, Failure, FailureKind, StopCause, StopCode};
 use super::resource::{Resource, ResourceInput, ResourceKey};
 use super::restart::{self, Verdict};
@@ -153,7 +153,7 @@ impl Task {
             Fact::Running { id, started_at, health } => {
                 if container.apply(ContainerInput::SeenRunning, now) {
                     container.id = Some(id);
-                    container.started_at = Some(started_at);
+                    (container.started_at, container.clock_moved_ms) = (Some(started_at), 0);
                     // That it came too late stays said where the task is stopped for it.
                     let stops = self.state.stop.is_some();
                     container.failure.take_if(|failure| !(stops && failure.kind == FailureKind::TimedOut));
@@ -293,6 +293,7 @@ impl Task {
     }
 
     fn restore(&mut self, facts: &[(ContainerName, Fact)], now: Timestamp) {
+        self.begin_no_later(now);
         // Whoever was to forget it may have died before: it is told again.
         self.state.forgotten = false;
         for resource in &mut self.state.resources {
@@ -312,9 +313,15 @@ impl Task {
             let fact = facts.iter().find(|(n, _)| *n == name).map_or(Fact::Missing, |(_, fact)| fact.clone());
             if fact == Fact::Missing && container.discard {
                 container.apply(ContainerInput::Discarded, now);
-            } else {
-                self.take_fact(index, fact, now);
+                continue;
             }
+            let fact = match fact {
+                Fact::Created { id } if container.status == ContainerStatus::Running => {
+                    Fact::Exited { id, exit: Exit::forgotten(container.started_at) }
+                }
+                fact => fact,
+            };
+            self.take_fact(index, fact, now);
         }
     }
 }

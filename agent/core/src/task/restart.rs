@@ -34,7 +34,9 @@ pub(super) fn judge(policy: &RestartPolicy, container: &Container, exit: &Exit, 
     if policy.ignored_exit_codes.contains(&exit.code) {
         return Verdict::Over(None);
     }
-    let Some(started_at) = exit.started_at.or(container.started_at) else {
+    // The engine says what the clock was then; what it is now is another one where it was moved meanwhile.
+    let began = exit.started_at.map(|at| at.moved(container.clock_moved_ms));
+    let Some(started_at) = began.or_else(|| container.runs_since()) else {
         return Verdict::Over(None); // It never ran.
     };
     let ran = Millis(exit.finished_at.unwrap_or(now).0.saturating_sub(started_at.0));

@@ -1,5 +1,6 @@
 //! The one next point in time at which a task wants to be asked again.
 
+use super::attempt::Attempt;
 use super::container::ContainerStatus;
 use super::graph::{Gate, start_gate};
 use super::{Task, TaskStatus};
@@ -33,20 +34,47 @@ impl Task {
     }
 
     /// The clock was put forward by so many milliseconds, or back where that is negative: what the task waits for
-    /// comes neither sooner nor later. An end is not moved, by which the engine's word of it is known again.
+    /// comes neither sooner nor later, and what runs, or is under way, has taken as long as it has. What the engine
+    /// says of starts and ends stays as it is, by which it is known again.
     pub fn clock_moved(&mut self, by: i64) {
         let move_it = |at: &mut Option<Timestamp>| *at = at.map(|at| at.moved(by));
+        let move_attempt = |attempt: &mut Option<Attempt>| {
+            if let Some(attempt) = attempt {
+                attempt.since = attempt.since.moved(by);
+            }
+        };
         let state = &mut self.state;
         for container in &mut state.containers {
             move_it(&mut container.retry_at);
+            move_it(&mut container.created_at);
+            move_attempt(&mut container.attempt);
             if container.status == ContainerStatus::Running {
-                move_it(&mut container.started_at);
+                container.clock_moved_ms = container.clock_moved_ms.saturating_add(by);
             }
         }
         for resource in &mut state.resources {
             move_it(&mut resource.retry_at);
+            move_attempt(&mut resource.attempt);
         }
+        move_it(&mut state.stop_by);
         move_it(&mut state.stopped_at);
+    }
+
+    /// Nothing began later than now: what says so was written before the clock was put back while nobody watched it.
+    /// How long ago it was nobody knows; it counts from now on.
+    pub(super) fn begin_no_later(&mut self, now: Timestamp) {
+        let bound = |at: &mut Option<Timestamp>| *at = at.map(|at| at.min(now));
+        let state = &mut self.state;
+        for container in &mut state.containers {
+            bound(&mut container.created_at);
+            if container.status == ContainerStatus::Running
+                && let Some(since) = container.runs_since()
+            {
+                let ahead = i64::try_from(since.since(now).0).unwrap_or(i64::MAX);
+                container.clock_moved_ms = container.clock_moved_ms.saturating_sub(ahead);
+            }
+        }
+        bound(&mut state.stopped_at);
     }
 
     /// When the remains of the task are removed; not before the control plane has its STOPPED.
