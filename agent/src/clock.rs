@@ -82,6 +82,12 @@ pub fn simulate(start: Timestamp) -> Simulated {
     Simulated(PhantomData)
 }
 
+/// Puts the clock of this thread forward by so many milliseconds, or back where that is negative, if it is simulated.
+/// Timers go on as they do.
+pub fn put(by: i64) {
+    BEGAN.set(BEGAN.get().map(|(began, start)| (began, start.moved(by))));
+}
+
 impl Drop for Simulated {
     fn drop(&mut self) {
         BEGAN.set(None);
@@ -94,9 +100,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_simulated_clock_goes_as_the_timers_go() {
-        let simulated = simulate(Timestamp(5_000));
+        let simulated = simulate(Timestamp(5_000_000));
         tokio::time::sleep(Duration::from_secs(3600)).await;
-        assert_eq!(now(), Timestamp(3_605_000));
+        assert_eq!(now(), Timestamp(8_600_000));
+        let mut watch = Watch::begin();
+        put(-600_000);
+        assert_eq!((now(), watch.moved()), (Timestamp(8_000_000), Some(-600_000)));
         drop(simulated);
         assert!(now() > Timestamp(1_700_000_000_000));
     }

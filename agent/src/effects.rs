@@ -26,7 +26,7 @@ pub trait Sentry: Send + Sync + 'static {
 }
 
 /// The effects that are behind no port, in the engine's words.
-pub const UNPORTED: [&str; 16] = [
+pub const UNPORTED: [&str; 19] = [
     ACQUIRE_PORTS,
     ACQUIRE_GPUS,
     ACQUIRE_ENVIRONMENT,
@@ -43,6 +43,9 @@ pub const UNPORTED: [&str; 16] = [
     METADATA_TELL,
     METADATA_REMOVE,
     METADATA_FORGET,
+    CREDENTIALS_KEEP,
+    IMAGES_KEEP,
+    JOURNAL_WRITE,
 ];
 const ACQUIRE_PORTS: &str = "acquire.ports";
 const ACQUIRE_GPUS: &str = "acquire.gpus";
@@ -66,6 +69,12 @@ pub(crate) const METADATA_TELL: &str = "metadata.tell";
 pub(crate) const METADATA_REMOVE: &str = "metadata.remove";
 /// All metadata files of a task that is gone.
 pub(crate) const METADATA_FORGET: &str = "metadata.forget";
+/// The credentials of all tasks, sealed.
+pub(crate) const CREDENTIALS_KEEP: &str = "credentials.keep";
+/// Which images were pulled, and used when.
+pub(crate) const IMAGES_KEEP: &str = "images.keep";
+/// What happened to tasks, for people.
+pub(crate) const JOURNAL_WRITE: &str = "journal.write";
 
 /// What acquiring a resource is called; `None` for one that is behind a port.
 pub(crate) const fn acquiring(resource: &ResourceKey) -> Option<&'static str> {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::clock;
+use crate::effects::{Effects, JOURNAL_WRITE};
 use crate::supervise::Tracker;
 
 const FOLDER: &str = "journal";
@@ -48,7 +49,7 @@ impl Journal {
     ///
     /// # Errors
     /// When the folder cannot be made.
-    pub fn start(data_dir: &Path, tracker: &Tracker) -> io::Result<Self> {
+    pub fn start(data_dir: &Path, effects: Effects, tracker: &Tracker) -> io::Result<Self> {
         let folder = data_dir.join(FOLDER);
         DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
         let (notes, mut waiting) = mpsc::channel::<(String, Vec<Entry>)>(QUEUE);
@@ -62,11 +63,16 @@ impl Journal {
                         while let Ok(next) = waiting.try_recv() {
                             all.push(next);
                         }
-                        tokio::task::spawn_blocking(move || write(&folder, &all))
+                        let written = tokio::task::spawn_blocking(move || write(&folder, &all));
+                        let written = async { written.await.map_err(io::Error::other)? };
+                        effects.around(JOURNAL_WRITE, io::Error::other, written).await
                     }
-                    _ = sweep.tick() => tokio::task::spawn_blocking(move || prune(&folder)),
+                    _ = sweep.tick() => {
+                        let pruned = tokio::task::spawn_blocking(move || prune(&folder)).await;
+                        pruned.map_err(io::Error::other).flatten()
+                    }
                 };
-                if let Ok(Err(error)) = work.await {
+                if let Err(error) = work {
                     tracing::warn!(%error, "the journal of tasks has a gap");
                 }
             }

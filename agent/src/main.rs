@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use berth_agent::arguments::{Arguments, Command, Net};
 use berth_agent::ask;
 use berth_agent::config::{Config, SECRET_VARIABLES, Strings, VARIABLES, Variables};
+use berth_agent::contained;
 use berth_agent::daemon::{self, DaemonError};
 use berth_agent::network::describe;
 use berth_agent::supervise::Tracker;
@@ -59,11 +60,15 @@ fn start(arguments: &Arguments) -> Result<u8, DaemonError> {
     {
         return ask(question, &config);
     }
-    telemetry::init(&config.log_level, config.log_format, config.log_file.clone())
-        .map_err(|e| DaemonError::Terminal(format!("ECS_LOGFILE: {e}")))?;
+    if let Err(error) = telemetry::init(&config.log_level, config.log_format, config.log_file.clone()) {
+        // No reason to leave tasks alone.
+        telemetry::init(&config.log_level, config.log_format, None).map_err(DaemonError::failed)?;
+        tracing::error!(%error, "ECS_LOGFILE cannot be written: the log goes to standard error");
+    }
     for name in Config::unknown(&variables) {
         tracing::warn!(variable = name, "unknown variable; see berth-agent check-config");
     }
+    let is_contained = contained::own_id().is_some();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(8)
@@ -77,14 +82,20 @@ fn start(arguments: &Arguments) -> Result<u8, DaemonError> {
             .map_err(|e| DaemonError::Failed(format!("cannot listen for signals: {e}")))?;
         let agent = daemon::run(config, stop.clone());
         tokio::pin!(agent);
-        tokio::select! {
+        let signal = tokio::select! {
             ended = &mut agent => return ended.map(|()| 0),
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
+            _ = term.recv() => SignalKind::terminate(),
+            _ = int.recv() => SignalKind::interrupt(),
+        };
         stop.cancel();
-        agent.await.map(|()| 0)
+        agent.await.map(|()| if is_contained { killed_by(signal) } else { 0 })
     })
+}
+
+/// The code of a container that ended by a signal. With it an engine that was restarted starts the agent again, also
+/// under `--restart=on-failure`, which takes 0 for the end; one that an operator stopped stays so either way.
+fn killed_by(signal: SignalKind) -> u8 {
+    128 + u8::try_from(signal.as_raw_value()).unwrap_or_default()
 }
 
 /// Asks the agent that runs.

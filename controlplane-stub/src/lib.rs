@@ -16,6 +16,7 @@
 //! | [`tls`] | the certificate authority, join tokens, certificates of hosts |
 //! | [`model`], [`arn`], [`state`] | the records, their names, and what request handlers work with |
 //! | [`supervise`], [`clock`], [`hex`] | owned futures; the time; bytes as text |
+//! | `ownership` | whose the files of the data directory are |
 
 pub mod agents;
 pub mod api;
@@ -28,6 +29,7 @@ pub mod daemon;
 pub mod hex;
 pub mod model;
 pub mod operator;
+mod ownership;
 pub mod remote;
 pub mod scheduler;
 pub mod simulated;

@@ -48,7 +48,7 @@ step "building" build || die "the build failed: the compiler's reasons are above
 step "starting a host with systemd" start || die "the host does not start: see above"
 
 code=0
-step "as a service" "$HOSTS" switch env BERTH_HOSTS="$HOSTS" timeout 400 "$test" --test-threads=1 2>&1 |
+step "as a service" "$HOSTS" switch env BERTH_HOSTS="$HOSTS" timeout 500 "$test" --test-threads=1 2>&1 |
     tee "$LOG" || code=$?
 count_results "$LOG"
 [ "$code" -eq 0 ] || die "failed: as_service, see above and in $LOG"

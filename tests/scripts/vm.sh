@@ -27,7 +27,7 @@ readonly READ_BACK=(--exact container_limits_are_read_back_inside task_limits_bo
 # How much longer a test may take there, and what ends one that hangs.
 readonly SLOWNESS=6
 readonly SECONDS_EACH=240
-readonly SECONDS_LIFE=600
+readonly SECONDS_LIFE=1000
 
 is_up=no
 tests=

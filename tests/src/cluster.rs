@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use hyper::StatusCode;
 use serde_json::{Value, json};
 
@@ -219,11 +219,21 @@ impl Cluster {
     pub async fn task(&self, arn: &str) -> Result<Value> {
         let input = json!({ "cluster": self.name, "tasks": [arn] });
         let mut answer = self.ecs.call("DescribeTasks", input).await?;
-        let task = answer["tasks"][0].take();
-        if task.is_null() {
-            bail!("{arn} is not known: {}", answer["failures"]);
+        match answer["tasks"].get_mut(0).map(Value::take) {
+            Some(task) => Ok(task),
+            None => bail!("{arn} is not known: {}", answer["failures"]),
         }
-        Ok(task)
+    }
+
+    /// The engine's id and the process of the task's container `one`: the same as long as nothing hurt it.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn process_of(&self, task: &str) -> Result<(String, i64)> {
+        let id = self.engine.id_of(task, "one").await?;
+        let state = self.engine.inspect(&id).await?.state.context("no state")?;
+        ensure!(state.running == Some(true), "container {id} does not run");
+        Ok((id, state.pid.context("no process")?))
     }
 
     /// Waits until the task has that last status; what DescribeTasks says of it then.

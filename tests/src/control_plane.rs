@@ -97,6 +97,12 @@ impl ControlPlane {
         Ok(())
     }
 
+    /// The file of its records, which it has open while it runs.
+    #[must_use]
+    pub fn records(&self) -> PathBuf {
+        self.data.path().join("store.redb")
+    }
+
     /// What it has said so far.
     #[must_use]
     pub fn output(&self) -> String {

@@ -40,7 +40,31 @@ impl Program {
     /// # Errors
     /// When the binary is not there or does not start.
     pub fn start(name: &str, args: &[OsString], env: &BTreeMap<String, String>) -> Result<Self> {
-        let mut command = Command::new(binary(name)?);
+        Self::of(Command::new(binary(name)?), name, args, env)
+    }
+
+    /// The same for a copy of a program that lies elsewhere, as a user other than the test's own.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_as_user(
+        user: u32,
+        program: &Path,
+        args: &[OsString],
+        env: &BTreeMap<String, String>,
+    ) -> Result<Self> {
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut command = Command::new(program);
+        command.uid(user).gid(user).current_dir("/");
+        Self::of(command, &name, args, env)
+    }
+
+    fn of(
+        mut command: Command,
+        name: &str,
+        args: &[OsString],
+        env: &BTreeMap<String, String>,
+    ) -> Result<Self> {
         command.env_clear();
         for key in PASSED_ON {
             if let Some(value) = std::env::var_os(key) {

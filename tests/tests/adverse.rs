@@ -22,14 +22,6 @@ fn sleeper(family: &str) -> Value {
     demo::task(family, "none", json!([demo::container("one", &["sleep", "3600"])]))
 }
 
-/// The engine's id and the process of the task's only container: the same as long as nothing hurt it.
-async fn process_of(cluster: &Cluster, task: &str) -> Result<(String, i64)> {
-    let id = cluster.engine.id_of(task, "one").await?;
-    let state = cluster.engine.inspect(&id).await?.state.context("no state")?;
-    ensure!(state.running == Some(true), "container {id} does not run");
-    Ok((id, state.pid.context("no process")?))
-}
-
 async fn says(cluster: &Cluster, what: &str) -> Result<()> {
     eventually(PATIENCE, format!("the agent says {what:?}"), || async {
         Ok(cluster.agent.output().contains(what).then_some(()))
@@ -48,25 +40,25 @@ async fn a_disk_that_turns_read_only_hurts_nothing_and_is_made_up_for() -> Resul
     let mut cluster = Cluster::start_with(&[("ECS_DATADIR", &folder), ("BERTH_RUN_DIR", &run)]).await?;
     let (kept, _) = cluster.running(sleeper("kept")).await?;
     let (dies, _) = cluster.running(sleeper("dies")).await?;
-    let before = process_of(&cluster, &kept).await?;
+    let before = cluster.process_of(&kept).await?;
 
     // Who has it open for writing keeps it writable: the agent is started on it, as after a reboot into trouble.
     cluster.agent.terminate().await?;
     disk.read_only(true)?;
-    cluster.engine.kill(&process_of(&cluster, &dies).await?.0).await?;
+    cluster.engine.kill(&cluster.process_of(&dies).await?.0).await?;
     cluster.agent.start_again()?;
     let status = cluster.agent.end().await?;
     assert_eq!(status.code(), Some(1), "another time it may work: {}", cluster.agent.output());
     let output = cluster.agent.output();
     ensure!(output.contains(&folder) && output.contains("Read-only file system"), "{output}");
-    assert_eq!(process_of(&cluster, &kept).await?, before);
+    assert_eq!(cluster.process_of(&kept).await?, before);
 
     disk.read_only(false)?;
     cluster.agent.start_again()?;
     cluster.registered().await?;
     let died = cluster.until(&dies, "STOPPED", BACK).await?;
     assert_eq!(container(&died, "one")?["exitCode"], 137);
-    assert_eq!(process_of(&cluster, &kept).await?, before);
+    assert_eq!(cluster.process_of(&kept).await?, before);
     cluster.running(sleeper("new")).await?;
     Ok(())
 }
@@ -78,11 +70,11 @@ async fn damaged(damage: impl Fn(&std::fs::File) -> Result<()>) -> Result<()> {
     let instance = cluster.registered().await?;
     let (kept, _) = cluster.running(sleeper("kept")).await?;
     let (dies, _) = cluster.running(sleeper("dies")).await?;
-    let before = process_of(&cluster, &kept).await?;
+    let before = cluster.process_of(&kept).await?;
     cluster.agent.kill().await?;
     let path = cluster.agent.data_dir().join("agent.redb");
     damage(&std::fs::File::options().read(true).write(true).open(&path)?)?;
-    cluster.engine.kill(&process_of(&cluster, &dies).await?.0).await?;
+    cluster.engine.kill(&cluster.process_of(&dies).await?.0).await?;
 
     cluster.agent.start_again()?;
     says(&cluster, "connected to the control plane").await?;
@@ -91,7 +83,7 @@ async fn damaged(damage: impl Fn(&std::fs::File) -> Result<()>) -> Result<()> {
     ensure!(cluster.agent.output().contains(&aside.display().to_string()), "{}", cluster.agent.output());
     ensure!(aside.is_file(), "the damaged file is gone");
     assert_eq!(cluster.registered().await?, instance, "the labels name the instance");
-    assert_eq!(process_of(&cluster, &kept).await?, before);
+    assert_eq!(cluster.process_of(&kept).await?, before);
     cluster.until(&dies, "STOPPED", PATIENCE).await?;
     assert_eq!(cluster.task(&kept).await?["lastStatus"], "RUNNING");
     assert_eq!(cluster.engine.containers_of_task(&kept).await?.len(), 1);
@@ -157,20 +149,20 @@ async fn without_file_descriptors_it_waits_until_there_are_some() -> Result<()> 
     let cluster = Cluster::start().await?;
     let (kept, _) = cluster.running(sleeper("kept")).await?;
     let (dies, _) = cluster.running(sleeper("dies")).await?;
-    let before = process_of(&cluster, &kept).await?;
+    let before = cluster.process_of(&kept).await?;
     let url = format!("http://{}/v1/health", cluster.agent.introspection()?);
 
     // Not one more than it has, and some of those it will close and not get again.
     most_files(&cluster, 3)?;
     let late = cluster.run(sleeper("late")).await?;
-    cluster.engine.kill(&process_of(&cluster, &dies).await?.0).await?;
+    cluster.engine.kill(&cluster.process_of(&dies).await?.0).await?;
     // It is asked all the time meanwhile.
     let asked = Instant::now();
     while asked.elapsed() < Duration::from_secs(5) {
         let asking = tokio::time::timeout(Duration::from_millis(200), berth_tests::http::get(&url));
         drop(asking.await);
     }
-    assert_eq!(process_of(&cluster, &kept).await?, before);
+    assert_eq!(cluster.process_of(&kept).await?, before);
     ensure!(cluster.agent.pid().is_some(), "the agent ended: {}", cluster.agent.output());
 
     most_files(&cluster, 4096)?;
@@ -190,7 +182,7 @@ async fn without_file_descriptors_it_waits_until_there_are_some() -> Result<()> 
     })
     .await?;
     ensure!(late["lastStatus"] == "RUNNING", "it was given up: {late}");
-    assert_eq!(process_of(&cluster, &kept).await?, before);
+    assert_eq!(cluster.process_of(&kept).await?, before);
     cluster.running(sleeper("new")).await?;
     Ok(())
 }
@@ -219,7 +211,7 @@ async fn a_clock_that_jumps_ends_no_wait_early_or_late_and_doubles_nothing() -> 
     let cluster = Cluster::start_with(&env).await?;
     for by in [DAY, -DAY] {
         let (kept, _) = cluster.running(sleeper("kept")).await?;
-        let before = process_of(&cluster, &kept).await?;
+        let before = cluster.process_of(&kept).await?;
         // One waits for another to be healthy, which it never is, for as long as it may.
         let sick = demo::container_with(
             "sick",
@@ -265,7 +257,7 @@ async fn a_clock_that_jumps_ends_no_wait_early_or_late_and_doubles_nothing() -> 
         let kept_for = ended.elapsed();
         ensure!(kept_for > Duration::from_secs(17), "{by}: it was kept for {kept_for:?} only");
 
-        assert_eq!(process_of(&cluster, &kept).await?, before);
+        assert_eq!(cluster.process_of(&kept).await?, before);
         assert_eq!(cluster.task(&kept).await?["lastStatus"], "RUNNING");
         ensure!(cluster.instance().await?["agentConnected"] == true, "{by}: it is away");
         told.insert(other);
@@ -285,7 +277,7 @@ async fn a_fork_bomb_and_a_memory_hog_leave_the_agent_as_it_is() -> Result<()> {
     const SLOWEST: Duration = Duration::from_millis(500);
     let cluster = Cluster::start_with(&[("ECS_TASK_PIDS_LIMIT", "64")]).await?;
     let (kept, _) = cluster.running(sleeper("kept")).await?;
-    let before = process_of(&cluster, &kept).await?;
+    let before = cluster.process_of(&kept).await?;
     let folders = ["/usr", "/bin", "/lib", "/lib64"];
     let names: Vec<(String, &str)> = folders
         .iter()
@@ -343,7 +335,7 @@ async fn a_fork_bomb_and_a_memory_hog_leave_the_agent_as_it_is() -> Result<()> {
         let reason = container(&stopped, "hog")?["reason"].as_str().unwrap_or_default().to_owned();
         ensure!(reason.contains("OutOfMemoryError"), "{stopped}");
     }
-    assert_eq!(process_of(&cluster, &kept).await?, before);
+    assert_eq!(cluster.process_of(&kept).await?, before);
     // It ends when it is told to, all of it.
     cluster.stop(&bomb, None).await?;
     cluster.until(&bomb, "STOPPED", BACK).await?;

@@ -1,6 +1,6 @@
 //! The agent as it ships for systemd, on a host of its own: ready when it is registered, watched, not started
-//! again when that would not help, apart from the engine's life and from its tasks'; and a host that is switched
-//! off takes its tasks down in order. tests/scripts/service.sh makes the host and runs this beside it.
+//! again when that would not help, apart from the engine's life and from its tasks'; all that it offers works under
+//! its unit's restrictions; and a host that is switched off takes its tasks down in order. tests/scripts/service.sh makes the host and runs this beside it.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use berth_tests::cluster::{container, text};
 use berth_tests::program::{Program, binary};
-use berth_tests::{Ecs, demo, eventually};
+use berth_tests::{Ecs, demo, eventually, vpc};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -73,6 +73,11 @@ struct Site {
 
 impl Site {
     async fn start() -> Result<Self> {
+        Self::start_with(&BTreeMap::new(), "").await
+    }
+
+    /// With more variables for the control plane, and lines of the agent's configuration.
+    async fn start_with(env: &BTreeMap<String, String>, lines: &str) -> Result<Self> {
         let net = std::env::var("HOSTS_NET").unwrap_or_else(|_| "10.78".to_owned());
         let data = tempfile::Builder::new().prefix("berth-controlplane-").tempdir()?;
         let args = |words: &[&str]| -> Vec<OsString> {
@@ -81,7 +86,7 @@ impl Site {
         };
         let listen = format!("{net}.0.1:0");
         let serve = args(&["serve", "--listen", "127.0.0.1:0", "--agent-listen", &listen]);
-        let mut program = Program::start("berth-controlplane", &serve, &BTreeMap::new())?;
+        let mut program = Program::start("berth-controlplane", &serve, env)?;
         let line = program.line("listening ", PATIENCE).await?;
         let value = |text: &str, key: &str| {
             let found = text.split_whitespace().find_map(|word| word.strip_prefix(key)).map(str::to_owned);
@@ -94,7 +99,7 @@ impl Site {
         ecs.call("CreateCluster", json!({ "clusterName": CLUSTER })).await?;
         let config = format!(
             "ECS_CLUSTER={CLUSTER}\nECS_BACKEND_HOST=https://{}\nECS_IMAGE_PULL_BEHAVIOR=prefer-cached\n\
-             BERTH_JOIN_TOKEN={}\nBERTH_CA_FINGERPRINT={}\n",
+             BERTH_JOIN_TOKEN={}\nBERTH_CA_FINGERPRINT={}\n{lines}",
             value(&line, "agents=")?,
             value(&printed, "token=")?,
             value(&printed, "ca=")?,
@@ -250,6 +255,58 @@ async fn a_service_that_is_watched_and_stands_apart_from_its_tasks_and_its_engin
     let score =
         line.split_whitespace().find_map(|word| word.parse::<f64>().ok()).with_context(|| line.clone())?;
     ensure!(score * 10.0 <= f64::from(EXPOSURE), "{line}");
+    Ok(())
+}
+
+/// Interfaces of tasks, credentials, log routers, faults: what the unit takes from the agent is not what they need.
+#[tokio::test]
+async fn what_the_agent_offers_it_can_do_as_the_service_that_it_is() -> Result<()> {
+    const ROLE: &str = "arn:aws:iam::123456789012:role/web";
+    const ASKS: &str = "wget -qO- $ECS_CONTAINER_METADATA_URI_V4/task | grep -q TaskARN || exit 11
+        wget -qO- http://169.254.170.2$AWS_CONTAINER_CREDENTIALS_RELATIVE_URI | grep -q AKIAWEB || exit 12
+        wget -qO- --header 'Content-Type: application/json' --post-data \
+        '{\"Port\": 1234, \"Protocol\": \"tcp\", \"TrafficType\": \"ingress\"}' \
+        $ECS_AGENT_URI/fault/v1/network-blackhole-port/start | grep -q running || exit 13";
+    let folder = tempfile::tempdir()?;
+    let put = |name: &str, content: Value| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content.to_string())?;
+        anyhow::Ok(path.display().to_string())
+    };
+    let keys = json!({ "AccessKeyId": "AKIAWEB", "SecretAccessKey": "hush", "SessionToken": "token" });
+    let roles = format!("file:{}", put("roles", json!({ ROLE: keys }))?);
+    let subnets = put("vpc", vpc::Vpc::new("veth").file().clone())?;
+    let env = [("BERTH_CP_VPC", subnets), ("BERTH_CP_CREDENTIALS", roles)];
+    let env = env.map(|(name, value)| (name.to_owned(), value)).into();
+    let site = Site::start_with(&env, "ECS_ENABLE_TASK_ENI=true\n").await?;
+
+    let one = |name: &str, line: &str, more: Value| {
+        let plain =
+            json!({ "name": name, "image": "busybox:local", "memory": 32, "command": ["sh", "-c", line] });
+        demo::merged(plain, &more)
+    };
+    let router = one(
+        "router",
+        "grep -q INPUT /fluent-bit/etc/fluent-bit.conf && sleep 3600",
+        json!({ "firelensConfiguration": { "type": "fluentbit" } }),
+    );
+    let log = json!({ "logDriver": "awsfirelens", "options": { "Name": "null" } });
+    let definition = json!({
+        "family": "offers", "networkMode": "awsvpc", "taskRoleArn": ROLE, "enableFaultInjection": true,
+        "containerDefinitions": [router, one("app", ASKS, json!({ "logConfiguration": log }))],
+    });
+    let registered = site.ecs.call("RegisterTaskDefinition", definition).await?;
+    let network =
+        json!({ "awsvpcConfiguration": { "subnets": [vpc::SUBNET], "securityGroups": ["sg-open"] } });
+    let input = json!({
+        "cluster": CLUSTER, "taskDefinition": registered["taskDefinition"]["taskDefinitionArn"],
+        "networkConfiguration": network,
+    });
+    let answer = site.ecs.call("RunTask", input).await?;
+    let task = text(&answer["tasks"][0], "taskArn").with_context(|| answer.to_string())?;
+    let ended = site.until(&task, "STOPPED").await?;
+    assert_eq!(container(&ended, "app")?["exitCode"], 0, "{ended}");
+    assert_eq!(ended["stopCode"], "EssentialContainerExited", "{ended}");
     Ok(())
 }
 

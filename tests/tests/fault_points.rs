@@ -37,7 +37,7 @@ enum Phase {
 const MODES: [&str; 3] = ["none", "bridge", "awsvpc"];
 
 /// Effects that a life without mishaps has no use for, and who has them struck.
-const ELSEWHERE: [(&str, &str); 12] = [
+const ELSEWHERE: [(&str, &str); 13] = [
     ("runtime.kill", "a container that outlasts its stop: seeded.rs"),
     ("runtime.logs", "an operator asks: exec.rs"),
     ("runtime.images", "images of others are cleaned up: images.rs"),
@@ -49,6 +49,7 @@ const ELSEWHERE: [(&str, &str); 12] = [
     ("cgroups.remove-id", "a cgroup of nobody is found: seeded.rs"),
     ("acquire.gpus", "a host with GPUs: seeded.rs"),
     ("release.gpus", "a host with GPUs: seeded.rs"),
+    ("images.keep", "a record of images whose time has come: images.rs"),
     ("store.load", "its end is as good as that of what follows it"),
 ];
 

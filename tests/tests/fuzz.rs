@@ -113,12 +113,15 @@ fn of_the_control_plane() -> Vec<v1::ControlPlaneMessage> {
         v1::SecurityRule { traffic: "tcp".to_owned(), first_port: 1, last_port: 2, ..Default::default() };
     let group = v1::SecurityGroup { id: "sg".to_owned(), version: 1, rules: vec![rule] };
     let tasks = vec![full, scripted::task("default", "bridge", 256), scripted::task("default", "host", 0)];
+    let at = v1::RecordsPoint { life: "l".to_owned(), revision: 3 };
     let all = [
-        ToAgent::Payload(v1::Payload { sequence: 7, tasks }),
+        ToAgent::Payload(v1::Payload { sequence: 7, tasks, at: Some(at.clone()) }),
         ToAgent::Manifest(v1::Manifest {
             sequence: 9,
             tasks: vec![v1::ManifestEntry { task_arn: TASK.to_owned(), ..Default::default() }],
+            at: Some(at),
         }),
+        ToAgent::TaskInquiry(v1::TaskInquiry { task_arns: vec![TASK.to_owned()] }),
         ToAgent::StopVerificationAck(v1::StopVerificationAck {
             message_id: "m".to_owned(),
             task_arns: vec![TASK.to_owned()],
@@ -186,6 +189,7 @@ fn of_agents(hello: v1::Hello) -> Vec<v1::AgentMessage> {
             task_arns: vec![TASK.to_owned()],
         }),
         FromAgent::ManifestAck(v1::ManifestAck { sequence: 1 }),
+        FromAgent::TaskAccount(v1::TaskAccount { task_arn: TASK.to_owned(), ..Default::default() }),
         FromAgent::TaskProtectionRequest(v1::TaskProtectionRequest {
             task_arn: TASK.to_owned(),
             ..Default::default()
@@ -333,6 +337,7 @@ impl Bare {
             host_key: "fuzz".to_owned(),
             outbox_epoch: "e".to_owned(),
             last_manifest_sequence: 0,
+            last_seen: None,
         };
         Ok(Self { arn, hello, client })
     }

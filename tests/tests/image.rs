@@ -13,6 +13,7 @@ use berth_agent::runtime::docker::{Docker, DockerConfig};
 use berth_agent::runtime::{EngineInfo, Runtime};
 use berth_tests::cluster::text;
 use berth_tests::expect::PATIENCE;
+use berth_tests::own_engine::OwnEngine;
 use berth_tests::program::Program;
 use berth_tests::{Ecs, Endpoint, Engine, demo, eventually};
 use serde_json::{Value, json};
@@ -328,6 +329,45 @@ async fn it_is_nothing_to_clean_up(image: &Image) -> Result<()> {
     Ok(())
 }
 
+/// An engine that ends takes the agent along, and brings it back also under the documented restart policy; one that
+/// an operator stops stays so.
+async fn an_engine_that_is_restarted_brings_it_back(image: &Image) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let archive = folder.path().join("image.tar").display().to_string();
+    docker(&["save", "--output", &archive, &image.name]).await?;
+    let mut own = OwnEngine::start().await?;
+    own.typed(&["load", "--input", &archive])?;
+    let socket = own.host();
+    let socket = format!("--volume={}:/var/run/docker.sock", socket.trim_start_matches("unix://"));
+    let data = format!("--volume={}:/data", folder.path().join("data").display());
+    let documented = ["run", "--name=agent", "--detach=true", "--restart=on-failure:10", "--net=host"];
+    let more = [
+        socket.as_str(),
+        data.as_str(),
+        "--env=ECS_DATADIR=/data",
+        "--env=ECS_LOGFILE=/data/log",
+        &image.name,
+    ];
+    own.typed(&[&documented[..], &more].concat())?;
+    let log = folder.path().join("data/log");
+    let lives = async |times: usize| {
+        eventually(PATIENCE, "the agent lives", || async {
+            let told = std::fs::read_to_string(&log)?;
+            Ok((told.matches("the agent runs in a container").count() == times).then_some(()))
+        })
+        .await
+    };
+    lives(1).await?;
+    own.terminate().await?;
+    own.start_again(&[])?;
+    own.answers().await?;
+    lives(2).await?;
+    own.typed(&["stop", "agent"])?;
+    let state = own.typed(&["inspect", "--format={{.State.Status}} {{.State.ExitCode}}", "agent"])?;
+    assert_eq!(state, "exited 143");
+    own.typed(&["rm", "agent"]).map(drop)
+}
+
 /// One after the other: they share the image, and the port at which an agent finds a control plane.
 #[tokio::test]
 async fn the_agent_runs_in_a_container() -> Result<()> {
@@ -337,5 +377,7 @@ async fn the_agent_runs_in_a_container() -> Result<()> {
     let nobody = Endpoint::of_nobody()?;
     it_works_as_ecs_documents_it(&image).await.context("as documented")?;
     drop(nobody);
-    what_it_asks_for_is_enough(&image).await.context("with more")
+    what_it_asks_for_is_enough(&image).await.context("with more")?;
+    // From there on this thread has another view of the host.
+    an_engine_that_is_restarted_brings_it_back(&image).await.context("with its engine")
 }

@@ -407,3 +407,20 @@ async fn how_the_agent_itself_is_is_told_on_the_host_alone() -> Result<()> {
     ensure!(there.1.contains("AvailableCommands"), "{there:?}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_port_of_the_introspection_api_that_is_taken_is_had_as_soon_as_it_is_free() -> Result<()> {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let at = taken.local_addr()?.to_string();
+    let cluster = Cluster::start_with(&[("BERTH_INTROSPECTION_ADDRESS", at.as_str())]).await?;
+    let told = cluster.agent.output();
+    ensure!(told.contains("no introspection API until that port is free"), "{told}");
+    drop(taken);
+    let url = format!("http://{at}/v1/metadata");
+    let metadata = eventually(PATIENCE, "it is served", || async {
+        Ok(berth_tests::http::get(&url).await.ok().filter(|(status, _)| status.is_success()))
+    })
+    .await?;
+    ensure!(metadata.1.contains("ContainerInstanceArn"), "{metadata:?}");
+    Ok(())
+}

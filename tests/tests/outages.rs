@@ -20,14 +20,6 @@ fn sleeper(family: &str) -> Value {
     demo::task(family, "none", json!([demo::container("one", &["sleep", "3600"])]))
 }
 
-/// The engine's id and the process of the task's only container: the same as long as nothing hurt it.
-async fn process_of(cluster: &Cluster, task: &str) -> Result<(String, i64)> {
-    let id = cluster.engine.id_of(task, "one").await?;
-    let state = cluster.engine.inspect(&id).await?.state.context("no state")?;
-    ensure!(state.running == Some(true), "container {id} does not run");
-    Ok((id, state.pid.context("no process")?))
-}
-
 /// Waits until the agent has said that often what holds that text.
 async fn says(cluster: &Cluster, what: &str, times: usize) -> Result<()> {
     eventually(PATIENCE, format!("the agent says {what:?} {times} times"), || async {
@@ -58,13 +50,13 @@ async fn without_a_control_plane_tasks_run_and_what_happened_is_told_in_order() 
     let (first, _) = cluster.running(sleeper("first")).await?;
     let (second, _) = cluster.running(sleeper("second")).await?;
     let (unwanted, _) = cluster.running(sleeper("unwanted")).await?;
-    let before = process_of(&cluster, &kept).await?;
+    let before = cluster.process_of(&kept).await?;
 
     cluster.control_plane.kill().await?;
     says(&cluster, NOT_CONNECTED, 1).await?;
     for task in [&first, &second] {
         let told = said(&cluster, "\"status\":\"STOPPED\"");
-        cluster.engine.kill(&process_of(&cluster, task).await?.0).await?;
+        cluster.engine.kill(&cluster.process_of(task).await?.0).await?;
         says(&cluster, "\"status\":\"STOPPED\"", told + 1).await?;
     }
     // Some attempts more, so that the next one is a while away.
@@ -85,8 +77,50 @@ async fn without_a_control_plane_tasks_run_and_what_happened_is_told_in_order() 
     }
     assert_eq!(unwanted["stoppedReason"], "no longer wanted");
     ensure!(!cluster.control_plane.output().contains("state changes are missing"), "reports were lost");
-    assert_eq!(process_of(&cluster, &kept).await?, before);
+    assert_eq!(cluster.process_of(&kept).await?, before);
     assert_eq!(cluster.task(&kept).await?["lastStatus"], "RUNNING");
+    Ok(())
+}
+
+#[tokio::test]
+async fn minutes_without_a_control_plane_keep_nobody_from_restarts_and_health_checks() -> Result<()> {
+    const AWAY: Duration = Duration::from_secs(135);
+    let mut cluster = Cluster::start().await?;
+    // Twice over its period before the control plane is back.
+    let policy = json!({ "enabled": true, "restartAttemptPeriod": 60 });
+    let ends = demo::container_with("one", &["sleep", "61"], json!({ "restartPolicy": policy }));
+    let ends = cluster.run(demo::task("ends", "none", json!([ends]))).await?;
+    // Found to be ill a while after it was left alone.
+    let check = json!({ "command": ["CMD", "/berth-demo", "healthy", "--file", "/none"], "interval": 10, "retries": 5 });
+    let falls_ill = demo::container_with("one", &["sleep", "3600"], json!({ "healthCheck": check }));
+    let falls_ill = cluster.run(demo::task("ill", "bridge", json!([falls_ill]))).await?;
+    for task in [&ends, &falls_ill] {
+        cluster.until(task, "RUNNING", PATIENCE).await?;
+    }
+    let (id, _) = cluster.process_of(&falls_ill).await?;
+    cluster.control_plane.kill().await?;
+    says(&cluster, NOT_CONNECTED, 1).await?;
+    let back = tokio::time::Instant::now() + AWAY;
+    let health = eventually(AWAY, "the engine finds it ill", || async {
+        let state = cluster.engine.inspect(&id).await?.state.context("no state")?;
+        let status = state.health.and_then(|health| health.status).map(|status| status.to_string());
+        Ok(status.filter(|status| status == "unhealthy"))
+    });
+    assert_eq!(health.await?, "unhealthy");
+    tokio::time::sleep_until(back).await;
+    cluster.control_plane.start_again().await?;
+    returned(&cluster).await?;
+    let told = eventually(PATIENCE, "what happened is told", || async {
+        let (ends, ill) = (cluster.task(&ends).await?, cluster.task(&falls_ill).await?);
+        Ok((ill["healthStatus"] == "UNHEALTHY").then_some((ends, ill)))
+    })
+    .await?;
+    for task in [&told.0, &told.1] {
+        assert_eq!(task["lastStatus"], "RUNNING", "{task}");
+    }
+    let reason = text(container(&told.0, "one")?, "reason")?;
+    ensure!(reason.starts_with("restarted 2 times"), "{reason}");
+    ensure!(!cluster.control_plane.output().contains("state changes are missing"), "reports were lost");
     Ok(())
 }
 
@@ -96,20 +130,20 @@ async fn survives(manner: impl FnOnce(&str) -> Manner, often: u64, log: &str) ->
     let mut cluster = Cluster::start().await?;
     let instance = cluster.registered().await?;
     let (arn, _) = cluster.running(sleeper("kept")).await?;
-    let before = process_of(&cluster, &arn).await?;
+    let before = cluster.process_of(&arn).await?;
     let logged = said(&cluster, log);
 
     cluster.control_plane.kill().await?;
     let impostor = Impostor::start(cluster.control_plane.agents, manner(&instance)).await?;
     tokio::time::timeout(PATIENCE, impostor.asked(often)).await.context("the agent does not come back")??;
     says(&cluster, log, logged + 1).await?;
-    assert_eq!(process_of(&cluster, &arn).await?, before, "nothing running is hurt");
+    assert_eq!(cluster.process_of(&arn).await?, before, "nothing running is hurt");
     impostor.stop().await;
 
     cluster.control_plane.start_again().await?;
     returned(&cluster).await?;
     assert_eq!(cluster.registered().await?, instance);
-    assert_eq!(process_of(&cluster, &arn).await?, before);
+    assert_eq!(cluster.process_of(&arn).await?, before);
     cluster.running(sleeper("new")).await?;
     cluster.stop(&arn, None).await?;
     let stopped = cluster.until(&arn, "STOPPED", PATIENCE).await?;
@@ -124,7 +158,7 @@ async fn nonsense_from_the_control_planes_port_is_survived() -> Result<()> {
 
 #[tokio::test]
 async fn errors_from_the_control_planes_port_are_survived() -> Result<()> {
-    survives(|_| Manner::Errors, 4, "who are you?").await
+    survives(|_| Manner::Errors, 5, "who are you?").await
 }
 
 #[tokio::test]
@@ -192,17 +226,17 @@ async fn what_runs_is_not_hurt_by_an_engine_that_is_away_and_deaths_are_seen_aft
     let (kept, _) = cluster.running(sleeper("kept")).await?;
     let (dies, _) = cluster.running(sleeper("dies")).await?;
     let (vanishes, _) = cluster.running(sleeper("vanishes")).await?;
-    let before = process_of(&cluster, &kept).await?;
+    let before = cluster.process_of(&kept).await?;
     proxy.cut().await?;
     says(&cluster, ENGINE_AWAY, 1).await?;
-    cluster.engine.kill(&process_of(&cluster, &dies).await?.0).await?;
-    cluster.engine.remove(&process_of(&cluster, &vanishes).await?.0).await?;
+    cluster.engine.kill(&cluster.process_of(&dies).await?.0).await?;
+    cluster.engine.remove(&cluster.process_of(&vanishes).await?.0).await?;
     assert_eq!(cluster.task(&dies).await?["lastStatus"], "RUNNING", "nobody can know yet");
     proxy.mend()?;
     let died = cluster.until(&dies, "STOPPED", PATIENCE).await?;
     assert_eq!(container(&died, "one")?["exitCode"], 137);
     cluster.until(&vanishes, "STOPPED", PATIENCE).await?;
-    assert_eq!(process_of(&cluster, &kept).await?, before);
+    assert_eq!(cluster.process_of(&kept).await?, before);
     assert_eq!(cluster.task(&kept).await?["lastStatus"], "RUNNING");
     Ok(())
 }
@@ -235,7 +269,7 @@ async fn a_full_disk_hurts_nothing_that_runs_and_new_work_waits() -> Result<()> 
     let cluster = Cluster::start_with(&[("ECS_DATADIR", &folder)]).await?;
     let (kept, _) = cluster.running(sleeper("kept")).await?;
     let (dies, _) = cluster.running(sleeper("dies")).await?;
-    let before = process_of(&cluster, &kept).await?;
+    let before = cluster.process_of(&kept).await?;
 
     disk.fill()?;
     // Each brings more than there can be room left for among the pages of the file.
@@ -263,8 +297,8 @@ async fn a_full_disk_hurts_nothing_that_runs_and_new_work_waits() -> Result<()> 
     let last = waiting.last().context("nothing was asked")?;
     ensure!(cluster.task(last).await?["lastStatus"] == "PENDING", "what cannot be written is not begun");
     assert_eq!(cluster.engine.containers_of_task(last).await?.len(), 0);
-    cluster.engine.kill(&process_of(&cluster, &dies).await?.0).await?;
-    assert_eq!(process_of(&cluster, &kept).await?, before);
+    cluster.engine.kill(&cluster.process_of(&dies).await?.0).await?;
+    assert_eq!(cluster.process_of(&kept).await?, before);
 
     disk.free()?;
     let died = eventually(BACK, "the death is told", || async {
@@ -276,7 +310,7 @@ async fn a_full_disk_hurts_nothing_that_runs_and_new_work_waits() -> Result<()> 
         cluster.until(arn, "RUNNING", BACK).await?;
         assert_eq!(cluster.engine.containers_of_task(arn).await?.len(), 1);
     }
-    assert_eq!(process_of(&cluster, &kept).await?, before);
+    assert_eq!(cluster.process_of(&kept).await?, before);
     Ok(())
 }
 
@@ -304,12 +338,12 @@ async fn another(cluster: &Cluster, env: &[(&str, &str)]) -> Result<(Option<i32>
 async fn a_second_agent_on_the_same_data_is_refused() -> Result<()> {
     let cluster = Cluster::start().await?;
     let (arn, _) = cluster.running(sleeper("kept")).await?;
-    let before = process_of(&cluster, &arn).await?;
+    let before = cluster.process_of(&arn).await?;
     let (code, output) = another(&cluster, &[]).await?;
     assert_eq!(code, Some(5), "{output}");
     ensure!(output.contains("is in use by another agent; stop it first"), "{output}");
     ensure!(output.contains("ECS_DATADIR"), "it says what to do: {output}");
-    assert_eq!(process_of(&cluster, &arn).await?, before);
+    assert_eq!(cluster.process_of(&arn).await?, before);
     ensure!(cluster.instance().await?["agentConnected"] == true, "the first one goes on");
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Promise: an agent that dies, is stopped, or loses its state never loses or doubles a task.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use berth_tests::cluster::{container, demo_answer, host_port};
 use berth_tests::expect::PATIENCE;
 use berth_tests::{Cluster, demo};
@@ -11,20 +11,12 @@ fn server() -> Value {
     demo::task("restart", "bridge", json!([one]))
 }
 
-/// The same process in the same container: what adoption means.
-async fn process_of(cluster: &Cluster, task: &str) -> Result<(String, i64)> {
-    let id = cluster.engine.id_of(task, "one").await?;
-    let state = cluster.engine.inspect(&id).await?.state.context("no state")?;
-    ensure!(state.running == Some(true), "container {id} does not run");
-    Ok((id, state.pid.context("no process")?))
-}
-
 #[tokio::test]
 async fn after_kill_9_running_tasks_are_adopted() -> Result<()> {
     let mut cluster = Cluster::start().await?;
     let instance = cluster.registered().await?;
     let (arn, task) = cluster.running(server()).await?;
-    let before = process_of(&cluster, &arn).await?;
+    let before = cluster.process_of(&arn).await?;
 
     cluster.agent.kill().await?;
     cluster.disconnected().await?;
@@ -32,7 +24,7 @@ async fn after_kill_9_running_tasks_are_adopted() -> Result<()> {
     cluster.agent.start_again()?;
 
     assert_eq!(cluster.registered().await?, instance, "the same instance comes back");
-    assert_eq!(process_of(&cluster, &arn).await?, before);
+    assert_eq!(cluster.process_of(&arn).await?, before);
     assert_eq!(cluster.task(&arn).await?["lastStatus"], "RUNNING");
     cluster.stop(&arn, None).await?;
     let stopped = cluster.until(&arn, "STOPPED", PATIENCE).await?;
@@ -44,7 +36,7 @@ async fn after_kill_9_running_tasks_are_adopted() -> Result<()> {
 async fn what_ended_while_the_agent_was_dead_is_told_afterwards() -> Result<()> {
     let mut cluster = Cluster::start().await?;
     let (arn, _) = cluster.running(server()).await?;
-    let (id, _) = process_of(&cluster, &arn).await?;
+    let (id, _) = cluster.process_of(&arn).await?;
     cluster.agent.kill().await?;
     cluster.engine.kill(&id).await?;
     cluster.agent.start_again()?;
@@ -71,7 +63,7 @@ async fn lost_state_is_rebuilt_from_the_containers() -> Result<()> {
     let mut cluster = Cluster::start().await?;
     let instance = cluster.registered().await?;
     let (arn, _) = cluster.running(server()).await?;
-    let before = process_of(&cluster, &arn).await?;
+    let before = cluster.process_of(&arn).await?;
 
     cluster.agent.kill().await?;
     cluster.disconnected().await?;
@@ -79,7 +71,7 @@ async fn lost_state_is_rebuilt_from_the_containers() -> Result<()> {
     cluster.agent.start_again()?;
 
     assert_eq!(cluster.registered().await?, instance, "the labels name the instance");
-    assert_eq!(process_of(&cluster, &arn).await?, before);
+    assert_eq!(cluster.process_of(&arn).await?, before);
     assert_eq!(cluster.engine.containers_of(&cluster.name).await?.len(), 1, "nothing was started twice");
     cluster.stop(&arn, None).await?;
     cluster.until(&arn, "STOPPED", PATIENCE).await?;
@@ -90,17 +82,17 @@ async fn lost_state_is_rebuilt_from_the_containers() -> Result<()> {
 async fn sigterm_ends_the_agent_and_no_task() -> Result<()> {
     let mut cluster = Cluster::start().await?;
     let (arn, task) = cluster.running(server()).await?;
-    let before = process_of(&cluster, &arn).await?;
+    let before = cluster.process_of(&arn).await?;
 
     let status = cluster.agent.terminate().await?;
     assert_eq!(status.code(), Some(0));
     cluster.disconnected().await?;
-    assert_eq!(process_of(&cluster, &arn).await?, before);
+    assert_eq!(cluster.process_of(&arn).await?, before);
     ensure!(demo_answer(host_port(&task, "one", 8080, "tcp")?, "/").await?.starts_with("hello"));
 
     cluster.agent.start_again()?;
     cluster.registered().await?;
-    assert_eq!(process_of(&cluster, &arn).await?, before);
+    assert_eq!(cluster.process_of(&arn).await?, before);
     Ok(())
 }
 
@@ -108,12 +100,12 @@ async fn sigterm_ends_the_agent_and_no_task() -> Result<()> {
 async fn a_control_plane_that_dies_and_returns_finds_the_task_running() -> Result<()> {
     let mut cluster = Cluster::start().await?;
     let (arn, _) = cluster.running(server()).await?;
-    let before = process_of(&cluster, &arn).await?;
+    let before = cluster.process_of(&arn).await?;
     cluster.control_plane.kill().await?;
     cluster.control_plane.start_again().await?;
     cluster.registered().await?;
     assert_eq!(cluster.task(&arn).await?["lastStatus"], "RUNNING");
-    assert_eq!(process_of(&cluster, &arn).await?, before);
+    assert_eq!(cluster.process_of(&arn).await?, before);
     Ok(())
 }
 

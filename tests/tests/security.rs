@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail, ensure};
+use berth_agent::store::Store as _;
+use berth_agent::store::redb::RedbStore;
 use berth_proto::v1;
 use berth_proto::v1::control_plane_client::ControlPlaneClient;
 use berth_proto::v1::enrollment_client::EnrollmentClient;
@@ -20,8 +22,9 @@ use berth_tests::{Cluster, Endpoint, demo, eventually, files, http, vpc};
 use nix::sys::stat::{Mode, umask};
 use serde_json::{Value, json};
 use tokio::process::Command;
+use tokio_stream::StreamExt as _;
 use tonic::Code;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 
 const SECRET: &str = "hush-hush-tell-nobody";
 const ROLE: &str = "arn:aws:iam::123456789012:role/web";
@@ -229,25 +232,30 @@ async fn the_state_directory() -> Result<()> {
     assert_eq!(files::with(&folder, SECRET)?, [""; 0]);
     ensure!(cluster.task(&task).await?["lastStatus"] == "RUNNING");
 
-    // One that is not there is made for its owner alone; one that others may write to is none.
+    // One that is not there is made for its owner alone, one that others may read is made so, as the engine's for a
+    // volume is; one that others may write to is none.
     let data = tempfile::tempdir()?;
-    let fresh = data.path().join("deep/state");
-    let mut env = cluster.agent.environment().clone();
-    env.extend(
-        [("ECS_DATADIR", &fresh), ("BERTH_RUN_DIR", &data.path().join("deep/run"))]
-            .map(|(key, folder)| (key.to_owned(), folder.display().to_string())),
-    );
-    env.extend(
-        [("BERTH_ENDPOINT_ADDRESS", "off"), ("ECS_ENABLE_TASK_ENI", "false")]
-            .map(|(key, value)| (key.to_owned(), value.to_owned())),
-    );
-    env.remove("ECS_LOGFILE");
-    let mut program = Program::start("berth-agent", &[], &env)?;
-    eventually(PATIENCE, "it is made", || async { Ok(fresh.join("agent.redb").exists().then_some(())) })
-        .await?;
-    program.kill().await?;
-    assert_eq!(files::mode(&fresh)?, 0o700);
-    assert_eq!(astray(&files::modes(&fresh)?, &[]), [""; 0]);
+    let (fresh, made) = (data.path().join("deep/state"), data.path().join("volume"));
+    std::fs::create_dir(&made)?;
+    std::fs::set_permissions(&made, std::fs::Permissions::from_mode(0o755))?;
+    for folder in [&fresh, &made] {
+        let mut env = cluster.agent.environment().clone();
+        env.extend(
+            [("ECS_DATADIR", folder), ("BERTH_RUN_DIR", &data.path().join("deep/run"))]
+                .map(|(key, folder)| (key.to_owned(), folder.display().to_string())),
+        );
+        env.extend(
+            [("BERTH_ENDPOINT_ADDRESS", "off"), ("ECS_ENABLE_TASK_ENI", "false")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned())),
+        );
+        env.remove("ECS_LOGFILE");
+        let mut program = Program::start("berth-agent", &[], &env)?;
+        eventually(PATIENCE, "it is made", || async { Ok(folder.join("agent.redb").exists().then_some(())) })
+            .await?;
+        program.kill().await?;
+        assert_eq!(files::mode(folder)?, 0o700);
+        assert_eq!(astray(&files::modes(folder)?, &[]), [""; 0]);
+    }
     let open = data.path().join("open");
     std::fs::create_dir(&open)?;
     for (key, folder) in [("ECS_DATADIR", &open), ("BERTH_RUN_DIR", &open)] {
@@ -609,7 +617,8 @@ async fn channel(secured: &Secured) -> Result<Channel> {
 /// Asks for a certificate with a request that is none: the token is looked at first.
 async fn enroll(secured: &Secured, token: &str) -> Result<(), tonic::Status> {
     let channel = channel(secured).await.map_err(|error| tonic::Status::unknown(error.to_string()))?;
-    let request = v1::EnrollRequest { join_token: token.to_owned(), csr_pem: "none".to_owned() };
+    let request =
+        v1::EnrollRequest { join_token: token.to_owned(), csr_pem: "none".to_owned(), ..Default::default() };
     EnrollmentClient::new(channel).enroll(request).await.map(drop)
 }
 
@@ -617,7 +626,7 @@ async fn enroll(secured: &Secured, token: &str) -> Result<(), tonic::Status> {
 async fn the_hosts_key() -> Result<()> {
     umask(Mode::empty());
     let secured = Secured::start("1h").await?;
-    let cluster = secured.joined().await?;
+    let mut cluster = secured.joined().await?;
     let tls = cluster.agent.data_dir().join("tls");
     assert_eq!((files::mode(&tls)?, files::mode(&tls.join("host.pem"))?), (0o700, 0o600));
     let pem = std::fs::read_to_string(tls.join("host.pem"))?;
@@ -628,7 +637,72 @@ async fn the_hosts_key() -> Result<()> {
         assert_eq!(files::with(secured.data_dir(), line)?, [""; 0]);
         ensure!(!cluster.agent.output().contains(line) && !secured.output().contains(line), "in a log");
     }
+
+    // Its certificate is for its own instance: another host that has enrolled gets at it by no name, not even
+    // while the host is away.
+    let (arn, (task, _)) =
+        (cluster.registered().await?, cluster.running(stays("kept", "none", json!({}))).await?);
+    let mut second = secured.joined().await?;
+    for agent in [&mut second.agent, &mut cluster.agent] {
+        agent.terminate().await?;
+    }
+    cluster.disconnected().await?;
+    let own_key = host_key(cluster.agent.data_dir()).await?;
+    let mut client = ControlPlaneClient::new(channel_of(&secured, second.agent.data_dir()).await?);
+    let claim = |host_key: &str, previous: &str| v1::RegisterRequest {
+        cluster: cluster.name.clone(),
+        host_key: host_key.to_owned(),
+        previous_instance_arn: previous.to_owned(),
+        total: Some(v1::Resources { cpu: 1024, memory_mib: 1024, ..Default::default() }),
+        protocol_version: berth_proto::PROTOCOL_VERSION,
+        ..Default::default()
+    };
+    let hello = |host_key: &str| v1::Hello {
+        container_instance_arn: arn.clone(),
+        host_key: host_key.to_owned(),
+        outbox_epoch: "another".to_owned(),
+        last_manifest_sequence: 0,
+        last_seen: None,
+    };
+    for key in ["another", &own_key] {
+        let claimed = client.register(claim(key, &arn)).await.err();
+        let refused = claimed.with_context(|| format!("{key} was given the instance"))?;
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+        let told = [arn.as_str(), "aws ecs deregister-container-instance"];
+        ensure!(told.iter().all(|text| refused.message().contains(text)), "{refused}");
+        let first = v1::AgentMessage { message: Some(v1::agent_message::Message::Hello(hello(key))) };
+        let stream = tokio_stream::iter([first]).chain(tokio_stream::pending());
+        let mut answers = client.session(stream).await?.into_inner();
+        let refused = answers.message().await.err().with_context(|| format!("{key} was greeted"))?;
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    }
+    let known = secured.output();
+    ensure!(known.contains("claims an instance that is not its own"), "{known}");
+    // What is not claimed it may have; and the host comes back to what is its own.
+    cluster.agent.start_again()?;
+    assert_eq!(cluster.registered().await?, arn);
+    assert_eq!(cluster.task(&task).await?["lastStatus"], "RUNNING");
+    let other = client.register(claim("another", "")).await?.into_inner().container_instance_arn;
+    ensure!(other != arn, "{other}");
     Ok(())
+}
+
+/// The key that an agent which has ended keeps.
+async fn host_key(data_dir: &Path) -> Result<String> {
+    let data_dir = data_dir.to_owned();
+    let store = tokio::task::spawn_blocking(move || RedbStore::open(&data_dir)).await??;
+    Ok(store.load().await?.identity.context("no identity")?.host_key)
+}
+
+/// A way to the control plane with the certificate that a host has.
+async fn channel_of(secured: &Secured, data_dir: &Path) -> Result<Channel> {
+    let own = std::fs::read_to_string(data_dir.join("tls/host.pem"))?;
+    let ca = std::fs::read_to_string(secured.data_dir().join("ca.pem"))?;
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(ca))
+        .identity(Identity::from_pem(&own, &own))
+        .domain_name("localhost");
+    Ok(Channel::from_shared(secured.host())?.tls_config(tls)?.connect().await?)
 }
 
 #[tokio::test]

@@ -2,13 +2,14 @@
 //! renew it; secrets stay secret, and plaintext never leaves the machine.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Context, Result, ensure};
 use berth_tests::expect::PATIENCE;
 use berth_tests::files::mode;
 use berth_tests::program::Program;
 use berth_tests::secured::{Secured, private_lines, with_data};
-use berth_tests::{Agent, demo, eventually};
+use berth_tests::{Agent, Cluster, demo, eventually};
 use serde_json::{Value, json};
 
 fn sleeper() -> Value {
@@ -57,6 +58,99 @@ async fn a_host_joins_with_a_token_runs_tasks_and_needs_no_token_again() -> Resu
         ensure!(!log.contains(&secured.token), "the token is in a log");
         ensure!(lines.iter().all(|line| !log.contains(line)), "the key is in a log");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_token_that_root_makes_is_the_services_to_read() -> Result<()> {
+    const SERVICE: u32 = 12345;
+    for token_first in [true, false] {
+        let secured = Secured::start_as_user(SERVICE, token_first).await?;
+        secured.joined().await.with_context(|| format!("{token_first}: {}", secured.output()))?;
+        for entry in std::fs::read_dir(secured.data_dir())? {
+            let (path, found) = entry.and_then(|entry| Ok((entry.path(), entry.metadata()?)))?;
+            assert_eq!((found.uid(), found.gid()), (SERVICE, SERVICE), "{}", path.display());
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_host_that_is_told_of_another_authority_enrols_anew_and_its_tasks_run_on() -> Result<()> {
+    let mut secured = Secured::start("1h").await?;
+    let mut cluster = secured.joined().await?;
+    let instance = cluster.registered().await?;
+    let (arn, _) = cluster.running(sleeper()).await?;
+    let container = cluster.engine.id_of(&arn, "one").await?;
+    let process = async |cluster: &Cluster| -> Result<Option<i64>> {
+        Ok(cluster.engine.inspect(&container).await?.state.and_then(|state| state.pid))
+    };
+    let before = process(&cluster).await?;
+    ensure!(before.is_some_and(|pid| pid > 0), "{before:?}");
+
+    secured.replace_authority().await?;
+    cluster.disconnected().await?;
+    let pem = cluster.agent.data_dir().join("tls/host.pem");
+    let old = std::fs::read_to_string(&pem)?;
+    cluster.agent.terminate().await?;
+    // Told of the authority alone it cannot, and keeps what it has.
+    cluster.agent.set("BERTH_JOIN_TOKEN", "");
+    cluster.agent.set("BERTH_CA_FINGERPRINT", &secured.fingerprint);
+    cluster.agent.start_again()?;
+    says(&cluster.agent, "not connected to the control plane", 1).await?;
+    cluster.agent.terminate().await?;
+    assert_eq!(std::fs::read_to_string(&pem)?, old);
+
+    cluster.agent.set("BERTH_JOIN_TOKEN", &secured.token);
+    cluster.agent.start_again()?;
+    assert_eq!(cluster.registered().await?, instance);
+    says(&cluster.agent, "enrolled anew", 1).await?;
+    ensure!(std::fs::read_to_string(&pem)? != old, "the certificate is new");
+    assert_eq!(mode(&pem)?, 0o600);
+    assert_eq!(cluster.task(&arn).await?["lastStatus"], "RUNNING");
+    assert_eq!(process(&cluster).await?, before);
+
+    // Once is enough, and the task is still one that can be stopped.
+    cluster.agent.kill().await?;
+    cluster.agent.start_again()?;
+    says(&cluster.agent, "connected to the control plane", 1).await?;
+    ensure!(!cluster.agent.output().contains("enrolled"), "{}", cluster.agent.output());
+    assert_eq!(process(&cluster).await?, before);
+    cluster.registered().await?;
+    cluster.stop(&arn, None).await?;
+    cluster.until(&arn, "STOPPED", PATIENCE).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_host_that_lost_all_of_its_state_is_refused_until_its_instance_is_deregistered() -> Result<()> {
+    let secured = Secured::start("1h").await?;
+    let mut cluster = secured.joined().await?;
+    let instance = cluster.registered().await?;
+    let (task, _) = cluster.running(sleeper()).await?;
+    let container = cluster.engine.id_of(&task, "one").await?;
+    let runs = async |cluster: &Cluster| -> Result<bool> {
+        let state = cluster.engine.inspect(&container).await?.state;
+        Ok(state.is_some_and(|state| state.running == Some(true)))
+    };
+    cluster.agent.kill().await?;
+    cluster.disconnected().await?;
+    cluster.agent.lose_state()?;
+    cluster.agent.start_again()?;
+    says(&cluster.agent, "belongs to a host with another certificate", 1).await?;
+    ensure!(runs(&cluster).await?, "the task did not run on");
+
+    let away = json!({ "cluster": cluster.name, "containerInstance": instance, "force": true });
+    cluster.ecs.call("DeregisterContainerInstance", away).await?;
+    // As README says: what runs there is the operator's to end, and this ended it.
+    cluster.agent.terminate().await?;
+    cluster.agent.start_again()?;
+    let anew = cluster.registered().await?;
+    ensure!(anew != instance, "{anew}");
+    eventually(PATIENCE, "what ran there has ended", || async { Ok((!runs(&cluster).await?).then_some(())) })
+        .await?;
+    let (_, placed) = cluster.running(sleeper()).await?;
+    assert_eq!(placed["containerInstanceArn"], anew);
     Ok(())
 }
 

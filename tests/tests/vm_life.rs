@@ -1,12 +1,12 @@
-//! A host with a kernel of its own that is rebooted, and one that loses its power in the middle of writes: the agent as
-//! it ships comes back by itself, and no task is lost, doubled or left without a word. tests/scripts/vm.sh makes the
+//! A host with a kernel of its own that is rebooted, that loses its power in the middle of writes, and whose clock is
+//! put right: the agent as it ships comes back by itself, and no task is lost, doubled or left without a word. tests/scripts/vm.sh makes the
 //! host and runs this beside it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use berth_tests::cluster::{container, text};
@@ -264,6 +264,59 @@ async fn a_host_that_is_rebooted_stops_its_tasks_in_order_and_comes_back_with_it
     Ok(())
 }
 
+/// Puts the host's clock forward, or back.
+fn puts_clock(seconds: i64) -> Result<()> {
+    works(&format!("date --set=@$(($(date +%s) + {seconds}))")).map(drop)
+}
+
+#[tokio::test]
+async fn a_host_whose_clock_is_put_right_hears_of_what_ends_and_starts_it_again() -> Result<()> {
+    // Longer than any look at everything is away, shorter than what certificates are valid.
+    const FAR: i64 = 1800;
+    // Well before the next look.
+    const AT_ONCE: Duration = Duration::from_secs(100);
+    // The shortest that ECS takes.
+    const PERIOD: Duration = Duration::from_secs(60);
+    let site = Site::start().await?;
+    let policy = json!({ "enabled": true, "restartAttemptPeriod": PERIOD.as_secs() });
+    let again = demo::container_with("again", &["sleep", "3600"], json!({ "restartPolicy": policy }));
+    let again = site.register(demo::task("again", "none", json!([again]))).await?;
+    let one =
+        site.register(demo::task("one", "none", json!([demo::container("one", &["sleep", "3600"])]))).await?;
+    let kept = site.run(&again).await?;
+    site.until(&kept, "RUNNING").await?;
+    let ran = Instant::now();
+    let tasks = [site.run(&one).await?, site.run(&one).await?];
+    for task in &tasks {
+        site.until(task, "RUNNING").await?;
+    }
+
+    let kill = |task: &str| {
+        works(&format!("docker kill $(docker ps -q --filter label=com.amazonaws.ecs.task-arn={task})"))
+    };
+    for (task, by) in tasks.iter().zip([-FAR, FAR]) {
+        puts_clock(by)?;
+        kill(task)?;
+        let killed = Instant::now();
+        site.until(task, "STOPPED").await?;
+        ensure!(killed.elapsed() < AT_ONCE, "{by}: it was told after {:?}", killed.elapsed());
+    }
+    puts_clock(-FAR)?;
+    tokio::time::sleep_until((ran + PERIOD).into()).await;
+    kill(&kept)?;
+    eventually(PATIENCE, "it is started again", || async {
+        let told = container(&site.task(&kept).await?, "again")?.clone();
+        let again = told["reason"].as_str().is_some_and(|reason| reason.starts_with("restarted once"));
+        ensure!(again, "{told}");
+        Ok(Some(()))
+    })
+    .await?;
+    puts_clock(FAR)?;
+    site.stop(&kept).await?;
+    assert_eq!(site.until(&kept, "STOPPED").await?["stopCode"], "UserInitiated");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_host_that_loses_its_power_amid_launches_loses_and_doubles_nothing() -> Result<()> {
     let site = Site::start().await?;
@@ -276,7 +329,7 @@ async fn a_host_that_loses_its_power_amid_launches_loses_and_doubles_nothing() -
     for n in 0..LAUNCHES {
         tasks.push(site.run(&definitions[n % 2]).await?);
     }
-    eventually(PATIENCE, "some run, and others are about to", || async {
+    eventually(BOOT, "some run, and others are about to", || async {
         let running = site.with("RUNNING", &tasks).await?.len();
         Ok((running >= RUNNING).then_some(()))
     })
@@ -293,8 +346,14 @@ async fn a_host_that_loses_its_power_amid_launches_loses_and_doubles_nothing() -
         Ok(said("systemctl is-active berth-agent")?.starts_with("active").then_some(()))
     })
     .await?;
-    let alone = containers()?.values().flatten().filter(|state| *state == "running").count();
-    println!("{alone} containers run without the control plane");
+    if ran.len() < tasks.len() {
+        let alone = eventually(BOOT, "what had been assigned begins without the control plane", || async {
+            let running = containers()?.values().flatten().filter(|state| *state == "running").count();
+            Ok((running > 0).then_some(running))
+        })
+        .await?;
+        println!("{alone} containers run without the control plane");
+    }
     site.program.signal(Signal::SIGCONT)?;
     if let Some(task) = &unwanted {
         site.stop(task).await?;
@@ -309,6 +368,7 @@ async fn a_host_that_loses_its_power_amid_launches_loses_and_doubles_nothing() -
             running.len(),
             stopped.len()
         );
+        ensure!(running.is_disjoint(&ran), "what ran is not told to have ended");
         let all = containers()?;
         Ok(Some((running, all)))
     })

@@ -5,6 +5,7 @@ mod sealed;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::clock;
+use crate::effects::{CREDENTIALS_KEEP, Effects};
 use crate::supervise::Tracker;
 
 pub use self::sealed::{Sealed, run_file};
@@ -80,13 +82,13 @@ pub struct Credentials {
 impl Credentials {
     /// With what was sealed before; what changes is sealed anew, in the background.
     #[must_use]
-    pub fn new(sealed: Option<Sealed>, tracker: &Tracker) -> Arc<Self> {
+    pub fn new(sealed: Option<Sealed>, effects: Effects, tracker: &Tracker) -> Arc<Self> {
         let before = sealed.as_ref().map(Sealed::open).unwrap_or_default();
         let held = before.into_iter().map(|(task, known)| (task, Held::Credentials(known))).collect();
         let all = Arc::new(Self { held: Mutex::new(held), changed: Notify::new(), unsealed: Notify::new() });
         if let Some(sealed) = sealed {
             let keeper = Arc::clone(&all);
-            tracker.spawn_droppable("sealed credentials", async move { keeper.keep(sealed).await });
+            tracker.spawn_droppable("sealed credentials", async move { keeper.keep(sealed, &effects).await });
         }
         all
     }
@@ -148,7 +150,7 @@ impl Credentials {
     }
 
     /// Seals what is held whenever it has changed.
-    async fn keep(&self, sealed: Sealed) {
+    async fn keep(&self, sealed: Sealed, effects: &Effects) {
         let sealed = Arc::new(sealed);
         loop {
             self.unsealed.notified().await;
@@ -158,8 +160,10 @@ impl Credentials {
                 .filter_map(|(task, held)| Some((task.clone(), held.good()?.clone())))
                 .collect();
             let writer = Arc::clone(&sealed);
-            let written = tokio::task::spawn_blocking(move || writer.write(&all)).await;
-            if let Ok(Err(error)) = written {
+            let write = async {
+                tokio::task::spawn_blocking(move || writer.write(&all)).await.map_err(io::Error::other)?
+            };
+            if let Err(error) = effects.around(CREDENTIALS_KEEP, io::Error::other, write).await {
                 tracing::warn!(
                     %error,
                     "credentials of tasks are not sealed: after a restart the control plane must send them"
@@ -198,7 +202,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_task_waits_for_them_and_hears_why_there_are_none() {
-        let all = Credentials::new(None, &Tracker::new());
+        let all = Credentials::new(None, Effects::default(), &Tracker::new());
         let name = task(1);
         let (waited, ()) = tokio::join!(all.wait(&name), async { all.put(task(1), credentials(60_000)) });
         assert_eq!(waited, Ok(()));
@@ -213,7 +217,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_has_ended_is_not_handed_out() {
-        let all = Credentials::new(None, &Tracker::new());
+        let all = Credentials::new(None, Effects::default(), &Tracker::new());
         all.put(task(1), credentials(0));
         assert!(all.of(&task(1)).is_none());
         assert!(!format!("{:?}", credentials(0)).contains("hush"));

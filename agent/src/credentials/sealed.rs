@@ -3,7 +3,7 @@
 //! so are the tasks.
 
 use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -79,16 +79,22 @@ fn random(bytes: &mut [u8]) -> io::Result<()> {
 
 /// The key in that file, which is made where it is not there.
 fn key(path: &Path) -> io::Result<[u8; KEY_BYTES]> {
-    let mut key = [0; KEY_BYTES];
-    match fs::File::open(path) {
-        Ok(mut file) => file.read_exact(&mut key)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            random(&mut key)?;
-            let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
-            file.write_all(&key)?;
-        }
-        Err(error) => return Err(error),
+    match fs::read(path).map(<[u8; KEY_BYTES]>::try_from) {
+        Ok(Ok(key)) => Ok(key),
+        // Whoever made it did not get to its end; nothing was sealed with it.
+        Ok(Err(_)) => make_key(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_key(path),
+        Err(error) => Err(error),
     }
+}
+
+fn make_key(path: &Path) -> io::Result<[u8; KEY_BYTES]> {
+    let mut key = [0; KEY_BYTES];
+    random(&mut key)?;
+    let next = path.with_extension("next");
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&next)?;
+    file.write_all(&key)?;
+    fs::rename(&next, path)?;
     Ok(key)
 }
 
@@ -119,6 +125,12 @@ mod tests {
         assert_eq!(Sealed::new(&data, &run).unwrap().open(), all);
         let written = fs::read(data.join(FILE)).unwrap();
         assert!(!written.windows(4).any(|w| w == b"hush" || w == b"AKIA"));
+        // One who made the key did not get to its end.
+        fs::write(run_file(&data, &run, "key"), b"half").unwrap();
+        let sealed = Sealed::new(&data, &run).unwrap();
+        assert_eq!(sealed.open(), Vec::new());
+        sealed.write(&all).unwrap();
+        assert_eq!(Sealed::new(&data, &run).unwrap().open(), all);
         // After a reboot.
         fs::remove_dir_all(&run).unwrap();
         assert_eq!(Sealed::new(&data, &run).unwrap().open(), Vec::new());

@@ -26,8 +26,10 @@ use crate::host_life::notice::{Notice, NoticeKind, NoticeSource, Notices};
 use crate::host_life::systemd;
 use crate::supervise::Tracker;
 
-/// Of the time that logind gives, what is kept for the last word to the control plane.
+/// Of the time that there is, what is kept for the last word to the control plane.
 const LAST_WORD: Millis = Millis::from_secs(2);
+/// Longest that what was killed at its deadline may take to be gone and told, when the service is stopped then.
+const AFTER: Duration = Duration::from_secs(10);
 /// Stops begin so much before they have to, so that what is killed is gone as well.
 const MARGIN: Millis = Millis::from_secs(10);
 /// How often it is asked whether it is time to stop tasks before a deadline.
@@ -153,11 +155,8 @@ impl Mind {
 
     fn shut_down(&self, cause: StopCause, delay: Duration, now: Timestamp) -> Departure {
         let given = Millis(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
-        let within = if self.is_service {
-            self.timeout
-        } else {
-            self.timeout.min(Millis(given.0.saturating_sub(LAST_WORD.0)))
-        };
+        let whole = if self.is_service { self.timeout } else { self.timeout.min(given) };
+        let within = Millis(whole.0.saturating_sub(LAST_WORD.0));
         if given < self.timeout && self.is_service {
             tracing::info!(
                 given = %given,
@@ -209,7 +208,7 @@ impl HostEnd {
             service.ending(&format!("the host goes down: {} to be stopped", count(live, "task")));
         }
         self.engine.depart(Some(departure)).await;
-        let stopped = service.waiting(timeout(clock::until(deadline), done(&self.engine))).await;
+        let stopped = service.waiting(timeout(clock::until(deadline).max(AFTER), done(&self.engine))).await;
         if stopped.is_err() {
             tracing::error!(tasks = self.engine.live(), "the host goes down before all tasks have stopped");
         }

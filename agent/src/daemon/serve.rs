@@ -6,8 +6,10 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::time::sleep;
 
 use super::DaemonError;
 use crate::config::Config;
@@ -21,6 +23,9 @@ use crate::endpoint::task::{self, Rate, TaskEndpoint};
 use crate::engine::Engine;
 use crate::session::Inquiries;
 use crate::supervise::Tracker;
+
+/// Between two looks whether a port is free.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Where the operator's command line finds the agent of that configuration.
 ///
@@ -106,23 +111,39 @@ pub(super) fn task_endpoint(
     });
 }
 
-/// The introspection API is a convenience: tasks do not suffer when its port is taken.
+/// The introspection API is a convenience: tasks do not suffer when its port is taken, and as soon as it is free it
+/// is there.
 pub(super) async fn introspection_api(config: &Config, tracker: &Tracker, state: Introspection) {
     let Some(address) = config.introspection else {
         return;
     };
-    let listener = match TcpListener::bind(address).await {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(%address, %error, "no introspection API; free the port or set BERTH_INTROSPECTION_ADDRESS");
-            return;
-        }
-    };
-    if let Ok(address) = listener.local_addr() {
-        tracing::info!(%address, "introspection API");
+    // Before anybody hears that the agent is ready, where that can be.
+    let first = TcpListener::bind(address).await;
+    if let Err(error) = &first {
+        tracing::warn!(
+            %address,
+            %error,
+            "no introspection API until that port is free: it is tried again; BERTH_INTROSPECTION_ADDRESS may name another"
+        );
     }
-    let connections = tracker.clone();
+    let (connections, stop) = (tracker.clone(), tracker.token().clone());
     tracker.spawn("introspection", async move {
+        let Some(listener) = stop.run_until_cancelled(bound(first.ok(), address)).await else { return };
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(%address, "introspection API");
+        }
         introspection::serve(listener, state, &connections).await;
     });
+}
+
+async fn bound(first: Option<TcpListener>, address: SocketAddr) -> TcpListener {
+    if let Some(listener) = first {
+        return listener;
+    }
+    loop {
+        sleep(AGAIN).await;
+        if let Ok(listener) = TcpListener::bind(address).await {
+            return listener;
+        }
+    }
 }

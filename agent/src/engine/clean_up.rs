@@ -3,6 +3,7 @@
 //! operator asks for that; then stopped containers that no agent made go as well.
 
 use std::collections::HashSet;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,6 +16,7 @@ use nix::sys::statvfs::statvfs;
 use super::Shared;
 use crate::clock;
 use crate::config::CleanUp;
+use crate::effects;
 use crate::runtime::LocalImage;
 
 /// How often the disk is looked at, beside after each pull.
@@ -63,8 +65,11 @@ pub(super) async fn run(shared: Arc<Shared>, cleaner: Cleaner) {
             continue;
         }
         let images = Arc::clone(&shared);
-        let saved = tokio::task::spawn_blocking(move || images.images.records().save()).await;
-        if let Ok(Err(error)) = saved {
+        let save = async {
+            let saved = tokio::task::spawn_blocking(move || images.images.records().save()).await;
+            saved.map_err(io::Error::other)?
+        };
+        if let Err(error) = shared.effects.around(effects::IMAGES_KEEP, io::Error::other, save).await {
             tracing::warn!(%error, "which images were pulled here is not written down");
         }
     }

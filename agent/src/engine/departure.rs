@@ -1,13 +1,13 @@
 //! A host that goes: the control plane is told, nothing starts any more, and what runs is stopped in order by
 //! the time that there is.
 
-use berth_core::task::{Event, StopCause, TaskStatus};
+use berth_core::task::{Admission, Event, StopCause, TaskStatus};
 use berth_core::units::{Millis, Timestamp};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::Engine;
 use super::registry::Handle;
-use crate::clock;
 
 /// That the host goes, and what becomes of its tasks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,25 +35,34 @@ impl Engine {
         }
     }
 
-    /// Tells every task that is here of the departure.
+    /// Tells every task that is here of the departure. Those that have not begun do not: elsewhere they may.
     pub(super) async fn follow_departure(&self) {
-        let Some((cause, by)) = self.stops() else { return };
-        let live = |handle: &Handle| handle.view.borrow().state().status != TaskStatus::Stopped;
-        let handles = self.shared.registry.handles().into_iter().filter(live);
-        let event = |handle| (handle, Event::HostGoes { cause: cause.clone(), by });
-        self.tell(handles.map(event).collect()).await;
+        let Some(cause) = self.cause_of_departure() else { return };
+        let by = self.stops();
+        let concerns = |handle: &Handle| {
+            let view = handle.view.borrow();
+            let waits = matches!(view.state().admission, Admission::Waiting(_));
+            view.state().status != TaskStatus::Stopped && (by.is_some() || waits)
+        };
+        let event = || match by {
+            Some(by) => Event::HostGoes { cause: cause.clone(), by },
+            None => Event::Stop(cause.clone()),
+        };
+        let handles = self.shared.registry.handles().into_iter().filter(concerns);
+        self.tell(handles.map(|handle| (handle, event())).collect()).await;
     }
 
     /// Why tasks that come now do not start.
     pub(super) fn cause_of_departure(&self) -> Option<StopCause> {
-        self.stops().map(|(cause, _)| cause)
+        self.shared.departure.borrow().as_ref().map(|departure| departure.cause.clone())
     }
 
-    fn stops(&self) -> Option<(StopCause, Timestamp)> {
+    /// By when what runs is to be gone, once it is stopped.
+    fn stops(&self) -> Option<Timestamp> {
         let departure = self.shared.departure.borrow();
         let departure = departure.as_ref().filter(|departure| departure.stops)?;
         // Without a deadline every container has its own time.
-        Some((departure.cause.clone(), departure.deadline.unwrap_or(Timestamp(u64::MAX))))
+        Some(departure.deadline.unwrap_or(Timestamp(u64::MAX)))
     }
 
     /// How many tasks are not gone yet.
@@ -77,8 +86,8 @@ impl Engine {
     /// Waits until the control plane has all that there is to tell, at most that long.
     pub async fn told(&self, at_most: Millis) {
         const LOOK: std::time::Duration = std::time::Duration::from_millis(50);
-        let until = clock::now().after(at_most);
-        while !self.shared.store.outbox().after(0, 1).is_empty() && clock::now() < until {
+        let until = Instant::now() + at_most.as_duration();
+        while !self.shared.store.outbox().after(0, 1).is_empty() && Instant::now() < until {
             tokio::time::sleep(LOOK).await;
         }
     }

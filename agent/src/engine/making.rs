@@ -146,7 +146,7 @@ async fn make(
     let limit = Millis(shared.timeouts.create.0.saturating_add(LATE.0));
     shared.tracker.spawn_droppable("create", async move {
         let name = request.name.clone();
-        let Ok(made) = timeout(limit.as_duration(), runtime.create(request)).await else { return };
+        let Ok(made) = timeout(limit.as_duration(), anew(&*runtime, request)).await else { return };
         let Err(Ok(id)) = tell.send(made) else { return };
         tracing::info!(task = %spec.arn, container = name, "it was made too late, and is removed again");
         let removed = timeout(LATE.as_duration(), discard(&*runtime, &spec, &id)).await;
@@ -156,6 +156,23 @@ async fn make(
     });
     // Without an answer the agent is stopping, or has given up what the engine does not.
     told.await.unwrap_or_else(|_| Err(RuntimeError::Unavailable("no answer".to_owned())))
+}
+
+/// Makes a container, over one that an earlier life of the agent left which lost its records: its start was on its
+/// way then, and came about since. With what it was made with, it is no use to the task any more.
+async fn anew(runtime: &dyn Runtime, request: CreateRequest) -> Result<EngineId, RuntimeError> {
+    match runtime.create(request.clone()).await {
+        Err(RuntimeError::StartedBefore(id)) => {
+            tracing::warn!(task = %request.task.arn, container = request.name, "started and not on record: it is made anew");
+            // An engine that refuses has none to kill any more: it has ended by itself.
+            if let Err(away @ RuntimeError::Unavailable(_)) = runtime.kill(&id).await {
+                return Err(away);
+            }
+            runtime.remove(&id).await?;
+            runtime.create(request).await
+        }
+        made => made,
+    }
 }
 
 /// Removes a container that never ran, and the task's own volumes that no other container has.

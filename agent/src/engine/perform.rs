@@ -97,7 +97,9 @@ pub(super) fn failure(class: ErrorClass, error: RuntimeError) -> Failure {
         RuntimeError::Unavailable(_) => FailureKind::EngineAway,
         RuntimeError::PortTaken(_) => FailureKind::PortTaken,
         RuntimeError::NoSuchImage(_) => FailureKind::NoSuchImage,
-        RuntimeError::NoSuchContainer(_) | RuntimeError::Refused(_) => FailureKind::Refused,
+        RuntimeError::NoSuchContainer(_) | RuntimeError::StartedBefore(_) | RuntimeError::Refused(_) => {
+            FailureKind::Refused
+        }
     };
     Failure { kind, class, detail: error.to_string() }
 }

@@ -69,8 +69,8 @@ async fn read(shared: &Shared, mut cursor: i64) {
                     };
                     match event {
                         Ok(event) => {
-                            cursor = cursor.max(event.time_ns);
-                            heard = heard.max(Some(event.time_ns));
+                            // Not the latest: on a clock that was put back, it is the last that counts.
+                            (cursor, heard) = (event.time_ns, Some(event.time_ns));
                             shared.registry.hint(event);
                         }
                         Err(error) => {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use berth_core::ids::EngineId;
-use berth_core::task::Fact;
+use berth_core::task::{Fact, TaskStatus};
 use tokio::time::{sleep, timeout};
 
 use super::keepsake::Keepsake;
@@ -142,11 +142,12 @@ impl Engine {
         }
     }
 
-    /// Those that are of no task. To be asked after they were listed: a task is known before it makes
-    /// anything.
+    /// Those that are of no task, or of one that has stopped: that has let go of all that it knew of. To be asked
+    /// after they were listed: a task is known before it makes anything.
     fn of_nobody(&self, ids: Vec<String>) -> Vec<String> {
-        let known: BTreeSet<String> =
-            self.tasks().iter().map(|task| task.spec().arn.id().to_owned()).collect();
-        ids.into_iter().filter(|id| !known.contains(id)).collect()
+        let tasks = self.tasks();
+        let live = tasks.iter().filter(|task| task.state().status != TaskStatus::Stopped);
+        let theirs: BTreeSet<&str> = live.map(|task| task.spec().arn.id()).collect();
+        ids.into_iter().filter(|id| !theirs.contains(id.as_str())).collect()
     }
 }

@@ -38,6 +38,9 @@ pub enum RuntimeError {
     /// A host port could not be bound.
     #[error("{0}")]
     PortTaken(String),
+    /// A container of the same task and name is there, and was started before.
+    #[error("container {0} of this task was started before")]
+    StartedBefore(EngineId),
     /// The engine answered with an error; the text is the engine's own.
     #[error("{0}")]
     Refused(String),

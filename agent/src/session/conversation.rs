@@ -16,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::Line;
+use super::account::{account, last_seen, newer, records_point};
 use super::admit::{self, Admitted};
 use super::attachment::security_group;
 use super::convert;
@@ -58,6 +59,7 @@ pub(super) async fn converse(
     let identity = session.identity.lock().await.clone();
     let hello = v1::Hello {
         container_instance_arn: instance.to_string(),
+        last_seen: last_seen(&identity, &session.engine),
         host_key: identity.host_key,
         outbox_epoch: identity.outbox_epoch,
         last_manifest_sequence: identity.manifest_sequence,
@@ -259,6 +261,16 @@ impl Conversation<'_> {
                 self.session.inquiries.answer(reply.request_id, convert::answer(reply.outcome));
                 Ok(())
             }
+            In::TaskInquiry(inquiry) => {
+                tracing::warn!(
+                    tasks = inquiry.task_arns.len(),
+                    "the control plane has other records than before: it is told what runs here, and that runs on"
+                );
+                for task in inquiry.task_arns {
+                    self.say(Out::TaskAccount(account(&self.session.engine, task))).await?;
+                }
+                Ok(())
+            }
             In::HeartbeatAck(_) => Ok(()),
             In::Close(close) if close.instance_inactive => Err(Failed::Deregistered(close.reason)),
             In::Close(close) => {
@@ -268,6 +280,8 @@ impl Conversation<'_> {
     }
 
     async fn take_payload(&self, payload: v1::Payload) -> Result<(), Failed> {
+        let identity = self.session.identity.lock().await.clone();
+        let seen = newer(&identity, payload.at).filter(|_| !payload.tasks.is_empty());
         let mut assignments = Vec::with_capacity(payload.tasks.len());
         for message in payload.tasks {
             match admit::assignment(message) {
@@ -278,7 +292,14 @@ impl Conversation<'_> {
                 }
             }
         }
-        let accept = self.session.engine.accept(assignments);
+        // It goes to the store first: who has the tasks has seen the records that they are in.
+        let seen = async {
+            match seen {
+                Some(identity) => self.session.keep_seen(identity).await,
+                None => Ok(()),
+            }
+        };
+        let accept = async { tokio::try_join!(biased; seen, self.session.engine.accept(assignments)) };
         let late =
             |_| Failed::Protocol(format!("a payload could not be persisted within {} s", ACCEPT.as_secs()));
         tokio::time::timeout(ACCEPT, accept).await.map_err(late)??;
@@ -292,6 +313,7 @@ impl Conversation<'_> {
             return Ok(());
         }
         identity.manifest_sequence = manifest.sequence;
+        identity.last_seen = manifest.at.map(records_point).or(identity.last_seen);
         self.session.keep(identity).await?;
         let listed: BTreeSet<&str> = manifest.tasks.iter().map(|entry| entry.task_arn.as_str()).collect();
         let missing: Vec<String> = self

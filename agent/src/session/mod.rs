@@ -3,6 +3,7 @@
 //!
 //! Whatever becomes of the control plane, tasks run on: all that waits is the outbox.
 
+mod account;
 mod admit;
 mod attach;
 mod attachment;
@@ -10,6 +11,7 @@ mod channel;
 mod conversation;
 mod convert;
 mod endpoint;
+mod enrolment;
 mod environment;
 mod inquiries;
 mod linux;
@@ -25,15 +27,11 @@ use berth_core::ids::{ContainerInstanceArn, GpuId};
 use berth_core::resources::Resources;
 use berth_proto::v1;
 use berth_proto::v1::control_plane_client::ControlPlaneClient;
-use berth_proto::v1::enrollment_client::EnrollmentClient;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tonic::Code;
-use tonic::transport::Channel;
 
-use self::tls::Credentials;
 use crate::backoff::Backoff;
-use crate::clock;
 use crate::config::Secret;
 use crate::engine::Engine;
 use crate::random;
@@ -52,8 +50,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// Longest that the control plane may take to answer a call; one that hangs is dialled anew.
 const ANSWER: Duration = Duration::from_secs(30);
-
-const RENEWAL: &str = "renewal of the certificate";
 
 /// What the agent says of itself when it registers.
 #[derive(Debug, Clone)]
@@ -108,7 +104,7 @@ pub enum SessionStatus {
 /// Why the agent cannot go on, however often it tries.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// The control plane refuses what the agent says of itself.
+    /// The control plane refuses what the agent says of itself, and has never taken it in.
     #[error("the control plane refuses this host: {0}")]
     Refused(String),
     /// The state cannot be kept.
@@ -251,68 +247,6 @@ impl Session {
         conversation::converse(self, &mut client, &instance).await
     }
 
-    async fn connect(&self) -> Result<Channel, Failed> {
-        let backend = &self.backend;
-        let config = match &backend.endpoint {
-            Endpoint::Tls { .. } => {
-                let credentials = Credentials::within(&backend.data_dir);
-                let loaded = match credentials.load()? {
-                    Some(loaded) if loaded.ends > clock::now() => loaded,
-                    _ => {
-                        self.enrol(&credentials).await?;
-                        credentials.load()?.ok_or(TlsError::NotEnrolled)?
-                    }
-                };
-                Some(loaded.client()?)
-            }
-            Endpoint::Loopback { .. } | Endpoint::Unix(_) => None,
-        };
-        channel::connect(&backend.endpoint, config, backend.server_name.as_deref())
-            .await
-            .map_err(Failed::Connect)
-    }
-
-    /// Exchanges the join token for a certificate.
-    async fn enrol(&self, credentials: &Credentials) -> Result<(), Failed> {
-        let (Some(token), Some(fingerprint)) = (&self.backend.join_token, &self.backend.ca_fingerprint)
-        else {
-            return Err(TlsError::NotEnrolled.into());
-        };
-        let host_key = self.identity.lock().await.host_key.clone();
-        let request = tls::request(&host_key)?;
-        let config = tls::enrolment_client(fingerprint)?;
-        let channel =
-            channel::connect(&self.backend.endpoint, Some(config), self.backend.server_name.as_deref());
-        let mut client = EnrollmentClient::new(channel.await.map_err(Failed::Connect)?);
-        let call = client.enroll(v1::EnrollRequest {
-            join_token: token.expose().to_owned(),
-            csr_pem: request.csr_pem.clone(),
-        });
-        let reply =
-            answered("enrolment", call).await?.map_err(|status| called("enrolment", status))?.into_inner();
-        credentials.keep(&request, &reply.certificate_pem, &reply.ca_pem)?;
-        tracing::info!("enrolled with the control plane");
-        Ok(())
-    }
-
-    /// Renews the certificate when it is time; the next connection uses it.
-    async fn renew_if_due(&self, client: &mut ControlPlaneClient<Line>) -> Result<(), Failed> {
-        if !matches!(self.backend.endpoint, Endpoint::Tls { .. }) {
-            return Ok(());
-        }
-        let credentials = Credentials::within(&self.backend.data_dir);
-        if credentials.load()?.is_some_and(|loaded| loaded.renew_at() > clock::now()) {
-            return Ok(());
-        }
-        let host_key = self.identity.lock().await.host_key.clone();
-        let request = tls::request(&host_key)?;
-        let call = client.renew(v1::RenewRequest { csr_pem: request.csr_pem.clone() });
-        let reply = answered(RENEWAL, call).await?.map_err(|status| called(RENEWAL, status))?.into_inner();
-        credentials.keep(&request, &reply.certificate_pem, &reply.ca_pem)?;
-        tracing::info!("renewed the host's certificate");
-        Ok(())
-    }
-
     async fn register(&self, client: &mut ControlPlaneClient<Line>) -> Result<ContainerInstanceArn, Failed> {
         let registration = &self.registration;
         let mut identity = self.identity.lock().await.clone();
@@ -335,15 +269,15 @@ impl Session {
             hostname: registration.hostname.clone(),
             gpu_ids: registration.gpus.iter().map(ToString::to_string).collect(),
         };
-        let reply =
-            answered("registration", client.register(request)).await?.map_err(|status| {
-                match status.code() {
-                    Code::InvalidArgument | Code::PermissionDenied => {
-                        Failed::ForGood(SessionError::Refused(status.message().to_owned()))
-                    }
-                    _ => called("registration", status),
-                }
-            })?;
+        let known = identity.instance.is_some();
+        let reply = answered("registration", client.register(request)).await?.map_err(|status| {
+            // A host that was taken in once has tasks to look after, whatever it is told now.
+            if !known && is_for_good(&status) {
+                Failed::ForGood(SessionError::Refused(status.message().to_owned()))
+            } else {
+                called("registration", status)
+            }
+        })?;
         let arn = &reply.get_ref().container_instance_arn;
         let instance = ContainerInstanceArn::new(arn).map_err(|e| Failed::Protocol(e.to_string()))?;
         if identity.instance.as_ref() != Some(&instance) {
@@ -354,6 +288,13 @@ impl Session {
         self.engine.set_instance(instance.clone());
         self.instance.send_replace(Some(instance.clone()));
         Ok(instance)
+    }
+
+    /// Keeps what was seen of the control plane's records; durable with whatever is committed after it.
+    async fn keep_seen(&self, identity: Identity) -> Result<(), StoreError> {
+        self.store.commit(vec![Write::Seen(identity.clone())]).await?;
+        *self.identity.lock().await = identity;
+        Ok(())
     }
 
     /// Makes a change of identity durable.
@@ -368,6 +309,13 @@ impl Session {
 async fn answered<T>(what: &'static str, call: impl Future<Output = T>) -> Result<T, Failed> {
     let late = |_| Failed::Protocol(format!("{what}: no answer within {} s", ANSWER.as_secs()));
     tokio::time::timeout(ANSWER, call).await.map_err(late)
+}
+
+/// Whether a control plane says that it will not have this host. What a proxy says in its place, without a status of
+/// the protocol, may be otherwise the next time.
+fn is_for_good(status: &tonic::Status) -> bool {
+    matches!(status.code(), Code::InvalidArgument | Code::PermissionDenied)
+        && !status.message().starts_with("grpc-status header missing")
 }
 
 fn called(what: &'static str, status: tonic::Status) -> Failed {
@@ -386,4 +334,23 @@ fn with_causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::{Code, Status};
+
+    use super::is_for_good;
+
+    #[test]
+    fn a_refusal_counts_where_it_is_the_control_planes_own() {
+        for (code, text, counts) in [
+            (Code::InvalidArgument, "protocol_version: the agent speaks 2", true),
+            (Code::PermissionDenied, "this host may not join", true),
+            (Code::NotFound, "Cluster not found.", false),
+            (Code::PermissionDenied, "grpc-status header missing, mapped from HTTP status code 403", false),
+        ] {
+            assert_eq!(is_for_good(&Status::new(code, text)), counts, "{text}");
+        }
+    }
 }

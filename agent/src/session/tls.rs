@@ -103,7 +103,8 @@ impl Credentials {
                 fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
             io::Write::write_all(&mut file, text.as_bytes())?;
             file.sync_all()?;
-            fs::rename(&fresh, &path)
+            fs::rename(&fresh, &path)?;
+            fs::File::open(&self.directory)?.sync_all()
         };
         write().map_err(wrong)
     }
@@ -149,6 +150,11 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
+    /// Whether the authority of that fingerprint gave the certificate.
+    pub(super) fn is_of(&self, fingerprint: &str) -> bool {
+        self.ca.iter().any(|ca| fingerprint_of(ca) == fingerprint)
+    }
+
     /// When to renew: once two thirds of its life are over.
     pub(super) fn renew_at(&self) -> Timestamp {
         let life = self.ends.since(self.begins);

@@ -75,6 +75,7 @@ mod tests {
             outbox_epoch: "epoch".to_owned(),
             endpoint_key: String::new(),
             manifest_sequence: 7,
+            last_seen: None,
             boot: String::new(),
             settled: false,
         }

@@ -55,7 +55,7 @@ impl MemoryStore {
                     self.outbox.push([OutboxEntry { sequence, task, report: *report }]);
                 }
                 Write::Told(up_to) => self.outbox.told(up_to),
-                Write::Identity(identity) => kept.identity = Some(identity),
+                Write::Identity(identity) | Write::Seen(identity) => kept.identity = Some(identity),
             }
         }
         Ok(())

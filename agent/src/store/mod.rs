@@ -105,6 +105,18 @@ pub enum Write {
     Told(u64),
     /// Who the agent is.
     Identity(Identity),
+    /// The same, with what it has seen of the control plane's records. Not worth a sync of its own: it is
+    /// durable with the tasks that are committed after it.
+    Seen(Identity),
+}
+
+/// A moment in the history of a control plane's records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordsPoint {
+    /// The life of the records.
+    pub life: String,
+    /// Rises with every change of them.
+    pub revision: u64,
 }
 
 /// Who the agent is, across restarts.
@@ -125,6 +137,10 @@ pub struct Identity {
     /// The newest manifest seen.
     #[serde(default)]
     pub manifest_sequence: u64,
+    /// The newest of the control plane's records that it has seen; absent before the first, and from those that do
+    /// not tell.
+    #[serde(default)]
+    pub last_seen: Option<RecordsPoint>,
     /// The kernel's name for the host's life in which the agent last ran; empty where it was not known.
     #[serde(default)]
     pub boot: String,
@@ -159,7 +175,7 @@ pub struct Saved {
 pub trait Store: Send + Sync + 'static {
     /// Everything that was persisted. Called once, at the start.
     fn load(&self) -> BoxFuture<'_, Result<Saved, StoreError>>;
-    /// Makes all changes durable, or none; [`Write::Told`] alone, soon.
+    /// Makes all changes durable, or none; [`Write::Told`] and [`Write::Seen`] alone, soon.
     fn commit(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<(), StoreError>>;
     /// What is yet to be told.
     fn outbox(&self) -> &Outbox;

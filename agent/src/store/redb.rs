@@ -139,7 +139,7 @@ impl Writer {
     fn commit_all(&mut self, commits: Vec<(Vec<Write>, Reply<()>)>) {
         let (writes, replies): (Vec<_>, Vec<_>) = commits.into_iter().unzip();
         // What nobody depends on goes to the disk with the next commit that somebody depends on.
-        let durability = match writes.iter().flatten().all(|w| matches!(w, Write::Told(_))) {
+        let durability = match writes.iter().flatten().all(|w| matches!(w, Write::Told(_) | Write::Seen(_))) {
             true => Durability::None,
             false => Durability::Immediate,
         };
@@ -209,7 +209,7 @@ impl Writer {
                         outbox.retain_in::<u64, _>(..=*up_to, |_, _| false).map_err(|e| failed(e.into()))?;
                         told = told.max(Some(*up_to));
                     }
-                    Write::Identity(identity) => {
+                    Write::Identity(identity) | Write::Seen(identity) => {
                         let value = encode(identity, &path, IDENTITY)?;
                         meta.insert(IDENTITY, &*value).map_err(|e| failed(e.into()))?;
                     }

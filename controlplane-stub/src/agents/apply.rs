@@ -27,9 +27,9 @@ pub(super) struct Applied {
 }
 
 /// A task that changes: its key, its record, and what becomes of it.
-struct Touched {
-    key: Key,
-    found: Versioned<Arc<Task>>,
+pub(super) struct Touched {
+    pub(super) key: Key,
+    pub(super) found: Versioned<Arc<Task>>,
     after: Option<Task>,
 }
 
@@ -103,7 +103,7 @@ pub(super) fn apply(
 }
 
 /// A task of the instance.
-fn find(view: &dyn View, instance: &Instance, task_arn: &str) -> Option<Touched> {
+pub(super) fn find(view: &dyn View, instance: &Instance, task_arn: &str) -> Option<Touched> {
     let (cluster, id) = arn::scoped_of(task_arn)?;
     let found = view.task(cluster, id)?;
     let ours = found.value.arn == task_arn && found.value.instance == instance.arn;
@@ -112,7 +112,7 @@ fn find(view: &dyn View, instance: &Instance, task_arn: &str) -> Option<Touched>
 
 /// The task after a change; `None` when that changes nothing. What is STOPPED stays as it is, and
 /// no status goes back.
-fn changed(before: &Task, change: &v1::TaskStateChange, now: Timestamp) -> Option<Task> {
+pub(super) fn changed(before: &Task, change: &v1::TaskStateChange, now: Timestamp) -> Option<Task> {
     if before.observed.status == TaskStatus::Stopped {
         return None;
     }

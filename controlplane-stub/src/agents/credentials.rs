@@ -36,7 +36,8 @@ impl Keeper {
     /// Takes note of the tasks that are there now.
     pub(super) fn sync<'a>(&mut self, live: impl Iterator<Item = &'a Task>) {
         let mut known = std::mem::take(&mut self.tasks);
-        for task in live {
+        // Whose task it is was its host's word alone: that gets nobody a role.
+        for task in live.filter(|task| !task.adopted) {
             if let Some(role) = &task.spec.task_role {
                 let entry = known.remove(&task.arn);
                 let entry = entry.unwrap_or_else(|| (role.clone(), Some(Instant::now())));

@@ -5,19 +5,23 @@
 //! | --- | --- |
 //! | `service` | the services, and who may call what |
 //! | `register` | a host becomes an instance, or is found again |
+//! | `identity` | whose an instance is |
 //! | `session` | one conversation with one agent |
 //! | [`streams`] | what operators ask of agents, and the streams that answer |
 //! | `apply` | what state changes do to the records |
+//! | `adopt` | tasks of a host that knew other records than these |
 //! | `protection` | tasks that ask for protection from scale-in |
 //! | `wake` | tells sessions that their tasks changed |
 //! | [`registry`] | who is connected, and what they said last |
 //! | [`convert`] | messages to records and back |
 //! | [`listener`] | the listening socket, and who is at the other end |
 
+mod adopt;
 mod apply;
 mod attachment;
 pub mod convert;
 mod credentials;
+mod identity;
 mod linux;
 pub mod listener;
 mod protection;

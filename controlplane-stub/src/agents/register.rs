@@ -12,12 +12,14 @@ use berth_proto::{PROTOCOL_VERSION, v1};
 use tonic::Status;
 
 use super::convert;
+use super::identity;
 use super::registry::Registry;
 use crate::arn::{self, Arns};
 use crate::clock;
 use crate::controller::DEFAULT_CLUSTER;
 use crate::model::{Instance, InstanceStatus, OutboxCursor, Tags};
 use crate::store::{CommitError, Key, Record, Store, Txn, Versioned, View};
+use crate::tls::HostId;
 
 /// Longest key of a host.
 const MAX_HOST_KEY: usize = 255;
@@ -43,6 +45,9 @@ pub(super) enum RegisterError {
     ClusterNotFound(String),
     #[error("The referenced cluster was inactive.")]
     ClusterInactive,
+    /// The instance is another host's.
+    #[error("{0}")]
+    NotYours(String),
     #[error("{0}")]
     Invalid(String),
     #[error("{0}")]
@@ -54,6 +59,7 @@ impl From<RegisterError> for Status {
         let text = error.to_string();
         match error {
             RegisterError::ClusterNotFound(_) | RegisterError::ClusterInactive => Self::not_found(text),
+            RegisterError::NotYours(_) => Self::permission_denied(text),
             RegisterError::Invalid(_) => Self::invalid_argument(text),
             RegisterError::Unavailable(_) => Self::unavailable(text),
         }
@@ -122,11 +128,12 @@ fn checked(request: v1::RegisterRequest) -> Result<Registration, RegisterError> 
     })
 }
 
-/// Registers a host; durable when it returns.
+/// Registers a host, which has that certificate unless it speaks in plaintext; durable when it returns.
 pub(super) async fn register(
     store: &dyn Store,
     registry: &Registry,
     arns: &Arns,
+    host: Option<&HostId>,
     request: v1::RegisterRequest,
 ) -> Result<Arc<Instance>, RegisterError> {
     let registration = checked(request)?;
@@ -139,9 +146,9 @@ pub(super) async fn register(
             return Err(RegisterError::ClusterInactive);
         }
         let mut txn = Txn::default();
-        let instance = match find(&*view, registry, &registration) {
+        let instance = match find(&*view, registry, host, &registration)? {
             Some(found) => {
-                let instance = refreshed(&found.value, &registration);
+                let instance = refreshed(&found.value, host, &registration);
                 if instance == *found.value {
                     return Ok(found.value);
                 }
@@ -149,7 +156,7 @@ pub(super) async fn register(
                 instance
             }
             None => {
-                let instance = new_instance(&*view, arns, &registration);
+                let instance = new_instance(&*view, arns, host, &registration);
                 txn.compares.push((key_of(&instance), None));
                 // A cluster that is deleted meanwhile must not gain instances.
                 txn.compares.push((Key::Cluster(registration.cluster.clone()), Some(cluster.revision)));
@@ -173,24 +180,38 @@ fn key_of(instance: &Instance) -> Key {
     Key::Instance(instance.cluster.clone(), arn::id_of(&instance.arn).to_owned())
 }
 
-/// The instance that the host is: by its key, or else the one that it remembers, provided that no
-/// other host is connected as that.
+/// The instance that the host is: by its key, or else the one that it remembers. With a certificate it has to
+/// be that host's, or nobody's yet and by the key alone; without, nobody may be connected as the one that is
+/// remembered.
 fn find(
     view: &dyn View,
     registry: &Registry,
+    host: Option<&HostId>,
     registration: &Registration,
-) -> Option<Versioned<Arc<Instance>>> {
+) -> Result<Option<Versioned<Arc<Instance>>>, RegisterError> {
+    let others = |instance: &Instance| host.filter(|host| !identity::is_of(instance, host));
+    let refused = |instance: &Instance, host| Err(RegisterError::NotYours(identity::refusal(instance, host)));
     let mut live = view.instances(Some(&registration.cluster));
     live.retain(|instance| instance.value.status != InstanceStatus::Inactive);
     if let Some(known) = live.iter().find(|instance| instance.value.host_key == registration.host_key) {
-        return Some(known.clone());
+        return match others(&known.value) {
+            Some(host) if !known.value.host_id.is_empty() => refused(&known.value, host),
+            _ => Ok(Some(known.clone())),
+        };
     }
-    let remembered = live.into_iter().find(|instance| instance.value.arn == registration.previous)?;
-    (!registry.is_connected(&remembered.value.arn)).then_some(remembered)
+    let remembered = live.into_iter().find(|instance| instance.value.arn == registration.previous);
+    let Some(remembered) = remembered else { return Ok(None) };
+    if let Some(host) = others(&remembered.value) {
+        return refused(&remembered.value, host);
+    }
+    Ok((host.is_some() || !registry.is_connected(&remembered.value.arn)).then_some(remembered))
 }
 
-fn refreshed(before: &Instance, registration: &Registration) -> Instance {
+fn refreshed(before: &Instance, host: Option<&HostId>, registration: &Registration) -> Instance {
     let mut instance = before.clone();
+    if let Some(host) = host {
+        host.as_str().clone_into(&mut instance.host_id);
+    }
     registration.host_key.clone_into(&mut instance.host_key);
     instance.total = registration.total.clone();
     registration.gpu_ids.clone_into(&mut instance.gpu_ids);
@@ -212,7 +233,12 @@ fn tell(instance: &mut Instance, registration: &Registration) {
     registration.hostname.clone_into(&mut instance.hostname);
 }
 
-fn new_instance(view: &dyn View, arns: &Arns, registration: &Registration) -> Instance {
+fn new_instance(
+    view: &dyn View,
+    arns: &Arns,
+    host: Option<&HostId>,
+    registration: &Registration,
+) -> Instance {
     let cluster = &registration.cluster;
     // A deregistered instance keeps its id; the host comes back under the next one.
     let mut life = 0_u64;
@@ -227,6 +253,7 @@ fn new_instance(view: &dyn View, arns: &Arns, registration: &Registration) -> In
         arn: arns.container_instance(cluster, &id),
         cluster: cluster.clone(),
         host_key: registration.host_key.clone(),
+        host_id: host.map(ToString::to_string).unwrap_or_default(),
         status: InstanceStatus::Active,
         drained_by_host: false,
         version: 1,
@@ -240,6 +267,7 @@ fn new_instance(view: &dyn View, arns: &Arns, registration: &Registration) -> In
         tags: Tags::new(),
         registered_at: clock::now(),
         outbox: OutboxCursor::default(),
+        estranged: false,
     };
     tell(&mut instance, registration);
     instance

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::listener::Peer;
 use super::streams::AgentSide;
-use super::{MAX_MESSAGE, Shared, register, session};
+use super::{MAX_MESSAGE, Shared, identity, register, session};
 use crate::tls::{Certificate, Certifier, CertifyError};
 
 /// How many messages may wait for an agent to read them.
@@ -80,8 +80,8 @@ impl Enrollment for Service {
         &self,
         request: Request<v1::EnrollRequest>,
     ) -> Result<Response<v1::CertificateResponse>, Status> {
-        let v1::EnrollRequest { join_token, csr_pem } = request.into_inner();
-        let certificate = self.certifier()?.enroll(join_token, csr_pem).await?;
+        let v1::EnrollRequest { join_token, csr_pem, host_key } = request.into_inner();
+        let certificate = self.certifier()?.enroll(join_token, csr_pem, &host_key).await?;
         Ok(Response::new(certificate.into()))
     }
 }
@@ -92,10 +92,12 @@ impl ControlPlane for Service {
         &self,
         request: Request<v1::RegisterRequest>,
     ) -> Result<Response<v1::RegisterResponse>, Status> {
-        known_peer(&request)?;
+        let host = identity::proved(known_peer(&request)?);
         let shared = &self.0;
+        let request = request.into_inner();
         let instance =
-            register::register(&*shared.store, &shared.registry, &shared.arns, request.into_inner()).await?;
+            register::register(&*shared.store, &shared.registry, &shared.arns, host.as_ref(), request)
+                .await?;
         let attribute =
             |(name, value): (&String, &String)| v1::Attribute { name: name.clone(), value: value.clone() };
         Ok(Response::new(v1::RegisterResponse {
@@ -137,12 +139,13 @@ impl ControlPlane for Service {
         &self,
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        known_peer(&request)?;
+        let host = identity::proved(known_peer(&request)?);
         let (outgoing, stream) = mpsc::channel(OUTGOING);
         let tracker = &self.0.tracker;
         let stop = tracker.token().clone();
         // The agent's call returns only when it has the response: the conversation is held beside it.
-        tracker.spawn("session", session::run(Arc::clone(&self.0), request.into_inner(), outgoing, stop));
+        let shared = Arc::clone(&self.0);
+        tracker.spawn("session", session::run(shared, host, request.into_inner(), outgoing, stop));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 }

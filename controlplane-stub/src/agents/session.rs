@@ -1,10 +1,13 @@
 //! One conversation with one agent, from its Hello to the end of the stream.
 
-use std::collections::{BTreeMap, HashMap};
+mod reunion;
+mod telling;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_core::attachment::{Rule, SecurityGroup};
+use berth_core::attachment::Rule;
 use berth_proto::v1;
 use berth_proto::v1::agent_message::Message as FromAgent;
 use berth_proto::v1::control_plane_message::Message as ToAgent;
@@ -15,17 +18,19 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::Shared;
-use super::apply::{Stale, apply};
-use super::attachment::security_group;
+use super::adopt::{Reunion, estrangement};
+use super::apply::{Stale, apply, find};
 use super::convert;
 use super::credentials::Keeper;
+use super::identity;
 use super::protection;
 use super::registry::{Closing, Connection};
 use crate::arn;
 use crate::clock;
 use crate::controller::ChangeError;
-use crate::model::{Instance, InstanceStatus, OutboxCursor, Task, TaskStatus};
+use crate::model::{Instance, InstanceStatus, OutboxCursor};
 use crate::store::{CommitError, Key, Record, Txn, Versioned, View};
+use crate::tls::HostId;
 
 /// How often an agent is heard when nothing happens, unless configured.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
@@ -35,9 +40,6 @@ const MISSED_HEARTBEATS: u32 = 3;
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most messages that are taken up together.
 const TOGETHER: usize = 256;
-
-/// Most tasks in one payload: at 64 KiB a definition it stays within what gRPC takes by default.
-const TASKS_PER_PAYLOAD: usize = 50;
 
 /// What the response stream carries.
 pub(super) type Outgoing = mpsc::Sender<Result<v1::ControlPlaneMessage, Status>>;
@@ -61,12 +63,13 @@ impl From<Status> for End {
 /// Runs a session to its end, and tells the agent why it ended.
 pub(super) async fn run(
     shared: Arc<Shared>,
+    host: Option<HostId>,
     incoming: Streaming<v1::AgentMessage>,
     outgoing: Outgoing,
     stop: CancellationToken,
 ) {
     let end = tokio::select! {
-        end = converse(&shared, incoming, &outgoing) => end,
+        end = converse(&shared, host, incoming, &outgoing) => end,
         () = stop.cancelled() => {
             End::Close(Closing { reason: "the control plane is shutting down".to_owned(), inactive: false })
         }
@@ -86,7 +89,12 @@ fn message(message: ToAgent) -> v1::ControlPlaneMessage {
     v1::ControlPlaneMessage { message: Some(message) }
 }
 
-async fn converse(shared: &Shared, mut incoming: Streaming<v1::AgentMessage>, outgoing: &Outgoing) -> End {
+async fn converse(
+    shared: &Shared,
+    host: Option<HostId>,
+    mut incoming: Streaming<v1::AgentMessage>,
+    outgoing: &Outgoing,
+) -> End {
     let patience = shared.heartbeat_interval * MISSED_HEARTBEATS;
     let hello = match timeout(patience, incoming.message()).await {
         Ok(Ok(Some(v1::AgentMessage { message: Some(FromAgent::Hello(hello)) }))) => hello,
@@ -94,7 +102,7 @@ async fn converse(shared: &Shared, mut incoming: Streaming<v1::AgentMessage>, ou
         Ok(Ok(None) | Err(_)) => return End::Gone,
         Err(_) => return End::Refuse(Status::deadline_exceeded("no Hello came")),
     };
-    match Session::open(shared, outgoing, hello).await {
+    match Session::open(shared, host.as_ref(), outgoing, hello).await {
         Ok(mut session) => match session.run(incoming, patience).await {
             Err(end) => end,
             Ok(()) => End::Gone,
@@ -116,11 +124,20 @@ struct Session<'a> {
     /// The rules of security groups as the agent has them.
     guarded: HashMap<String, Vec<Rule>>,
     draining: bool,
+    /// The number of the manifest that it began with.
+    manifest: u64,
+    /// What is open with a host that knew other records than these.
+    reunion: Option<Reunion>,
 }
 
 impl<'a> Session<'a> {
-    async fn open(shared: &'a Shared, outgoing: &'a Outgoing, hello: v1::Hello) -> Result<Self, End> {
-        let arn = hello.container_instance_arn;
+    async fn open(
+        shared: &'a Shared,
+        host: Option<&HostId>,
+        outgoing: &'a Outgoing,
+        hello: v1::Hello,
+    ) -> Result<Self, End> {
+        let arn = hello.container_instance_arn.clone();
         let (cluster, id) = arn::scoped_of(&arn).unwrap_or_default();
         let (cluster, id) = (cluster.to_owned(), id.to_owned());
         let found = shared.store.view().instance(&cluster, &id).filter(|instance| instance.value.arn == arn);
@@ -130,12 +147,17 @@ impl<'a> Session<'a> {
         if found.value.host_key.is_empty() || found.value.host_key != hello.host_key {
             return Err(Status::permission_denied(format!("{arn} belongs to another host")).into());
         }
+        if let Some(host) = host.filter(|host| !identity::is_of(&found.value, host)) {
+            return Err(Status::permission_denied(identity::refusal(&found.value, host)).into());
+        }
         if hello.outbox_epoch.is_empty() {
             return Err(Status::invalid_argument("outbox_epoch: is empty").into());
         }
         if found.value.status == InstanceStatus::Inactive {
             return Err(inactive());
         }
+        let (now, history) = (shared.store.view().revision(), shared.store.history());
+        let reunion = estrangement(history, now, &found.value, &hello).map(Reunion::begin);
         let connection = shared.registry.connect(&arn);
         tracing::info!(instance = arn, "an agent connected");
         let mut session = Self {
@@ -149,8 +171,10 @@ impl<'a> Session<'a> {
             sent: HashMap::new(),
             guarded: HashMap::new(),
             draining: false,
+            manifest: 0,
+            reunion,
         };
-        session.adopt_epoch().await?;
+        session.settle_in().await?;
         session.greet(hello.last_manifest_sequence).await?;
         Ok(session)
     }
@@ -161,16 +185,19 @@ impl<'a> Session<'a> {
         view.instance(&self.cluster, &self.id).ok_or_else(gone)
     }
 
-    /// Takes note of the agent's outbox. A new life of it is numbered from the beginning, and
-    /// shuts out an older session of the same instance.
-    async fn adopt_epoch(&self) -> Result<(), End> {
+    /// Takes note of the agent's outbox, and of whether its host is estranged. A new life of the outbox is
+    /// numbered from the beginning, and shuts out an older session of the same instance.
+    async fn settle_in(&self) -> Result<(), End> {
         loop {
             let found = self.instance(&*self.shared.store.view())?;
-            if found.value.outbox.epoch == self.epoch {
+            let mut instance = Instance::clone(&found.value);
+            instance.estranged = self.reunion.is_some();
+            if instance.outbox.epoch != self.epoch {
+                instance.outbox = OutboxCursor { epoch: self.epoch.clone(), sequence: 0 };
+            }
+            if instance == *found.value {
                 return Ok(());
             }
-            let mut instance = Instance::clone(&found.value);
-            instance.outbox = OutboxCursor { epoch: self.epoch.clone(), sequence: 0 };
             let key = Key::Instance(self.cluster.clone(), self.id.clone());
             let txn = Txn {
                 compares: vec![(key.clone(), Some(found.revision))],
@@ -197,111 +224,6 @@ impl<'a> Session<'a> {
 
     async fn send(&self, what: ToAgent) -> Result<(), End> {
         self.outgoing.send_timeout(Ok(message(what)), SEND_TIMEOUT).await.map_err(|_| End::Gone)
-    }
-
-    /// Everything that the instance is to run.
-    async fn greet(&mut self, last_manifest: u64) -> Result<(), End> {
-        let view = self.shared.store.view();
-        let mut tasks = view.tasks_on(&self.arn);
-        tasks.retain(|task| task.value.observed.status != TaskStatus::Stopped);
-        let entry = |task: &Task| v1::ManifestEntry {
-            task_arn: task.arn.clone(),
-            desired: convert::desired(task).into(),
-        };
-        let manifest = v1::Manifest {
-            sequence: self.shared.registry.next_sequence(last_manifest),
-            tasks: tasks.iter().map(|task| entry(&task.value)).collect(),
-        };
-        self.send(ToAgent::Manifest(manifest)).await?;
-        let mut assignments = Vec::with_capacity(tasks.len());
-        for task in &tasks {
-            assignments.push(convert::assignment(&task.value, true));
-            self.sent.insert(task.value.arn.clone(), task.value.stop_requested.is_some());
-        }
-        self.payload(assignments).await?;
-        self.guard(&*view).await?;
-        self.status(&*view).await
-    }
-
-    /// Sends the security groups of the instance's tasks whose rules the agent does not have.
-    async fn guard(&mut self, view: &dyn View) -> Result<(), End> {
-        let vpc = self.shared.vpc.get();
-        let tasks = view.tasks_on(&self.arn);
-        let live = tasks.iter().filter(|task| task.value.observed.status != TaskStatus::Stopped);
-        let groups: BTreeMap<String, SecurityGroup> = live
-            .flat_map(|task| vpc.groups_of(&task.value, view))
-            .map(|group| (group.id.clone(), group))
-            .collect();
-        let changed: Vec<v1::SecurityGroup> = groups
-            .values()
-            .filter(|group| self.guarded.get(&group.id) != Some(&group.rules))
-            .map(security_group)
-            .collect();
-        self.guarded = groups.into_iter().map(|(id, group)| (id, group.rules)).collect();
-        if changed.is_empty() {
-            return Ok(());
-        }
-        self.send(ToAgent::SecurityGroups(v1::SecurityGroups { groups: changed })).await
-    }
-
-    async fn payload(&self, mut tasks: Vec<v1::Assignment>) -> Result<(), End> {
-        // Stops first: they give the capacity back that the starts may need.
-        tasks.sort_by_key(|task| task.desired() != v1::DesiredStatus::Stopped);
-        loop {
-            let rest = tasks.split_off(tasks.len().min(TASKS_PER_PAYLOAD));
-            let sequence = self.shared.registry.next_sequence(0);
-            self.send(ToAgent::Payload(v1::Payload { sequence, tasks })).await?;
-            if rest.is_empty() {
-                return Ok(());
-            }
-            tasks = rest;
-        }
-    }
-
-    /// The instance's tasks that are not gone yet.
-    fn live(&self, view: &dyn View) -> Vec<Arc<Task>> {
-        let tasks = view.tasks_on(&self.arn).into_iter().map(|task| task.value);
-        tasks.filter(|task| task.observed.status != TaskStatus::Stopped).collect()
-    }
-
-    /// Sends what the agent has not been sent yet.
-    async fn sync(&mut self, keeper: &mut Keeper) -> Result<(), End> {
-        let view = self.shared.store.view();
-        let tasks = view.tasks_on(&self.arn);
-        let mut assignments = Vec::new();
-        let mut live = HashMap::with_capacity(tasks.len());
-        for task in
-            tasks.iter().map(|task| &task.value).filter(|task| task.observed.status != TaskStatus::Stopped)
-        {
-            let stop = task.stop_requested.is_some();
-            match self.sent.get(&task.arn) {
-                None => assignments.push(convert::assignment(task, true)),
-                Some(false) if stop => assignments.push(convert::assignment(task, false)),
-                Some(_) => {}
-            }
-            live.insert(task.arn.clone(), stop);
-        }
-        self.sent = live;
-        keeper.sync(self.live(&*view).iter().map(|task| &**task));
-        if !assignments.is_empty() {
-            self.payload(assignments).await?;
-        }
-        self.guard(&*view).await?;
-        self.status(&*view).await
-    }
-
-    /// Tells the agent whether its instance takes tasks, when that has changed.
-    async fn status(&mut self, view: &dyn View) -> Result<(), End> {
-        let status = self.instance(view)?.value.status;
-        if status == InstanceStatus::Inactive {
-            return Err(inactive());
-        }
-        let draining = status == InstanceStatus::Draining;
-        if draining != self.draining {
-            self.draining = draining;
-            self.send(ToAgent::Drain(v1::Drain { draining })).await?;
-        }
-        Ok(())
     }
 
     async fn run(&mut self, incoming: Streaming<v1::AgentMessage>, patience: Duration) -> Result<(), End> {
@@ -359,11 +281,19 @@ impl<'a> Session<'a> {
                     self.send(ToAgent::TaskProtectionReply(reply)).await?;
                 }
                 Some(FromAgent::HostNotice(notice)) => self.host_notice(notice).await?,
+                Some(FromAgent::TaskAccount(account)) => {
+                    self.apply(std::mem::take(&mut changes)).await?;
+                    self.hear(account).await?;
+                }
                 Some(FromAgent::PayloadAck(ack)) => {
                     tracing::trace!(instance = self.arn, ack.sequence, "payload acknowledged");
                 }
                 Some(FromAgent::ManifestAck(ack)) => {
                     tracing::trace!(instance = self.arn, ack.sequence, "manifest noted");
+                    if let Some(reunion) = self.reunion.as_mut().filter(|_| ack.sequence == self.manifest) {
+                        reunion.noted = true;
+                        self.reunite().await?;
+                    }
                 }
                 Some(FromAgent::Hello(_)) => return Err(Status::invalid_argument("a second Hello").into()),
                 // A message of a later version.
@@ -375,13 +305,17 @@ impl<'a> Session<'a> {
     }
 
     /// Applies state changes in one transaction and acknowledges them once it is durable.
-    async fn apply(&self, changes: Vec<v1::TaskStateChange>) -> Result<(), End> {
+    async fn apply(&mut self, changes: Vec<v1::TaskStateChange>) -> Result<(), End> {
         if changes.is_empty() {
             return Ok(());
         }
         loop {
             let view = self.shared.store.view();
             let instance = self.instance(&*view)?;
+            if let Some(reunion) = &mut self.reunion {
+                let strange = |task: &str| find(&*view, &instance.value, task).is_none();
+                changes.iter().filter(|change| strange(&change.task_arn)).for_each(|c| reunion.keep(c));
+            }
             let applied = match apply(&*view, &instance, &self.epoch, &changes, clock::now()) {
                 Ok(applied) => applied,
                 Err(Stale) => {
@@ -413,22 +347,6 @@ impl<'a> Session<'a> {
             }
             Err(ChangeError::Unavailable(why)) => Err(Status::unavailable(why).into()),
         }
-    }
-
-    /// Which of the tasks that were missing from a manifest are really to be stopped.
-    async fn verify(&self, question: v1::StopVerification) -> Result<(), End> {
-        let view = self.shared.store.view();
-        let to_stop = |task: &String| {
-            let found = arn::scoped_of(task).and_then(|(cluster, id)| view.task(cluster, id));
-            found.is_none_or(|task| {
-                task.value.stop_requested.is_some() || task.value.observed.status == TaskStatus::Stopped
-            })
-        };
-        let answer = v1::StopVerificationAck {
-            message_id: question.message_id,
-            task_arns: question.task_arns.into_iter().filter(to_stop).collect(),
-        };
-        self.send(ToAgent::StopVerificationAck(answer)).await
     }
 }
 

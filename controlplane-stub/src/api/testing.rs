@@ -13,7 +13,7 @@ use crate::agents::registry::Registry;
 use crate::agents::streams::Streams;
 use crate::arn::{self, Arns};
 use crate::controller::Controller;
-use crate::model::{Task, TaskStatus};
+use crate::model::{ObservedTask, Task};
 use crate::remote::Remote;
 use crate::state::ApiState;
 use crate::store::memory::MemoryStore;
@@ -104,30 +104,8 @@ impl Api {
         let task_arn = self.context.arns.task("default", &id);
         let id_arn = berth_core::ids::TaskArn::new(&task_arn).expect("an ARN");
         let specified = super::spec::specify(&found, &json!({}), id_arn, "").expect("a specification");
-        let containers = specified.spec.containers.iter().map(|spec| crate::model::ObservedContainer {
-            arn: self.context.arns.container("default", &id, &arn::new_container_id()),
-            name: spec.name.to_string(),
-            status: TaskStatus::Pending,
-            runtime_id: None,
-            exit_code: None,
-            reason: None,
-            network_bindings: Vec::new(),
-            image_digest: None,
-            gpu_ids: Vec::new(),
-            health: None,
-        });
-        let observed = crate::model::ObservedTask {
-            attachment: None,
-            status: TaskStatus::Pending,
-            stop: None,
-            containers: containers.collect(),
-            waiting_for: String::new(),
-            pull_started_at: None,
-            pull_stopped_at: None,
-            started_at: None,
-            execution_stopped_at: None,
-            stopped_at: None,
-        };
+        let container_arn = || self.context.arns.container("default", &id, &arn::new_container_id());
+        let observed = ObservedTask::unseen(&specified.spec, |_| container_arn());
         let mut task = Task {
             arn: task_arn.clone(),
             cluster: "default".to_owned(),
@@ -135,6 +113,7 @@ impl Api {
             task_definition: found.arn.clone(),
             group: format!("family:{}", found.family),
             started_by: None,
+            adopted: false,
             execute_command: false,
             overrides: json!({}),
             spec: specified.spec,

@@ -16,7 +16,7 @@ use super::{Author, ChangeError, LaunchError, LaunchRequest, Launched, NetworkRe
 use crate::agents::registry::Registry;
 use crate::arn::{self, Arns};
 use crate::clock;
-use crate::model::{Instance, InstanceStatus, ObservedContainer, ObservedTask, StopCause, Task, TaskStatus};
+use crate::model::{Instance, InstanceStatus, ObservedTask, StopCause, Task, TaskStatus};
 use crate::scheduler::candidate::ClusterView;
 use crate::scheduler::placement::{Failure, PlacementRequest, Target, place};
 use crate::store::{CommitError, Key, Record, Store, Txn, View};
@@ -208,20 +208,8 @@ impl Owner {
         fields.arn = TaskArn::new(&arn).map_err(|error| invalid(&error))?;
         fields.attachment = attachment;
         let spec = TaskSpec::try_from(fields).map_err(|error| invalid(&error))?;
-        let containers = spec.containers.iter().map(|container| ObservedContainer {
-            arn: arns.container(&request.cluster, &id, &arn::new_container_id()),
-            name: container.name.to_string(),
-            status: TaskStatus::Pending,
-            runtime_id: None,
-            exit_code: None,
-            reason: None,
-            network_bindings: Vec::new(),
-            image_digest: None,
-            gpu_ids: Vec::new(),
-            health: container.health_check.as_ref().map(|_| "UNKNOWN".to_owned()),
-        });
-        let containers = containers.collect();
-        let attached = spec.attachment.is_some();
+        let container_arn = || arns.container(&request.cluster, &id, &arn::new_container_id());
+        let observed = ObservedTask::unseen(&spec, |_| container_arn());
         Ok(Task {
             arn,
             cluster: request.cluster.clone(),
@@ -229,6 +217,7 @@ impl Owner {
             task_definition: request.task_definition.clone(),
             group: group.to_owned(),
             started_by: request.started_by.clone(),
+            adopted: false,
             execute_command: request.execute_command,
             overrides: request.overrides.clone(),
             spec,
@@ -239,19 +228,7 @@ impl Owner {
             version: 1,
             created_at: clock::now(),
             stopping_at: None,
-            observed: ObservedTask {
-                // Until its interface is there.
-                status: if attached { TaskStatus::Provisioning } else { TaskStatus::Pending },
-                stop: None,
-                attachment: None,
-                containers,
-                waiting_for: String::new(),
-                pull_started_at: None,
-                pull_stopped_at: None,
-                started_at: None,
-                execution_stopped_at: None,
-                stopped_at: None,
-            },
+            observed,
         })
     }
 

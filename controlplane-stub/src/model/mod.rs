@@ -8,6 +8,7 @@ pub mod task_definition;
 use std::collections::BTreeMap;
 
 use berth_core::resources::Resources;
+use berth_core::spec::{ContainerSpec, TaskSpec};
 use berth_core::units::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,9 @@ pub struct Instance {
     pub cluster: String,
     /// The host's own key; empty for an instance registered through the JSON API.
     pub host_key: String,
+    /// Whom the certificate names that it was registered with; empty without one, and in older stores.
+    #[serde(default)]
+    pub host_id: String,
     /// What the operator wants of it.
     pub status: InstanceStatus,
     /// Whether it drains because its host said that it goes, and not because an operator wants it to.
@@ -99,6 +103,10 @@ pub struct Instance {
     /// The outbox life whose state changes are applied, and the last one applied.
     #[serde(default)]
     pub outbox: OutboxCursor,
+    /// Whether its host knew other records than these, and not all that it runs has been taken up yet: until
+    /// then nothing there is stopped for want of a record.
+    #[serde(default)]
+    pub estranged: bool,
 }
 
 /// How far the state changes of an instance have been applied.
@@ -165,13 +173,16 @@ pub struct Task {
     /// Who started it.
     #[serde(default)]
     pub started_by: Option<String>,
+    /// Whether it is a record on the word of its host alone.
+    #[serde(default)]
+    pub adopted: bool,
     /// Whether programs may be started in its containers from afar.
     #[serde(default)]
     pub execute_command: bool,
     /// The overrides of RunTask as they came (ECS's JSON shape), `{}` when none.
     pub overrides: serde_json::Value,
     /// What the agent is to run; the definition with the overrides applied.
-    pub spec: berth_core::spec::TaskSpec,
+    pub spec: TaskSpec,
     /// Tags.
     #[serde(default)]
     pub tags: Tags,
@@ -254,6 +265,38 @@ pub struct ObservedTask {
     /// When it was gone.
     #[serde(default)]
     pub stopped_at: Option<Timestamp>,
+}
+
+impl ObservedTask {
+    /// That of a task of which no agent told anything yet; `arn_of` names its containers.
+    #[must_use]
+    pub fn unseen(spec: &TaskSpec, mut arn_of: impl FnMut(&ContainerSpec) -> String) -> Self {
+        let unseen = |container: &ContainerSpec| ObservedContainer {
+            arn: arn_of(container),
+            name: container.name.to_string(),
+            status: TaskStatus::Pending,
+            runtime_id: None,
+            exit_code: None,
+            reason: None,
+            network_bindings: Vec::new(),
+            image_digest: None,
+            health: container.health_check.as_ref().map(|_| "UNKNOWN".to_owned()),
+            gpu_ids: Vec::new(),
+        };
+        Self {
+            // Until its interface is there.
+            status: if spec.attachment.is_some() { TaskStatus::Provisioning } else { TaskStatus::Pending },
+            stop: None,
+            containers: spec.containers.iter().map(unseen).collect(),
+            attachment: None,
+            waiting_for: String::new(),
+            pull_started_at: None,
+            pull_stopped_at: None,
+            started_at: None,
+            execution_stopped_at: None,
+            stopped_at: None,
+        }
+    }
 }
 
 /// What an agent told about a container.

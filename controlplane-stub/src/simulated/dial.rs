@@ -24,8 +24,8 @@ pub enum Dial {
 }
 
 impl Dial {
-    /// Connects.
-    pub(super) async fn connect(&self) -> Result<Channel, String> {
+    /// Connects, as the host that has this key.
+    pub(super) async fn connect(&self, host_key: &str) -> Result<Channel, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         match self {
             Self::Plain(AgentAddress::Tcp(address)) => endpoint(&format!("http://{}", dialable(*address)))?
@@ -44,7 +44,8 @@ impl Dial {
                     .map_err(|error| text(&error))
             }
             Self::Tls(address, authority) => {
-                let (certificate, key) = authority.identity_for_simulation().map_err(|error| text(&error))?;
+                let (certificate, key) =
+                    authority.identity_for_simulation(host_key).map_err(|error| text(&error))?;
                 let tls = ClientTlsConfig::new()
                     .ca_certificate(Certificate::from_pem(authority.pem()))
                     .identity(Identity::from_pem(certificate, key))

@@ -28,7 +28,8 @@ pub(super) struct Open {
 
 /// Connects and greets; returns when the first payload was taken up.
 pub(super) async fn open(dial: &Dial, host: Arc<Mutex<Host>>) -> Result<Open, String> {
-    let channel = dial.connect().await?;
+    let host_key = host.lock().unwrap_or_else(PoisonError::into_inner).host_key.clone();
+    let channel = dial.connect(&host_key).await?;
     let (outgoing, stream) = mpsc::channel(OUTGOING);
     let mut client = ControlPlaneClient::new(channel).max_decoding_message_size(usize::MAX);
     let answered = client.session(ReceiverStream::new(stream)).await;
@@ -40,6 +41,7 @@ pub(super) async fn open(dial: &Dial, host: Arc<Mutex<Host>>) -> Result<Open, St
             host_key: host.host_key.clone(),
             outbox_epoch: host.epoch.clone(),
             last_manifest_sequence: host.last_manifest,
+            last_seen: None,
         };
         (hello, host.unacknowledged())
     });
@@ -117,7 +119,9 @@ impl Open {
                 | ToAgent::RoleCredentials(_)
                 | ToAgent::TaskProtectionReply(_)
                 // There are no containers to reach into: whoever asks is told that nobody answers.
-                | ToAgent::AttachRequest(_),
+                | ToAgent::AttachRequest(_)
+                // It ends with the records that it knows.
+                | ToAgent::TaskInquiry(_),
             )
             | None => {}
         }

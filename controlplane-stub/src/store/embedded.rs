@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::index::Index;
-use super::{Commit, CommitError, Key, Revision, Store, Txn, View, WATCH_BACKLOG};
+use super::{Commit, CommitError, History, Key, Revision, Store, Txn, View, WATCH_BACKLOG};
 use file::{Change, File};
 
 /// How many transactions may wait for the writer.
@@ -61,6 +61,7 @@ type Shared = Arc<RwLock<Arc<Index>>>;
 /// Keeps everything in one file.
 pub struct EmbeddedStore {
     index: Shared,
+    history: History,
     watchers: broadcast::Sender<Arc<Commit>>,
     orders: mpsc::Sender<Order>,
 }
@@ -84,11 +85,12 @@ impl EmbeddedStore {
 
     fn start(file: File, index: Index) -> std::io::Result<Self> {
         let index: Shared = Arc::new(RwLock::new(Arc::new(index)));
+        let history = file.history().clone();
         let watchers = broadcast::Sender::new(WATCH_BACKLOG);
         let (orders, inbox) = mpsc::channel(QUEUE);
         let writer = Writer { file: Ok(file), index: Arc::clone(&index), watchers: watchers.clone() };
         std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run(inbox))?;
-        Ok(Self { index, watchers, orders })
+        Ok(Self { index, history, watchers, orders })
     }
 
     /// Writes what waits, closes the file and returns when another may open it. Later commits fail.
@@ -112,6 +114,10 @@ impl Store for EmbeddedStore {
     fn view(&self) -> Arc<dyn View> {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&index) as Arc<dyn View>
+    }
+
+    fn history(&self) -> &History {
+        &self.history
     }
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Revision, CommitError>> {

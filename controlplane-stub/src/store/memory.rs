@@ -7,18 +7,23 @@ use futures_util::future::BoxFuture;
 use tokio::sync::broadcast;
 
 use super::index::Index;
-use super::{Commit, CommitError, Revision, Store, Txn, View, WATCH_BACKLOG};
+use super::{Commit, CommitError, History, Revision, Store, Txn, View, WATCH_BACKLOG};
 
 /// Keeps everything in memory, and loses it with the process.
 #[derive(Debug)]
 pub struct MemoryStore {
     index: RwLock<Arc<Index>>,
+    history: History,
     watchers: broadcast::Sender<Arc<Commit>>,
 }
 
 impl Default for MemoryStore {
     fn default() -> Self {
-        Self { index: RwLock::default(), watchers: broadcast::Sender::new(WATCH_BACKLOG) }
+        Self {
+            index: RwLock::default(),
+            history: History::begin(),
+            watchers: broadcast::Sender::new(WATCH_BACKLOG),
+        }
     }
 }
 
@@ -48,6 +53,10 @@ impl Store for MemoryStore {
     fn view(&self) -> Arc<dyn View> {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&index) as Arc<dyn View>
+    }
+
+    fn history(&self) -> &History {
+        &self.history
     }
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Revision, CommitError>> {

@@ -5,6 +5,7 @@
 //! What was committed is durable before the commit returns.
 
 pub mod embedded;
+pub mod history;
 mod index;
 pub mod memory;
 
@@ -15,6 +16,8 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Cluster, Instance, Task, TaskDefinition};
+
+pub use history::{History, Point};
 
 /// How many commits a watcher may lag behind before it has to read a fresh view.
 const WATCH_BACKLOG: usize = 4096;
@@ -128,6 +131,8 @@ pub trait View: Send + Sync {
 pub trait Store: Send + Sync + 'static {
     /// Everything as it is now.
     fn view(&self) -> Arc<dyn View>;
+    /// The lives of these records.
+    fn history(&self) -> &History;
     /// Makes a transaction; durable when it returns `Ok`.
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Revision, CommitError>>;
     /// Tells of every commit, in order. A receiver that lags is told so and reads a fresh view.

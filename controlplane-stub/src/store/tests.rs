@@ -151,3 +151,54 @@ async fn a_creation_that_a_crash_cut_short_is_made_good() {
     store.commit(put("a", 1, None)).await.unwrap();
     assert_eq!(value(&store, "a"), Some(1));
 }
+
+#[tokio::test]
+async fn a_file_that_is_put_back_does_not_hold_what_came_after_the_copy() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, copy) = (directory.path().join("store.redb"), directory.path().join("copy"));
+    let point = |store: &EmbeddedStore| store.history().at(store.view().revision());
+    let holds = |store: &EmbeddedStore, seen| store.history().holds(&seen, store.view().revision());
+    let store = EmbeddedStore::open(&path).unwrap();
+    store.commit(put("a", 1, None)).await.unwrap();
+    let copied = point(&store);
+    // While it runs.
+    std::fs::copy(&path, &copy).unwrap();
+    store.commit(put("a", 2, None)).await.unwrap();
+    let same_life = point(&store);
+    store.close().await;
+    let store = EmbeddedStore::open(&path).unwrap();
+    let next_life = point(&store);
+    assert!(
+        holds(&store, copied.clone()) && holds(&store, same_life.clone()) && holds(&store, next_life.clone())
+    );
+    store.close().await;
+
+    std::fs::copy(&copy, &path).unwrap();
+    let store = EmbeddedStore::open(&path).unwrap();
+    assert_eq!(value(&store, "a"), Some(1));
+    // Whatever it comes to from here.
+    for n in 0..5 {
+        store.commit(put("a", n, None)).await.unwrap();
+    }
+    assert!(holds(&store, copied));
+    assert!(!holds(&store, same_life) && !holds(&store, next_life));
+}
+
+#[tokio::test]
+async fn lives_are_not_remembered_without_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.redb");
+    let mut first = None;
+    for _ in 0..=super::history::MOST {
+        let store = EmbeddedStore::open(&path).unwrap();
+        let here = store.history().at(0);
+        assert!(store.history().holds(&here, 0));
+        let known = first.get_or_insert(here).clone();
+        let of_all = store.history().holds(&known, 0);
+        store.close().await;
+        if !of_all {
+            return;
+        }
+    }
+    panic!("the first life is remembered still");
+}

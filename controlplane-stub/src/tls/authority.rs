@@ -59,6 +59,9 @@ impl Authority {
     pub fn open(directory: &Path) -> Result<Self, TlsError> {
         let _lock = files::lock(directory)?;
         let (key_path, certificate_path) = (directory.join(KEY_FILE), directory.join(CERTIFICATE_FILE));
+        for path in [&key_path, &certificate_path] {
+            files::settle(path)?;
+        }
         let key = match files::read(&key_path)? {
             Some(pem) => KeyPair::from_pem(&pem).map_err(|error| files::failed(&key_path, &error))?,
             None => {
@@ -131,12 +134,12 @@ impl Authority {
     }
 
     /// A certificate and its key, both in PEM, for a simulated host of this process.
-    pub(crate) fn identity_for_simulation(&self) -> Result<(String, String), TlsError> {
+    pub(crate) fn identity_for_simulation(&self, host_key: &str) -> Result<(String, String), TlsError> {
         let key = KeyPair::generate().map_err(certificate)?;
         let request = CertificateParams::default().serialize_request(&key).map_err(certificate)?;
         let request = request.pem().map_err(certificate)?;
         let signed = self
-            .certify(&HostId::generate(), &request, clock::now(), super::DEFAULT_CERTIFICATE_LIFETIME)
+            .certify(&HostId::of_key(host_key), &request, clock::now(), super::DEFAULT_CERTIFICATE_LIFETIME)
             .map_err(|error| TlsError::Certificate(error.to_string()))?;
         Ok((signed.pem, key.serialize_pem()))
     }

@@ -81,11 +81,16 @@ impl Certifier {
         Self { authority, directory: directory.into(), lifetime }
     }
 
-    /// A certificate for a new host that has a join token.
+    /// A certificate for a host that has a join token: for the one that has this key, or without one for a new host.
     ///
     /// # Errors
     /// [`CertifyError`] when the token or the request is not good.
-    pub async fn enroll(&self, token: String, csr_pem: String) -> Result<Certificate, CertifyError> {
+    pub async fn enroll(
+        &self,
+        token: String,
+        csr_pem: String,
+        host_key: &str,
+    ) -> Result<Certificate, CertifyError> {
         let directory = Arc::clone(&self.directory);
         let known = tokio::task::spawn_blocking(move || tokens::is_known(&directory, &token, clock::now()))
             .await
@@ -94,7 +99,7 @@ impl Certifier {
         if !known {
             return Err(CertifyError::UnknownToken);
         }
-        let host = HostId::generate();
+        let host = if host_key.is_empty() { HostId::generate() } else { HostId::of_key(host_key) };
         let certificate = self.renew(&host, &csr_pem)?;
         tracing::info!(%host, "a host enrolled");
         Ok(certificate)

@@ -197,20 +197,27 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) async fn connect(
-        mut client: ControlPlaneClient<Channel>,
+        client: ControlPlaneClient<Channel>,
         arn: &str,
         host_key: &str,
         epoch: &str,
     ) -> Self {
-        let (outgoing, stream) = mpsc::channel(1024);
-        let answered = within("the session", client.session(ReceiverStream::new(stream))).await.unwrap();
-        let agent = Self { arn: arn.to_owned(), outgoing, incoming: answered.into_inner() };
         let hello = v1::Hello {
             container_instance_arn: arn.to_owned(),
             host_key: host_key.to_owned(),
             outbox_epoch: epoch.to_owned(),
             last_manifest_sequence: 0,
+            last_seen: None,
         };
+        Self::greet(client, hello).await
+    }
+
+    /// Opens a session with that greeting.
+    pub(crate) async fn greet(mut client: ControlPlaneClient<Channel>, hello: v1::Hello) -> Self {
+        let (outgoing, stream) = mpsc::channel(1024);
+        let answered = within("the session", client.session(ReceiverStream::new(stream))).await.unwrap();
+        let arn = hello.container_instance_arn.clone();
+        let agent = Self { arn, outgoing, incoming: answered.into_inner() };
         agent.send(FromAgent::Hello(hello)).await;
         agent
     }

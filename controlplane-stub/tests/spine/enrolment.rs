@@ -15,7 +15,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 use crate::client::{Agent, Site, registration, site, site_with};
 
-async fn secure() -> Site {
+pub(crate) async fn secure() -> Site {
     site_with(|config| {
         config.agent_tls = AgentTls::On;
         config.agent_names = vec!["plane.example".to_owned()];
@@ -25,7 +25,7 @@ async fn secure() -> Site {
     .await
 }
 
-fn token(site: &Site) -> String {
+pub(crate) fn token(site: &Site) -> String {
     create_token(site.directory.path(), Millis::from_secs(60), clock::now()).unwrap()
 }
 
@@ -33,7 +33,10 @@ fn ca(site: &Site) -> String {
     std::fs::read_to_string(site.directory.path().join("ca.pem")).unwrap()
 }
 
-async fn channel(site: &Site, identity: Option<(&str, &str)>) -> Result<Channel, tonic::transport::Error> {
+pub(crate) async fn channel(
+    site: &Site,
+    identity: Option<(&str, &str)>,
+) -> Result<Channel, tonic::transport::Error> {
     let mut tls =
         ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca(site))).domain_name("plane.example");
     if let Some((certificate, key)) = identity {
@@ -49,7 +52,7 @@ async fn channel(site: &Site, identity: Option<(&str, &str)>) -> Result<Channel,
         .await
 }
 
-fn request() -> (String, String) {
+pub(crate) fn request() -> (String, String) {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::default();
     // What a request asks for beyond its key is ignored.
@@ -63,7 +66,8 @@ async fn enroll(
     csr_pem: String,
 ) -> Result<v1::CertificateResponse, tonic::Status> {
     let mut client = EnrollmentClient::new(channel(site, None).await.unwrap());
-    Ok(client.enroll(v1::EnrollRequest { join_token, csr_pem }).await?.into_inner())
+    let request = v1::EnrollRequest { join_token, csr_pem, host_key: String::new() };
+    Ok(client.enroll(request).await?.into_inner())
 }
 
 #[tokio::test]
@@ -184,8 +188,8 @@ async fn plaintext_needs_no_certificate_and_gives_none() {
         Code::FailedPrecondition
     );
     let mut enrollment = EnrollmentClient::new(site.channel().await);
-    let refused =
-        enrollment.enroll(v1::EnrollRequest { join_token: "x".to_owned(), csr_pem: csr }).await.unwrap_err();
+    let request = v1::EnrollRequest { join_token: "x".to_owned(), csr_pem: csr, ..Default::default() };
+    let refused = enrollment.enroll(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
 }
 

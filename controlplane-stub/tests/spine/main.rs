@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 
+mod adopting;
+mod certified;
 mod client;
 mod enrolment;
 mod launching;

@@ -191,7 +191,7 @@ impl Scripted {
         let mut moment = Instant::now();
         self.noted.send_modify(|noted| {
             noted.sequence += 1;
-            let payload = v1::Payload { sequence: noted.sequence, tasks };
+            let payload = v1::Payload { sequence: noted.sequence, tasks, at: None };
             moment = Instant::now();
             sent = noted.session.as_ref().is_some_and(|s| s.send(message(Out::Payload(payload))).is_ok());
         });
@@ -391,7 +391,7 @@ fn take(
         }
         // Whoever asks waits in vain.
         Some(In::TaskProtectionRequest(_)) => noted.protection_asked += 1,
-        Some(In::ManifestAck(_) | In::HostNotice(_)) | None => {}
+        Some(In::ManifestAck(_) | In::HostNotice(_) | In::TaskAccount(_)) | None => {}
     });
     answers.into_iter().map(|answer| Ok(message(answer))).collect()
 }
@@ -410,6 +410,7 @@ impl Noted {
                     desired: v1::DesiredStatus::Running.into(),
                 })
                 .collect(),
+            at: None,
         };
         let last_heard = |seen: &Seen| match seen.running {
             Some(_) => v1::TaskStatus::Running,
@@ -418,7 +419,7 @@ impl Noted {
         let tasks = alive()
             .map(|seen| v1::Assignment { last_heard: last_heard(seen).into(), ..seen.assignment.clone() })
             .collect();
-        vec![Out::Manifest(manifest), Out::Payload(v1::Payload { sequence: self.sequence, tasks })]
+        vec![Out::Manifest(manifest), Out::Payload(v1::Payload { sequence: self.sequence, tasks, at: None })]
     }
 
     fn change(&mut self, change: v1::TaskStateChange, at: Instant) {

@@ -96,6 +96,8 @@ pub async fn at_rest(world: &World, control_plane: &ControlPlane, life: &Life) -
         let status = heard.as_ref().map_or(TaskStatus::Unspecified, |change| change.status());
         let why = heard.as_ref().and_then(|change| change.stop.clone()).unwrap_or_default();
         let task = short(arn);
+        let gone = status == TaskStatus::Stopped || asked.wish == Wish::Nothing;
+        ensure!(gone || control_plane.knows(arn), "{task} is not on record");
         match (asked.wish, status) {
             (Wish::Stop, TaskStatus::Stopped) | (Wish::Run, TaskStatus::Running) => {}
             (Wish::Run, TaskStatus::Stopped) => {

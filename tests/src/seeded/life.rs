@@ -174,6 +174,7 @@ async fn identify(store: &dyn Store, saved: &mut Saved, found: &Found) -> Result
                 outbox_epoch: random::name().to_string(),
                 endpoint_key: random::name().to_string(),
                 manifest_sequence: 0,
+                last_seen: None,
                 boot: String::new(),
                 settled: false,
             };
@@ -217,7 +218,7 @@ fn parts(
     let gpus = (0..GPUS).map(|n| GpuId::new(format!("GPU-{n}"))).collect::<Result<Vec<_>, _>>()?;
     let logins = Logins::new(HashMap::new(), None, None, Arc::clone(&secrets));
     Ok(Parts {
-        credentials: Credentials::new(None, tracker),
+        credentials: Credentials::new(None, effects.clone(), tracker),
         environments: Environments::new(secrets, Arc::clone(&objects)),
         log_routers: LogRouters::nowhere(objects),
         images: Images::new(Arc::clone(&runtime), settings, logins, Records::open(None)),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use berth_agent::clock;
 use berth_agent::runtime::Runtime as _;
 use berth_agent::store::StoreError;
 use berth_core::ids::EngineId;
@@ -28,7 +29,7 @@ impl Teller {
 
     /// Something happens.
     pub(super) async fn step(&mut self) -> Result<()> {
-        match self.world.below(31) {
+        match self.world.below(32) {
             0..=7 => self.ask(),
             8 | 9 => {
                 for _ in 0..=self.world.below(6) {
@@ -60,6 +61,7 @@ impl Teller {
             }
             28 => self.occupy().await?,
             29 => self.lose_the_disk().await?,
+            30 => self.put_the_clock(),
             _ => {
                 let climate = self.world.choose(Climate::of);
                 self.world.note(format_args!("{climate:?}"));
@@ -181,10 +183,15 @@ impl Teller {
             7 => self.control_plane_is(Manner::Lying, for_a_while).await?,
             _ => {
                 if self.world.once_in(4) {
-                    for asked in self.world.known().tasks.values_mut() {
-                        asked.wish = Wish::Nothing;
-                    }
                     self.control_plane.forget_all();
+                    for (arn, asked) in &mut self.world.known().tasks {
+                        let heard = self.control_plane.heard(arn);
+                        let ran = heard.is_some_and(|change| change.status() == TaskStatus::Running);
+                        // What ran runs on; of what was asked for and did not run yet, nobody knows any more.
+                        if !(ran && asked.wish == Wish::Run) {
+                            asked.wish = Wish::Nothing;
+                        }
+                    }
                 }
             }
         }
@@ -233,17 +240,14 @@ impl Teller {
         self.pass(time).await
     }
 
-    /// The agent has to go by what its containers carry.
-    async fn lose_the_disk(&mut self) -> Result<()> {
-        self.die().await;
-        self.world.note(format_args!("disk lost"));
-        self.world.lose_disk();
-        for asked in self.world.known().tasks.values_mut() {
-            // What was removed by hand is not there to be known again.
-            asked.may_start_again |= asked.may_end;
-            asked.may_end = true;
-        }
-        self.live().await
+    /// The host learns the time from its network, and may have been far off.
+    fn put_the_clock(&self) {
+        let by =
+            self.world.choose(|chance| chance.pick(&[1_500, 90_000, 86_400_000]).copied()).unwrap_or(1_500);
+        let by = if self.world.once_in(2) { by } else { -by };
+        self.world.note(format_args!("the clock is put forward by {by} ms"));
+        clock::put(by);
+        self.world.engine.put_clock(by);
     }
 
     async fn stop_the_agent(&mut self) -> Result<()> {

@@ -59,6 +59,7 @@ fn name(write: &Write) -> String {
         Write::Forget(task) => format!("forget:{}", short(task.id())),
         Write::Report { task, report } => format!("report:{}:{}", short(task.id()), report.status.as_str()),
         Write::Told(up_to) => format!("told:{up_to}"),
+        Write::Seen(_) => "seen".to_owned(),
         Write::Identity(identity) => format!("identity:{}", identity.manifest_sequence),
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use berth_agent::engine::Engine;
 use berth_agent::{clock, random};
 use berth_proto::v1;
 use tokio::time::sleep;
@@ -165,6 +166,30 @@ impl Teller {
         self.live().await
     }
 
+    /// The agent is killed and loses its state: it has to go by what its containers carry.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn lose_the_disk(&mut self) -> Result<()> {
+        self.die().await;
+        self.world.note(format_args!("disk lost"));
+        self.world.lose_disk();
+        for (arn, asked) in &mut self.world.known().tasks {
+            // What was removed by hand is not there to be known again, and a start that was on its way comes about
+            // behind everybody's back.
+            let heard = self.control_plane.heard(arn).map(|change| change.status());
+            asked.may_start_again |= asked.may_end || heard != Some(v1::TaskStatus::Running);
+            asked.may_end = true;
+        }
+        self.live().await
+    }
+
+    /// The engine of the agent's life, where it lives.
+    #[must_use]
+    pub fn engine(&self) -> Option<&Engine> {
+        self.life.as_ref().and_then(Life::engine)
+    }
+
     /// Asks for a task; its ARN.
     pub fn run(&mut self, spec: v1::TaskSpec, asked: Asked) -> String {
         self.asked += 1;
@@ -214,6 +239,11 @@ impl Teller {
 
     /// A task is to stop.
     pub fn stop(&self, arn: &str) {
+        if !self.control_plane.knows(arn) {
+            // As whoever asks is told.
+            self.world.note(format_args!("stop {}: no such task", short(arn)));
+            return;
+        }
         self.world.note(format_args!("stop {}", short(arn)));
         if let Some(asked) = self.world.known().tasks.get_mut(arn)
             && asked.wish == Wish::Run

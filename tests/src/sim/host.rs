@@ -226,6 +226,7 @@ impl Agent {
                     outbox_epoch: uuid::Uuid::new_v4().to_string(),
                     endpoint_key: uuid::Uuid::new_v4().to_string(),
                     manifest_sequence: 0,
+                    last_seen: None,
                 };
                 store.commit(vec![Write::Identity(identity.clone())]).await?;
                 identity
@@ -263,7 +264,7 @@ impl Agent {
         let secrets = Arc::new(Secrets::new(None));
         let objects = Arc::new(Objects::new(None));
         let parts = Parts {
-            credentials: Credentials::new(None, &tracker),
+            credentials: Credentials::new(None, Effects::default(), &tracker),
             environments: Environments::new(Arc::clone(&secrets), Arc::clone(&objects)),
             log_routers: LogRouters::new(Path::new("/nonexistent"), objects, true),
             images: Images::new(

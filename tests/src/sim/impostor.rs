@@ -103,10 +103,11 @@ impl Liar {
     /// A different error every time.
     fn error(&self) -> Status {
         self.count.send_modify(|count| *count += 1);
-        match self.sequence.fetch_add(1, Ordering::Relaxed) % 4 {
-            0 => Status::internal("nothing works here"),
-            1 => Status::unimplemented("what is that?"),
-            2 => Status::unavailable("come again"),
+        match self.sequence.fetch_add(1, Ordering::Relaxed) % 5 {
+            0 => Status::permission_denied("not for you"),
+            1 => Status::invalid_argument("another version"),
+            2 => Status::internal("nothing works here"),
+            3 => Status::unimplemented("what is that?"),
             _ => Status::unauthenticated("who are you?"),
         }
     }
@@ -153,8 +154,15 @@ impl ControlPlane for Liar {
             return Err(Status::invalid_argument("not even a greeting"));
         };
         let lies = [
-            Message::Manifest(v1::Manifest { sequence: hello.last_manifest_sequence + 1, tasks: Vec::new() }),
-            Message::Payload(v1::Payload { sequence: 1, tasks: vec![v1::Assignment::default(), nameless()] }),
+            Message::Manifest(v1::Manifest {
+                sequence: hello.last_manifest_sequence + 1,
+                ..Default::default()
+            }),
+            Message::Payload(v1::Payload {
+                sequence: 1,
+                tasks: vec![v1::Assignment::default(), nameless()],
+                at: None,
+            }),
             // Acknowledges what was never sent, and answers what was never asked.
             Message::StateChangeAck(v1::StateChangeAck { sequence: u64::MAX }),
             Message::HeartbeatAck(v1::HeartbeatAck { sequence: u64::MAX }),

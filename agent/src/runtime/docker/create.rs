@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use berth_core::ids::EngineId;
 use berth_core::spec::{ContainerSpec, EnvVar, HealthCheck, LogConfiguration, NetworkMode, Sharing, Tmpfs};
 use berth_core::task::PortBinding;
 use berth_core::units::{CpuUnits, Mebibytes, Millis};
@@ -267,17 +268,17 @@ fn ports(request: &CreateRequest) -> Option<PortMap> {
 /// the same kind made.
 ///
 /// # Errors
-/// [`RuntimeError::Refused`] naming the container that is in the way.
+/// [`RuntimeError::StartedBefore`] where it ran since; [`RuntimeError::Refused`] naming the container of others that
+/// is in the way.
 pub(super) fn adopt(request: &CreateRequest, found: &Inspected) -> Result<(), RuntimeError> {
     let name = &request.name;
     let in_the_way = found.name.trim_start_matches('/');
     match owner(&found.config.labels) {
         Some((task, container)) if task == request.task.arn && container == request.spec().name => {
             if found.state.was_started() {
-                return Err(RuntimeError::Refused(format!(
-                    "container {name} of this task was started before ({}); it is not made again",
-                    found.state.status
-                )));
+                let id =
+                    EngineId::new(&found.id).map_err(|error| RuntimeError::Refused(error.to_string()))?;
+                return Err(RuntimeError::StartedBefore(id));
             }
             Ok(())
         }

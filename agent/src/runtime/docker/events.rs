@@ -46,8 +46,9 @@ pub(super) async fn open(
 ) -> Result<BoxStream<'static, Result<EngineEvent, RuntimeError>>, RuntimeError> {
     let link = connector.awake().await?;
     // The engine sends its headers shortly before it subscribes. So a beginning is always named:
-    // what happens in between is replayed from the engine's memory.
-    let since = since_ns.unwrap_or_else(now_ns);
+    // what happens in between is replayed from the engine's memory. One that lies ahead, as after the clock was put
+    // back, would have nothing replayed.
+    let since = since_ns.unwrap_or(i64::MAX).min(now_ns());
     let response = match link.request(Method::GET, &path(labels, since)).await {
         Ok(response) => response,
         Err(error) => return Err(connector.failed(&link, error).await),
@@ -109,8 +110,9 @@ impl Reader {
         loop {
             while let Some(line) = self.lines.next() {
                 match serde_json::from_slice::<Message>(&line) {
-                    // The engine replays from `since` on, inclusively.
-                    Ok(message) if message.time_nano <= self.since => {}
+                    // The engine replays from `since` on, inclusively. What is told of a time before that has
+                    // just happened, on a clock that was put back.
+                    Ok(message) if message.time_nano == self.since => {}
                     Ok(message) => {
                         if let Some(event) = event(&message) {
                             return Ok(event);

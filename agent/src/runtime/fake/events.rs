@@ -62,7 +62,6 @@ impl Reader {
     }
 
     fn is_wanted(&self, logged: &Logged) -> bool {
-        logged.event.time_ns > self.subscription.since_ns
-            && (self.namespace.is_none() || self.namespace == logged.namespace)
+        self.namespace.is_none() || self.namespace == logged.namespace
     }
 }

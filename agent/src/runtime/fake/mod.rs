@@ -149,6 +149,11 @@ impl FakeRuntime {
         self.state().lose_events = lose;
     }
 
+    /// The host's clock is put forward by so many milliseconds, or back where that is negative.
+    pub fn put_clock(&self, by: i64) {
+        self.state().put_clock(by);
+    }
+
     /// The image is not here, nor in any registry.
     pub fn no_image(&self, reference: &str) {
         self.state().images.insert(reference.to_owned(), state::ImagePlace::Nowhere);

@@ -85,8 +85,6 @@ pub(super) struct Logged {
 pub(super) struct Subscription {
     /// The number of the next event.
     pub(super) next: u64,
-    /// Events up to this time are known already.
-    pub(super) since_ns: i64,
     /// The connection: another one means that this one was cut.
     pub(super) connection: u64,
     pub(super) news: Arc<Notify>,
@@ -148,6 +146,17 @@ impl State {
         self.began.1.after(Millis(elapsed))
     }
 
+    /// Puts the clock forward by so many milliseconds, or back where that is negative. What goes on takes as long as
+    /// it takes.
+    pub(super) fn put_clock(&mut self, by: i64) {
+        self.began.1 = self.began.1.moved(by);
+        self.last_ns = 0;
+        for container in self.containers.values_mut() {
+            container.ends = container.ends.map(|(at, code, oom)| (at.moved(by), code, oom));
+            container.says = container.says.map(|(at, health)| (at.moved(by), health));
+        }
+    }
+
     /// The id of a container, by its id or its name: an engine takes both.
     pub(super) fn resolve(&self, id: &EngineId) -> EngineId {
         self.names.get(id.as_str()).unwrap_or(id).clone()
@@ -171,13 +180,13 @@ impl State {
 
     pub(super) fn create(&mut self, request: CreateRequest) -> Result<EngineId, RuntimeError> {
         if let Some(id) = self.names.get(&request.name) {
-            let ours = self.containers.get(id).is_some_and(|found| {
-                found.request.task.arn == request.task.arn
-                    && found.request.spec().name == request.spec().name
-                    && found.life == Life::Created
+            let ours = self.containers.get(id).filter(|found| {
+                found.request.task.arn == request.task.arn && found.request.spec().name == request.spec().name
             });
-            if ours {
-                return Ok(id.clone());
+            match ours.map(|found| &found.life) {
+                Some(Life::Created) => return Ok(id.clone()),
+                Some(_) => return Err(RuntimeError::StartedBefore(id.clone())),
+                None => {}
             }
             return Err(RuntimeError::Refused(format!(
                 "the name {} belongs to container {id}",
@@ -374,13 +383,11 @@ impl State {
     }
 
     pub(super) fn subscribe(&self, since_ns: Option<i64>) -> Subscription {
-        let next = match since_ns {
-            Some(_) => self.first_event,
-            None => self.first_event + u64::try_from(self.events.len()).unwrap_or_default(),
-        };
+        // Back to the first that is older, as an engine goes: what came before a clock was put back is not replayed.
+        let is_new = |logged: &&Logged| since_ns.is_some_and(|since| logged.event.time_ns > since);
+        let known = self.events.len() - self.events.iter().rev().take_while(is_new).count();
         Subscription {
-            next,
-            since_ns: since_ns.unwrap_or(i64::MIN),
+            next: self.first_event + u64::try_from(known).unwrap_or_default(),
             connection: self.connection,
             news: Arc::clone(&self.news),
         }

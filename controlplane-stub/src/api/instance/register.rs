@@ -130,6 +130,7 @@ fn fresh(arn: String, cluster: String) -> Instance {
         arn,
         cluster,
         host_key: String::new(),
+        host_id: String::new(),
         status: InstanceStatus::Active,
         drained_by_host: false,
         version: 0,
@@ -143,6 +144,7 @@ fn fresh(arn: String, cluster: String) -> Instance {
         tags: BTreeMap::new(),
         registered_at: now(),
         outbox: OutboxCursor::default(),
+        estranged: false,
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
 use crate::api::testing::{Api, text};
-use crate::store::{Commit, CommitError, Key, Revision, Store, Txn, View};
+use crate::store::{Commit, CommitError, History, Key, Revision, Store, Txn, View};
 
 const CLIENT: &str = "ClientException";
 
@@ -76,6 +76,10 @@ struct Contended(Arc<dyn Store>);
 impl Store for Contended {
     fn view(&self) -> Arc<dyn View> {
         self.0.view()
+    }
+
+    fn history(&self) -> &History {
+        self.0.history()
     }
 
     fn commit(&self, _: Txn) -> BoxFuture<'_, Result<Revision, CommitError>> {

@@ -26,6 +26,7 @@ fn candidate(name: &str, total: Resources) -> Candidate {
         arn: name.to_owned(),
         cluster: "default".to_owned(),
         host_key: name.to_owned(),
+        host_id: String::new(),
         status: InstanceStatus::Active,
         drained_by_host: false,
         version: 1,
@@ -39,6 +40,7 @@ fn candidate(name: &str, total: Resources) -> Candidate {
         registered_at: Timestamp(0),
         gpu_ids: Vec::new(),
         outbox: OutboxCursor::default(),
+        estranged: false,
     };
     Candidate {
         instance: Arc::new(instance),

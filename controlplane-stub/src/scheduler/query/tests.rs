@@ -15,6 +15,7 @@ fn candidate() -> Candidate {
         arn: "arn:aws:ecs:r:1:container-instance/default/a".to_owned(),
         cluster: "default".to_owned(),
         host_key: "k".to_owned(),
+        host_id: String::new(),
         status: InstanceStatus::Active,
         drained_by_host: false,
         version: 1,
@@ -30,6 +31,7 @@ fn candidate() -> Candidate {
         registered_at: Timestamp(1_529_280_000_000), // 2018-06-18T00:00:00Z
         gpu_ids: Vec::new(),
         outbox: crate::model::OutboxCursor::default(),
+        estranged: false,
     };
     Candidate {
         instance: Arc::new(instance),

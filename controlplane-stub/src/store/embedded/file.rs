@@ -1,19 +1,23 @@
-//! The file: records as JSON behind a byte that names the schema, and the last revision.
+//! The file: records as JSON behind a byte that names the schema, the last revision, and the store's lives.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use super::OpenError;
+use crate::ownership;
+use crate::store::history::{History, Life, MOST};
 use crate::store::index::Index;
 use crate::store::{Key, Record, Revision};
 
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+/// The store's lives by their number, as JSON.
+const LIVES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("lives");
 const LAST_REVISION: &str = "last-revision";
 
 /// The schema of the records that this version writes.
@@ -40,10 +44,11 @@ struct Stored<K, R> {
 pub(super) struct File {
     database: Database,
     path: PathBuf,
+    history: History,
 }
 
 impl File {
-    /// Opens or makes the file, and reads all of it.
+    /// Opens or makes the file, reads all of it, and begins a life of it.
     pub(super) fn open(path: &Path) -> Result<(Self, Index), OpenError> {
         if !path.try_exists().map_err(|error| failed(path, &error))? {
             create(path)?;
@@ -54,9 +59,42 @@ impl File {
 
     /// Reads all of an open database.
     fn of(database: Database, path: &Path) -> Result<(Self, Index), OpenError> {
-        let file = Self { database, path: path.to_owned() };
+        let mut file = Self { database, path: path.to_owned(), history: History::default() };
         let index = file.read()?;
+        let begun = file.begin_life(index.last_revision());
+        file.history = begun.map_err(|why| OpenError::Failed { path: path.to_owned(), why })?;
         Ok((file, index))
+    }
+
+    /// The lives of the store, the present one last.
+    pub(super) const fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Begins a life at that revision, durably; all that are known then.
+    fn begin_life(&self, from: Revision) -> Result<History, String> {
+        let txn = self.database.begin_write().map_err(text)?;
+        let mut history = Vec::new();
+        {
+            let mut lives = txn.open_table(LIVES).map_err(text)?;
+            let mut number = 0;
+            for entry in lives.iter().map_err(text)? {
+                let (at, value) = entry.map_err(text)?;
+                number = at.value() + 1;
+                history
+                    .push(serde_json::from_slice(value.value()).map_err(|error| format!("lives: {error}"))?);
+            }
+            let life = Life::new(from);
+            let value = serde_json::to_vec(&life).map_err(|error| format!("lives: {error}"))?;
+            lives.insert(number, value.as_slice()).map_err(text)?;
+            history.push(life);
+            let forgotten = history.len().saturating_sub(MOST);
+            history.drain(..forgotten);
+            let kept = number.saturating_sub(MOST as u64 - 1);
+            lives.retain(|at, _| at >= kept).map_err(text)?;
+        }
+        txn.commit().map_err(text)?;
+        Ok(History::of(history))
     }
 
     /// The same over storage that a test makes fail.
@@ -139,10 +177,8 @@ fn builder() -> Builder {
 /// Makes an empty file under another name and moves it into place: a crash in between leaves
 /// nothing that looks like a store.
 fn create(path: &Path) -> Result<(), OpenError> {
-    let directory =
-        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    made.map_err(|error| failed(directory, &error))?;
+    let directory = ownership::parent(path);
+    ownership::ensure_directory(directory).map_err(|error| failed(directory, &error))?;
     let unfinished = path.with_extension("new");
     private(&unfinished).map_err(|error| failed(&unfinished, &error))?;
     let database = match builder().create(&unfinished) {
@@ -167,8 +203,9 @@ fn create(path: &Path) -> Result<(), OpenError> {
 
 /// Makes an empty file unless there is one: environments of tasks are for the owner's eyes alone.
 fn private(path: &Path) -> io::Result<()> {
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(0o600).open(path).map(drop)
+    let mut options = ownership::itself();
+    let file = options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    ownership::inherit(&file, ownership::parent(path))
 }
 
 /// Makes the tables, so that readers never miss one.

@@ -4,12 +4,14 @@
 //! | module | its one job |
 //! | --- | --- |
 //! | `line` | the service, and the way to it |
+//! | `reunion` | a host that knew the one before it |
 //! | `talk` | one conversation |
 
 mod line;
+mod reunion;
 mod talk;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -64,6 +66,11 @@ struct State {
     /// Every state change by the outbox and its number in it.
     numbered: BTreeMap<(String, u64), v1::TaskStateChange>,
     version: u64,
+    /// How often another took its place.
+    life: u64,
+    /// Whether the host knew another, and the tasks that it was asked about since.
+    estranged: bool,
+    asked: BTreeSet<String>,
 }
 
 /// A control plane. Cloning shares it.
@@ -90,6 +97,9 @@ impl ControlPlane {
             last: BTreeMap::new(),
             numbered: BTreeMap::new(),
             version: 0,
+            life: 0,
+            estranged: false,
+            asked: BTreeSet::new(),
         };
         Self { world, state: Arc::new(Mutex::new(state)), changed: Arc::new(Notify::new()) }
     }
@@ -136,6 +146,12 @@ impl ControlPlane {
         self.wake();
     }
 
+    /// Whether the task is on its record.
+    #[must_use]
+    pub fn knows(&self, arn: &str) -> bool {
+        self.state().tasks.contains_key(arn)
+    }
+
     /// What the agent told last of a task, in whatever life of the control plane.
     #[must_use]
     pub fn heard(&self, arn: &str) -> Option<v1::TaskStateChange> {
@@ -171,6 +187,8 @@ impl ControlPlane {
             state.tasks.clear();
             (state.instance, state.epoch, state.told) = (None, String::new(), 0);
             state.sequence = 0;
+            state.life += 1;
+            (state.estranged, state.asked) = (false, BTreeSet::new());
         }
         self.cut();
         self.wake();
@@ -215,7 +233,11 @@ impl ControlPlane {
         };
         let tasks = live().map(entry).collect();
         let assignments = live().map(|(arn, task)| assignment(arn, task)).collect();
-        (v1::Manifest { sequence, tasks }, v1::Payload { sequence: next, tasks: assignments })
+        let at = Some(state.point());
+        (
+            v1::Manifest { sequence, tasks, at: at.clone() },
+            v1::Payload { sequence: next, tasks: assignments, at },
+        )
     }
 
     /// Takes a state change up, once, and holds the agent to its order.

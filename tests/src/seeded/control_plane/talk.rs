@@ -62,11 +62,14 @@ impl Conversation {
             if state.epoch != hello.outbox_epoch {
                 (state.epoch, state.told) = (hello.outbox_epoch.clone(), 0);
             }
+            state.meet(&hello);
         }
+        let mut noted = 0;
         if plane.manner() == Manner::Lying {
             self.lie(hello.last_manifest_sequence).await?;
         } else {
             let (manifest, payload) = plane.greeting(hello.last_manifest_sequence);
+            noted = manifest.sequence;
             self.say(ToAgent::Manifest(manifest)).await?;
             self.say(ToAgent::Payload(payload)).await?;
             let groups = vec![v1::SecurityGroup { id: "sg-open".to_owned(), version: 1, rules: Vec::new() }];
@@ -75,7 +78,7 @@ impl Conversation {
         if plane.world.once_in(4) {
             // One that came late, and says of nothing that it runs here.
             let sequence = hello.last_manifest_sequence;
-            self.say(ToAgent::Manifest(v1::Manifest { sequence, tasks: Vec::new() })).await?;
+            self.say(ToAgent::Manifest(v1::Manifest { sequence, ..Default::default() })).await?;
         }
         let mut sent = self.sent();
         self.credentials(&sent).await?;
@@ -96,7 +99,7 @@ impl Conversation {
                     }
                     plane.dawdle().await;
                     let Some(message) = message?.and_then(|m| m.message) else { return Err(Over) };
-                    self.take(&hello.outbox_epoch, message).await?;
+                    self.take(&hello.outbox_epoch, noted, message).await?;
                 }
             }
         }
@@ -123,7 +126,8 @@ impl Conversation {
         }
         let sequence = plane.next(0);
         self.credentials(&tasks.iter().map(|task| (task.task_arn.clone(), false)).collect()).await?;
-        self.say(ToAgent::Payload(v1::Payload { sequence, tasks })).await
+        let at = Some(plane.state().point());
+        self.say(ToAgent::Payload(v1::Payload { sequence, tasks, at })).await
     }
 
     async fn credentials(&self, of: &BTreeMap<String, bool>) -> Result<(), Over> {
@@ -153,7 +157,7 @@ impl Conversation {
         let plane = &self.end.control_plane;
         let all: Vec<String> = plane.state().last.keys().cloned().collect();
         let sequence = plane.next(last_manifest);
-        self.say(ToAgent::Manifest(v1::Manifest { sequence, tasks: Vec::new() })).await?;
+        self.say(ToAgent::Manifest(v1::Manifest { sequence, ..Default::default() })).await?;
         let nobody = v1::Assignment {
             task_arn: format!(
                 "arn:aws:ecs:eu-west-1:123456789012:task/story/{:032x}",
@@ -164,13 +168,13 @@ impl Conversation {
             ..v1::Assignment::default()
         };
         let tasks = vec![v1::Assignment::default(), nobody];
-        self.say(ToAgent::Payload(v1::Payload { sequence: 1, tasks })).await?;
+        self.say(ToAgent::Payload(v1::Payload { sequence: 1, tasks, at: None })).await?;
         self.say(ToAgent::StateChangeAck(v1::StateChangeAck { sequence: u64::MAX })).await?;
         let unasked = v1::StopVerificationAck { message_id: "unasked".to_owned(), task_arns: all };
         self.say(ToAgent::StopVerificationAck(unasked)).await
     }
 
-    async fn take(&self, epoch: &str, message: FromAgent) -> Result<(), Over> {
+    async fn take(&self, epoch: &str, manifest: u64, message: FromAgent) -> Result<(), Over> {
         let plane = &self.end.control_plane;
         match message {
             FromAgent::TaskStateChange(change) => {
@@ -184,10 +188,22 @@ impl Conversation {
                 self.say(ToAgent::HeartbeatAck(v1::HeartbeatAck { sequence: beat.sequence })).await
             }
             FromAgent::StopVerification(question) if plane.manner() != Manner::Lying => {
+                let unknown = plane.state().unknown(&question.task_arns);
+                if !unknown.is_empty() {
+                    self.say(ToAgent::TaskInquiry(v1::TaskInquiry { task_arns: unknown })).await?;
+                }
                 let task_arns = question.task_arns.into_iter().filter(|arn| self.is_to_stop(arn)).collect();
                 let message_id = question.message_id;
                 self.say(ToAgent::StopVerificationAck(v1::StopVerificationAck { message_id, task_arns }))
                     .await
+            }
+            FromAgent::TaskAccount(account) if plane.manner() != Manner::Lying => {
+                plane.adopt(&account);
+                Ok(())
+            }
+            FromAgent::ManifestAck(ack) => {
+                plane.noted(ack.sequence == manifest);
+                Ok(())
             }
             FromAgent::PayloadAck(_) => {
                 plane.world.note(format_args!("payload acknowledged"));
@@ -201,14 +217,16 @@ impl Conversation {
         }
     }
 
-    /// As the real one has it: what it does not know is to stop.
+    /// As the real one has it: what it does not know is to stop, unless the host knew another.
     fn is_to_stop(&self, arn: &str) -> bool {
         let plane = &self.end.control_plane;
-        let to_stop = plane
-            .state()
-            .tasks
-            .get(arn)
-            .is_none_or(|task| task.stop.is_some() || task.heard == v1::TaskStatus::Stopped);
+        let to_stop = {
+            let state = plane.state();
+            state
+                .tasks
+                .get(arn)
+                .map_or(!state.estranged, |task| task.stop.is_some() || task.heard == v1::TaskStatus::Stopped)
+        };
         if to_stop
             && let Some(asked) = plane.world.known().tasks.get_mut(arn)
             && asked.wish == Wish::Run
