@@ -130,6 +130,17 @@ fn an_end_that_is_told_twice_counts_once() {
 }
 
 #[test]
+fn an_end_before_its_beginning_is_no_reason_to_refuse_a_restart() {
+    let mut run = at_noon(policy());
+    let began = run.task.state().containers[0].started_at;
+    // It ran for a day; then the clock was put back by two, while the agent was down, and it ended.
+    run.now = began.unwrap().moved(-DAY_MS);
+    let gone = Fact::Exited { id: id("app-1"), exit: exit(1, began, run.now.moved(-1000)) };
+    let acts = run.say(Event::Restored(vec![(name("app"), gone)]));
+    assert_eq!(words(&acts), ["start app"]);
+}
+
+#[test]
 fn a_restart_of_the_agent_goes_on_where_it_was() {
     let mut run = Direct::up(policy());
     ends(&mut run, 1, MINUTE);

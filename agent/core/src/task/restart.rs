@@ -39,14 +39,17 @@ pub(super) fn judge(policy: &RestartPolicy, container: &Container, exit: &Exit, 
     let Some(started_at) = began.or_else(|| container.runs_since()) else {
         return Verdict::Over(None); // It never ran.
     };
-    let ran = Millis(exit.finished_at.unwrap_or(now).0.saturating_sub(started_at.0));
-    if ran < policy.attempt_period {
+    // One that ended before it began did so by a clock that was put back while nobody watched: how long it ran is
+    // not known, and not held against it.
+    let finished_at = exit.finished_at.unwrap_or(now);
+    let ran = (finished_at >= started_at).then(|| finished_at.since(started_at));
+    if let Some(ran) = ran.filter(|ran| *ran < policy.attempt_period) {
         return Verdict::Over(Some(format!(
             "exit code {} after {ran}; it is started again only if it ran for {} (restartAttemptPeriod)",
             exit.code, policy.attempt_period
         )));
     }
-    let in_a_row = in_a_row(policy, container, ran);
+    let in_a_row = in_a_row(policy, container, ran.unwrap_or(Millis(0)));
     Verdict::Again { after: pause(in_a_row), in_a_row }
 }
 
