@@ -18,7 +18,7 @@ pub(crate) fn parent(path: &Path) -> &Path {
 }
 
 /// Options that open a path itself and never what a symbolic link in its place points to: the owner of the
-/// directory may have put one there, and root follows none of them.
+/// directory may have put one there, and root makes and gives away nothing elsewhere.
 pub(crate) fn itself() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.custom_flags(OFlag::O_NOFOLLOW.bits());

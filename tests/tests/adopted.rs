@@ -159,6 +159,25 @@ async fn records_that_are_put_back_end_no_task_that_is_newer() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_end_that_is_newer_than_the_records_is_told_again() -> Result<()> {
+    let mut cluster = Cluster::start().await?;
+    let (ended, _) = cluster.running(server("ended")).await?;
+    let records = cluster.control_plane.records();
+    let copy = records.with_extension("copy");
+    // Nothing but this end and its order comes after the copy.
+    fs::copy(&records, &copy)?;
+    ends_when_told(&cluster, &ended).await?;
+    cluster.control_plane.kill().await?;
+    fs::copy(&copy, &records)?;
+    cluster.control_plane.start_again().await?;
+    cluster.registered().await?;
+    let task = cluster.until(&ended, "STOPPED", PATIENCE).await?;
+    assert_eq!(task["containers"][0]["exitCode"], 0, "{task}");
+    assert_eq!(cluster.engine.containers_of_task(&ended).await?.len(), 1, "it was begun anew");
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_agent_that_dies_in_between_ends_no_task_either() -> Result<()> {
     let mut cluster = Cluster::start().await?;
     let (arn, _) = cluster.running(server("web")).await?;

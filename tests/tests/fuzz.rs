@@ -126,7 +126,7 @@ fn of_the_control_plane() -> Vec<v1::ControlPlaneMessage> {
             message_id: "m".to_owned(),
             task_arns: vec![TASK.to_owned()],
         }),
-        ToAgent::StateChangeAck(v1::StateChangeAck { sequence: 1 }),
+        ToAgent::StateChangeAck(v1::StateChangeAck { sequence: 1, at: None }),
         ToAgent::Drain(v1::Drain { draining: true }),
         ToAgent::HeartbeatAck(v1::HeartbeatAck { sequence: 1 }),
         ToAgent::SecurityGroups(v1::SecurityGroups { groups: vec![group] }),

@@ -227,6 +227,7 @@ impl Conversation<'_> {
                     *told = if newer { ack.sequence } else { *told };
                     newer
                 });
+                self.note(ack.at).await;
                 Ok(())
             }
             In::Drain(drain) => {
@@ -276,6 +277,16 @@ impl Conversation<'_> {
             In::Close(close) => {
                 Err(Failed::Protocol(format!("the control plane closed the session: {}", close.reason)))
             }
+        }
+    }
+
+    /// Keeps how far the records are seen that hold what was told. Without it, records that are put back to before
+    /// that look as those that are known.
+    async fn note(&self, at: Option<v1::RecordsPoint>) {
+        let identity = self.session.identity.lock().await.clone();
+        let Some(seen) = newer(&identity, at) else { return };
+        if let Err(error) = self.session.keep_seen(seen).await {
+            tracing::debug!(%error, "how far the control plane's records are seen is not kept");
         }
     }
 

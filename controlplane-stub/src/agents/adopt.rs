@@ -12,7 +12,7 @@ use berth_proto::v1;
 
 use super::apply::changed;
 use crate::arn::{self, Arns};
-use crate::model::{Instance, ObservedTask, Tags, Task};
+use crate::model::{Instance, ObservedTask, Tags, Task, TaskStatus};
 use crate::store::{History, Point, Revision};
 
 /// `startedBy` of such a task.
@@ -25,26 +25,43 @@ pub(super) fn records_point(point: Point) -> v1::RecordsPoint {
     v1::RecordsPoint { life: point.life, revision: point.revision }
 }
 
-/// Why a host is estranged, if it is: it knows other records than these, or newer ones.
+/// That a host knows other records than these, or newer ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Estrangement {
+    /// Why, for people.
+    why: &'static str,
+    /// Whether it has seen what came after these records: it may be through with a task that is yet to begin
+    /// by them.
+    is_ahead: bool,
+}
+
+/// Whether, and how, a host is estranged.
 pub(super) fn estrangement(
     history: &History,
     now: Revision,
     instance: &Instance,
     hello: &v1::Hello,
-) -> Option<&'static str> {
+) -> Option<Estrangement> {
+    let ahead = |why| Some(Estrangement { why, is_ahead: true });
     if instance.estranged {
-        return Some("what it runs was not taken up to the end before");
+        return ahead("what it runs was not taken up to the end before");
     }
     match &hello.last_seen {
-        Some(seen) if seen.life.is_empty() => Some("it has lost what it knew, and runs tasks"),
+        Some(seen) if seen.life.is_empty() => {
+            Some(Estrangement { why: "it has lost what it knew, and runs tasks", is_ahead: false })
+        }
         Some(seen) => {
             let seen = Point { life: seen.life.clone(), revision: seen.revision };
-            (!history.holds(&seen, now))
-                .then_some("it has seen records that are not here: these were replaced, or put back")
+            match history.holds(&seen, now) {
+                true => None,
+                false => ahead("it has seen records that are not here: these were replaced, or put back"),
+            }
         }
         // An agent of before there were points.
-        None => (hello.last_manifest_sequence > 0 && instance.outbox.epoch.is_empty())
-            .then_some("it was told of tasks before, and these records have never met it"),
+        None if hello.last_manifest_sequence > 0 && instance.outbox.epoch.is_empty() => {
+            ahead("it was told of tasks before, and these records have never met it")
+        }
+        None => None,
     }
 }
 
@@ -53,6 +70,8 @@ pub(super) fn estrangement(
 pub(super) struct Reunion {
     /// Why it is estranged.
     pub(super) why: &'static str,
+    /// Whether it is to say of each task that is on record whether it had it, before it is told to begin any.
+    pub(super) holds_back: bool,
     /// The tasks that it was asked about and has said nothing of.
     pub(super) asked: BTreeSet<String>,
     /// How many became records.
@@ -66,9 +85,17 @@ pub(super) struct Reunion {
 }
 
 impl Reunion {
-    /// With a host that is estranged for that reason.
-    pub(super) fn begin(why: &'static str) -> Self {
-        Self { why, asked: BTreeSet::new(), adopted: 0, left: false, noted: false, strays: HashMap::new() }
+    /// With a host that is estranged so.
+    pub(super) fn begin(estrangement: Estrangement) -> Self {
+        Self {
+            why: estrangement.why,
+            holds_back: estrangement.is_ahead,
+            asked: BTreeSet::new(),
+            adopted: 0,
+            left: false,
+            noted: false,
+            strays: HashMap::new(),
+        }
     }
 
     /// Keeps what was told of a task that is no record yet: it is the whole of it, and not told twice.
@@ -100,6 +127,23 @@ impl Reunion {
     pub(super) fn is_over(&self) -> bool {
         self.noted && self.asked.is_empty() && !self.left
     }
+}
+
+/// The record of a task that a host which is ahead of the records has no more.
+pub(super) fn over(task: &Task, now: Timestamp) -> Option<Task> {
+    let code = match task.observed.status {
+        TaskStatus::Running => "EssentialContainerExited",
+        _ => "TaskFailedToStart",
+    };
+    let reason =
+        "The control plane's records were put back, and the container instance is through with the task";
+    let over = v1::TaskStateChange {
+        task_arn: task.arn.clone(),
+        status: v1::TaskStatus::Stopped.into(),
+        stop: Some(v1::StopCause { code: code.to_owned(), reason: reason.to_owned() }),
+        ..v1::TaskStateChange::default()
+    };
+    changed(task, &over, now)
 }
 
 /// The record of a task of which nothing was observed yet.

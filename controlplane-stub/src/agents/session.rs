@@ -328,9 +328,9 @@ impl<'a> Session<'a> {
                 None => true,
             };
             if durable {
-                return self
-                    .send(ToAgent::StateChangeAck(v1::StateChangeAck { sequence: applied.ack }))
-                    .await;
+                let at = self.point(&*self.shared.store.view());
+                let ack = v1::StateChangeAck { sequence: applied.ack, at };
+                return self.send(ToAgent::StateChangeAck(ack)).await;
             }
         }
     }

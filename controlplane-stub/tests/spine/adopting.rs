@@ -1,7 +1,7 @@
 //! Hosts that knew other records than the control plane's.
 
 use berth_controlplane::arn;
-use berth_controlplane::model::TaskStatus;
+use berth_controlplane::model::{StopCause, TaskStatus};
 use berth_core::ids::TaskArn;
 use berth_core::spec::{TaskFields, TaskSpec};
 use berth_proto::v1;
@@ -119,5 +119,57 @@ async fn an_agent_of_before_is_estranged_from_records_that_never_met_it() {
     assert!(manifest.sequence > 7);
     ask(&agent, &manifest, std::slice::from_ref(&stranger)).await;
     assert_eq!(asked(&mut agent).await, [stranger]);
+    assert_eq!(to_stop(&mut agent).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_host_that_is_ahead_says_first_what_it_has_before_it_is_told_to_begin_any() {
+    let site = site().await;
+    let agent = site.agent("host-a").await;
+    let [over, stops, stays]: [String; 3] = site.launch(3).await.try_into().unwrap();
+    let arn = agent.arn.clone();
+    drop(agent);
+    let cause = StopCause { code: "UserInitiated".to_owned(), reason: "enough".to_owned() };
+    site.running.state.controller.stop_task("default", arn::id_of(&stops), cause).await.unwrap();
+    let mut agent = greets(&site, &arn, foreign(), 7).await;
+    let (_, payload) = agent.greeting().await;
+    assert_eq!(payload.tasks, [], "it may be through with these");
+    assert_eq!(asked(&mut agent).await.len(), 3);
+    let nothing = v1::TaskAccount { task_arn: over.clone(), ..v1::TaskAccount::default() };
+    agent.send(FromAgent::TaskAccount(nothing)).await;
+    let known = site.until_status(&over, TaskStatus::Stopped).await;
+    assert_eq!(known.observed.stop.unwrap().code, "TaskFailedToStart");
+    for task in [&stays, &stops] {
+        agent.send(FromAgent::TaskAccount(account(&site, task))).await;
+        site.until_status(task, TaskStatus::Running).await;
+    }
+    let told = agent.payload().await.tasks;
+    let told: Vec<_> = told.iter().map(|task| (task.task_arn.as_str(), task.desired())).collect();
+    assert_eq!(told, [(stops.as_str(), v1::DesiredStatus::Stopped)]);
+}
+
+#[tokio::test]
+async fn what_one_host_said_of_anothers_task_does_not_end_it_there() {
+    let site = site().await;
+    let (other, its) = (site.agent("host-a").await.arn, site.agent("host-b").await.arn);
+    let stranger = site.running.state.arns.task("default", &"f".repeat(32));
+    let mut agent = greets(&site, &other, foreign(), 7).await;
+    let (manifest, _) = agent.greeting().await;
+    ask(&agent, &manifest, std::slice::from_ref(&stranger)).await;
+    assert_eq!(asked(&mut agent).await, std::slice::from_ref(&stranger));
+    let state = Some(change(0, &stranger, v1::TaskStatus::Stopped));
+    agent.send(FromAgent::TaskAccount(v1::TaskAccount { state, ..account(&site, &stranger) })).await;
+    site.until_status(&stranger, TaskStatus::Stopped).await;
+
+    let hello = v1::Hello {
+        container_instance_arn: its,
+        host_key: "host-b".to_owned(),
+        outbox_epoch: "e".to_owned(),
+        last_manifest_sequence: 7,
+        last_seen: foreign(),
+    };
+    let mut agent = Agent::greet(site.client().await, hello).await;
+    let (manifest, _) = agent.greeting().await;
+    ask(&agent, &manifest, std::slice::from_ref(&stranger)).await;
     assert_eq!(to_stop(&mut agent).await, Vec::<String>::new());
 }

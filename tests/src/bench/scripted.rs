@@ -377,7 +377,7 @@ fn take(
         }
         Some(In::PayloadAck(ack)) => noted.acknowledged = Some((ack.sequence, at)),
         Some(In::TaskStateChange(change)) => {
-            answers.push(Out::StateChangeAck(v1::StateChangeAck { sequence: change.sequence }));
+            answers.push(Out::StateChangeAck(v1::StateChangeAck { sequence: change.sequence, at: None }));
             noted.change(change, at);
         }
         Some(In::Heartbeat(heartbeat)) => {

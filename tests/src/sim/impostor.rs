@@ -164,7 +164,7 @@ impl ControlPlane for Liar {
                 at: None,
             }),
             // Acknowledges what was never sent, and answers what was never asked.
-            Message::StateChangeAck(v1::StateChangeAck { sequence: u64::MAX }),
+            Message::StateChangeAck(v1::StateChangeAck { sequence: u64::MAX, at: None }),
             Message::HeartbeatAck(v1::HeartbeatAck { sequence: u64::MAX }),
         ];
         let (outgoing, stream) = tokio::sync::mpsc::channel(lies.len() + 1);

@@ -7,6 +7,7 @@ use berth_proto::v1;
 use berth_proto::v1::control_plane_message::Message as ToAgent;
 
 use super::{End, Session};
+use crate::agents::adopt::over;
 use crate::agents::apply::{changed, find};
 use crate::arn;
 use crate::clock;
@@ -33,7 +34,10 @@ impl Session<'_> {
                 Some(known)
                     if known.stop_requested.is_some() || known.observed.status == TaskStatus::Stopped =>
                 {
-                    to_stop.push(task);
+                    // What another host said of a task that it had adopted is no reason to end it here.
+                    if known.instance == self.arn || !known.adopted {
+                        to_stop.push(task);
+                    }
                 }
                 Some(_) => {}
                 // That it is not in the records says nothing while they are not those that the host knew.
@@ -77,14 +81,28 @@ impl Session<'_> {
                 }
             }
         }
+        self.release(&account.task_arn).await?;
         self.reunite().await
+    }
+
+    /// Tells a host of which it is known now that it has a task of the stop that was held back.
+    async fn release(&mut self, task_arn: &str) -> Result<(), End> {
+        let view = self.shared.store.view();
+        let instance = self.instance(&*view)?;
+        match find(&*view, &instance.value, task_arn).map(|held| held.found.value) {
+            Some(task) if task.stop_requested.is_some() && task.observed.status != TaskStatus::Stopped => {
+                self.tell_stop(&*view, &task).await
+            }
+            _ => Ok(()),
+        }
     }
 
     fn follows(&mut self, account: &v1::TaskAccount) -> Result<Follows, End> {
         let (view, now) = (self.shared.store.view(), clock::now());
         let instance = self.instance(&*view)?;
         let Some(reunion) = &mut self.reunion else { return Ok(Follows::Nothing) };
-        if account.spec_json.is_empty() {
+        let has_it = !account.spec_json.is_empty();
+        if !has_it && !reunion.holds_back {
             return Ok(Follows::Nothing);
         }
         let put = |key: Key, revision: Option<Revision>, task: Task| Txn {
@@ -93,10 +111,15 @@ impl Session<'_> {
             deletes: Vec::new(),
         };
         if let Some(touched) = find(&*view, &instance.value, &account.task_arn) {
+            let before = &touched.found.value;
             let told = account.state.as_ref();
-            let after = told.and_then(|told| changed(&touched.found.value, told, now));
+            let after =
+                if has_it { told.and_then(|told| changed(before, told, now)) } else { over(before, now) };
             let put = after.map(|task| put(touched.key, Some(touched.found.revision), task));
             return Ok(put.map_or(Follows::Nothing, Follows::Known));
+        }
+        if !has_it {
+            return Ok(Follows::Nothing);
         }
         match reunion.task(&instance.value, account, now) {
             Ok(task) => {

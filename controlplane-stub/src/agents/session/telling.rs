@@ -35,10 +35,13 @@ impl Session<'_> {
             at: self.point(&*view),
         };
         self.send(ToAgent::Manifest(manifest)).await?;
+        let holds_back = self.reunion.as_ref().is_some_and(|reunion| reunion.holds_back);
         let mut assignments = Vec::with_capacity(tasks.len());
         for task in &tasks {
-            assignments.push(convert::assignment(&task.value, true));
-            self.sent.insert(task.value.arn.clone(), task.value.stop_requested.is_some());
+            if !holds_back {
+                assignments.push(convert::assignment(&task.value, true));
+            }
+            self.sent.insert(task.value.arn.clone(), !holds_back && task.value.stop_requested.is_some());
         }
         self.payload(&*view, assignments).await?;
         // What is known of these may be older than what the agent has told, and told only once.
@@ -47,8 +50,14 @@ impl Session<'_> {
         self.status(&*view).await
     }
 
+    /// That a task is to stop which the agent has.
+    pub(super) async fn tell_stop(&mut self, view: &dyn View, task: &Task) -> Result<(), End> {
+        self.sent.insert(task.arn.clone(), true);
+        self.payload(view, vec![convert::assignment(task, false)]).await
+    }
+
     /// The point of the records that a view shows.
-    fn point(&self, view: &dyn View) -> Option<v1::RecordsPoint> {
+    pub(super) fn point(&self, view: &dyn View) -> Option<v1::RecordsPoint> {
         Some(records_point(self.shared.store.history().at(view.revision())))
     }
 

@@ -169,7 +169,7 @@ impl Conversation {
         };
         let tasks = vec![v1::Assignment::default(), nobody];
         self.say(ToAgent::Payload(v1::Payload { sequence: 1, tasks, at: None })).await?;
-        self.say(ToAgent::StateChangeAck(v1::StateChangeAck { sequence: u64::MAX })).await?;
+        self.say(ToAgent::StateChangeAck(v1::StateChangeAck { sequence: u64::MAX, at: None })).await?;
         let unasked = v1::StopVerificationAck { message_id: "unasked".to_owned(), task_arns: all };
         self.say(ToAgent::StopVerificationAck(unasked)).await
     }
@@ -182,7 +182,8 @@ impl Conversation {
                     return Ok(());
                 }
                 let sequence = plane.apply(epoch, change);
-                self.say(ToAgent::StateChangeAck(v1::StateChangeAck { sequence })).await
+                let at = Some(plane.state().point());
+                self.say(ToAgent::StateChangeAck(v1::StateChangeAck { sequence, at })).await
             }
             FromAgent::Heartbeat(beat) => {
                 self.say(ToAgent::HeartbeatAck(v1::HeartbeatAck { sequence: beat.sequence })).await
