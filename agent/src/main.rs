@@ -7,6 +7,7 @@ use berth_agent::ask;
 use berth_agent::config::{Config, SECRET_VARIABLES, Strings, VARIABLES, Variables};
 use berth_agent::contained;
 use berth_agent::daemon::{self, DaemonError};
+use berth_agent::host_life::notify::Notify;
 use berth_agent::network::describe;
 use berth_agent::supervise::Tracker;
 use berth_agent::telemetry;
@@ -68,7 +69,8 @@ fn start(arguments: &Arguments) -> Result<u8, DaemonError> {
     for name in Config::unknown(&variables) {
         tracing::warn!(variable = name, "unknown variable; see berth-agent check-config");
     }
-    let is_contained = contained::own_id().is_some();
+    // A service manager inside takes 0 for a good end, as anywhere.
+    let is_contained = contained::own_id().is_some() && !Notify::from_env().is_there();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(8)

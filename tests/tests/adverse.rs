@@ -1,6 +1,6 @@
 //! Promise: on a host where everything goes wrong (a disk that is full, read-only or damaged, no file descriptors,
-//! a clock that jumps, tasks that eat all they get), what runs goes on, it is told what is wrong, and what was
-//! missed is made up for.
+//! no processes, a clock that jumps, tasks that eat all they get), what runs goes on, it is told what is wrong, and
+//! what was missed is made up for.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use berth_tests::cluster::container;
 use berth_tests::expect::{PATIENCE, here};
-use berth_tests::sim::{SmallDisk, WrongClock};
+use berth_tests::sim::{Crowd, SmallDisk, WrongClock};
 use berth_tests::{Cluster, KeepAlive, demo, eventually};
 use serde_json::{Value, json};
 
@@ -99,7 +99,8 @@ async fn damaged(damage: impl Fn(&std::fs::File) -> Result<()>) -> Result<()> {
 
 #[tokio::test]
 async fn a_state_file_that_was_cut_short_is_begun_anew() -> Result<()> {
-    damaged(|file| Ok(file.set_len(file.metadata()?.len() / 2)?)).await
+    // Before what it holds: the file is longer than that, and the rest of it nobody would miss.
+    damaged(|file| Ok(file.set_len(8 * 1024)?)).await
 }
 
 #[tokio::test]
@@ -183,6 +184,33 @@ async fn without_file_descriptors_it_waits_until_there_are_some() -> Result<()> 
     .await?;
     ensure!(late["lastStatus"] == "RUNNING", "it was given up: {late}");
     assert_eq!(cluster.process_of(&kept).await?, before);
+    cluster.running(sleeper("new")).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_another_thread_it_goes_on_with_those_that_it_has() -> Result<()> {
+    // Longer than a thread is kept that has nothing to do.
+    const LASTS: Duration = Duration::from_secs(12);
+    // Files are written on threads of their own.
+    let cluster = Cluster::start_with(&[("ECS_ENABLE_CONTAINER_METADATA", "true")]).await?;
+    let (kept, _) = cluster.running(sleeper("kept")).await?;
+    let (dies, _) = cluster.running(sleeper("dies")).await?;
+    let before = cluster.process_of(&kept).await?;
+    let crowd = Crowd::around(cluster.agent.pid().context("no agent")?, &format!("{}-agent", cluster.name))?;
+    crowd.fill()?;
+    tokio::time::sleep(LASTS).await;
+
+    cluster.engine.kill(&cluster.process_of(&dies).await?.0).await?;
+    let died = cluster.until(&dies, "STOPPED", PATIENCE).await?;
+    assert_eq!(container(&died, "one")?["exitCode"], 137);
+    let late = cluster.run(sleeper("late")).await?;
+    cluster.until(&late, "RUNNING", PATIENCE).await?;
+    cluster.stop(&late, None).await?;
+    cluster.until(&late, "STOPPED", PATIENCE).await?;
+    crowd.leave()?;
+    assert_eq!(cluster.process_of(&kept).await?, before);
+    ensure!(!cluster.agent.output().contains("panicked"), "{}", cluster.agent.output());
     cluster.running(sleeper("new")).await?;
     Ok(())
 }

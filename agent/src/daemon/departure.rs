@@ -198,7 +198,7 @@ impl HostEnd {
         let departure = self.engine.departure().borrow().clone().filter(|departure| departure.stops);
         let departure = departure.unwrap_or_else(|| Departure {
             cause: shutdown_cause(),
-            deadline: Some(clock::now().after(self.timeout)),
+            deadline: Some(clock::now().after(Millis(self.timeout.0.saturating_sub(LAST_WORD.0)))),
             stops: true,
         });
         let deadline = departure.deadline.unwrap_or_else(|| clock::now().after(self.timeout));
@@ -208,7 +208,8 @@ impl HostEnd {
             service.ending(&format!("the host goes down: {} to be stopped", count(live, "task")));
         }
         self.engine.depart(Some(departure)).await;
-        let stopped = service.waiting(timeout(clock::until(deadline).max(AFTER), done(&self.engine))).await;
+        let patience = clock::until(deadline).saturating_add(LAST_WORD.as_duration()).max(AFTER);
+        let stopped = service.waiting(timeout(patience, done(&self.engine))).await;
         if stopped.is_err() {
             tracing::error!(tasks = self.engine.live(), "the host goes down before all tasks have stopped");
         }

@@ -32,17 +32,23 @@ pub(super) fn prepare_data_dir(path: &Path) -> Result<PathBuf, DaemonError> {
     path.canonicalize().map_err(wrong)
 }
 
-/// Takes from others what they may read of a folder that somebody else made, such as the engine for a volume.
+/// Takes from others what they may read of an empty folder that somebody else made, such as the engine for a volume.
+/// One that holds something may be theirs, too: that is said.
 fn tighten(path: &Path) {
-    let changed = fs::metadata(path).and_then(|found| {
+    const OTHERS: u32 = 0o077;
+    let closed = fs::metadata(path).and_then(|found| {
         let mode = found.permissions().mode() & 0o7777;
-        if mode & 0o077 == 0 {
-            return Ok(());
+        if mode & OTHERS == 0 {
+            return Ok(true);
         }
-        fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o700))
+        let is_empty = fs::read_dir(path)?.next().is_none();
+        if is_empty {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode & !OTHERS))?;
+        }
+        Ok(is_empty)
     });
-    if let Err(error) = changed {
-        tracing::warn!(path = %path.display(), %error, "others may read the state's folder; chmod go= it");
+    if !closed.unwrap_or(false) {
+        tracing::warn!(path = %path.display(), "others may read the folder of the agent's state: chmod go= it");
     }
 }
 

@@ -11,12 +11,14 @@
 //! | [`storm`] | faults that chance picks |
 //! | [`disk`] | a small disk, which can be full |
 //! | [`clock`] | a host's clock, which can be moved |
+//! | [`crowd`] | processes and threads, of which there can be no more |
 //!
 //! A simulated host is wired as `berth_agent::daemon` wires a real one, and speaks the real
 //! protocol over loopback; only what is below the agent's ports is in memory.
 
 pub mod chance;
 pub mod clock;
+pub mod crowd;
 pub mod disk;
 pub mod fleet;
 pub mod host;
@@ -27,6 +29,7 @@ pub mod storm;
 
 pub use chance::Chance;
 pub use clock::WrongClock;
+pub use crowd::Crowd;
 pub use disk::SmallDisk;
 pub use fleet::Fleet;
 pub use host::Host;
