@@ -155,8 +155,10 @@ trap 'exit 143' TERM
 failed=()
 
 step "installing what is missing" "$SCRIPTS/prepare.sh"
-step "packages of the virtual host" "$RIG" deps >/dev/null ||
-    die "$RIG deps failed: see above"
+# Twice: what the first installs may take the place of another that is needed, of a version that does not go with it.
+for _ in 1 2; do
+    step "packages of the virtual host" "$RIG" deps >/dev/null || die "$RIG deps failed: see above"
+done
 step "image of the virtual host" "$RIG" build >/dev/null ||
     die "$RIG build failed: see above"
 engine_was_down=no

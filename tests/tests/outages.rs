@@ -112,14 +112,14 @@ async fn minutes_without_a_control_plane_keep_nobody_from_restarts_and_health_ch
     returned(&cluster).await?;
     let told = eventually(PATIENCE, "what happened is told", || async {
         let (ends, ill) = (cluster.task(&ends).await?, cluster.task(&falls_ill).await?);
-        Ok((ill["healthStatus"] == "UNHEALTHY").then_some((ends, ill)))
+        let reason = text(container(&ends, "one")?, "reason")?;
+        ensure!(reason.starts_with("restarted 2 times"), "{reason}");
+        Ok((ill["healthStatus"] == "UNHEALTHY").then_some([ends, ill]))
     })
     .await?;
-    for task in [&told.0, &told.1] {
+    for task in &told {
         assert_eq!(task["lastStatus"], "RUNNING", "{task}");
     }
-    let reason = text(container(&told.0, "one")?, "reason")?;
-    ensure!(reason.starts_with("restarted 2 times"), "{reason}");
     ensure!(!cluster.control_plane.output().contains("state changes are missing"), "reports were lost");
     Ok(())
 }
