@@ -8,8 +8,8 @@ mod support;
 use berth_core::spec::TaskFields;
 use berth_core::task::{Act, ContainerStatus, Event, FailureKind, Settings, Task, TaskStatus};
 
-use support::direct::{Direct, next_acts, starting, words};
-use support::specs::{container, fields, port};
+use support::direct::{Direct, created, next_acts, starting, words};
+use support::specs::{container, fields, name, port};
 
 /// One essential container.
 fn one() -> TaskFields {
@@ -120,4 +120,21 @@ fn a_failed_pull_does_not_give_up_a_container_that_is_being_made() {
     assert_eq!(of(&run, "second"), ContainerStatus::Pending);
     run.all_work(creates[1..].to_vec());
     assert_eq!(run.told().status, TaskStatus::Running);
+}
+
+#[test]
+fn a_container_of_a_forgotten_life_is_not_started_with_what_others_may_have_by_now() {
+    let mut run = Direct::new(with_port());
+    let mut acts = run.say(Event::Restored(vec![(name("app"), created("app-0"))]));
+    acts.extend(run.say(Event::Granted));
+    let mut seen = Vec::new();
+    while run.task.state().status != TaskStatus::Running {
+        seen.extend(words(&acts));
+        assert!(!acts.is_empty(), "it stands still after {seen:?}");
+        acts = acts.iter().flat_map(|act| run.works(act)).collect();
+    }
+    let at =
+        |word: &str| seen.iter().position(|seen| seen == word).unwrap_or_else(|| panic!("{word}: {seen:?}"));
+    assert!(at("remove app") < at("create app") && at("acquire ports of app") < at("create app"), "{seen:?}");
+    assert!(at("create app") < at("start app"), "{seen:?}");
 }

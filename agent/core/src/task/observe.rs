@@ -4,7 +4,7 @@ use super::attempt::{AttemptKind, pause};
 use super::container::{Container, ContainerInput, ContainerStatus};
 use super::event::{Acquired, Event, Exit, Fact, Outcome};
 use super::reason::{ErrorClass, Failure, FailureKind, StopCause, StopCode};
-use super::resource::{Resource, ResourceInput, ResourceKey};
+use super::resource::{Resource, ResourceInput, ResourceKey, ResourceStatus};
 use super::restart::{self, Verdict};
 use super::{Admission, Task, TaskStatus};
 use crate::ids::{AttemptId, ContainerName, EngineId};
@@ -321,7 +321,20 @@ impl Task {
                 }
                 fact => fact,
             };
+            // An earlier life, which is forgotten, made it with what others may have been given since.
+            let is_forgotten =
+                container.status == ContainerStatus::Pending && matches!(fact, Fact::Created { .. });
+            let is_forgotten = is_forgotten && self.lacks_its_own(&name);
             self.take_fact(index, fact, now);
+            self.state.containers[index].discard |= is_forgotten;
         }
+    }
+
+    /// Whether something is yet to be chosen that is to be this container's alone, and that it is made with.
+    fn lacks_its_own(&self, name: &ContainerName) -> bool {
+        self.state.resources.iter().any(|resource| {
+            resource.status == ResourceStatus::None
+                && matches!(&resource.key, ResourceKey::Ports(of) | ResourceKey::Gpus(of) if of == name)
+        })
     }
 }
