@@ -29,7 +29,7 @@ const PACE: Duration = Duration::from_millis(25);
 /// Longest that 99 of 100 of its answers may take; and where the machine itself is slower, so many times as long as
 /// the same question to somebody who does nothing else.
 const P99: Duration = Duration::from_millis(20);
-const OF_FLOOR: u32 = 3;
+const OF_FLOOR: u32 = 6;
 /// What ends the one who does nothing else.
 const GO: &str = "GO";
 /// Longest that the agent waits for the head of a request.
