@@ -25,6 +25,11 @@ seconds_since() {
     printf '%d.%d s' $((ms / 1000)) $((ms % 1000 / 100))
 }
 
+# What hosts with systemd have beside what every one has: what shows packages of the Red Hat family on a Debian. Their
+# system is made once, by whichever script comes first.
+# shellcheck disable=SC2034 # used by those that read this file
+readonly HOST_PACKAGES="dnf createrepo-c"
+
 # step NAME COMMAND...: runs the command, says its name before and how long it took after.
 # The command's own output goes through.
 step() {

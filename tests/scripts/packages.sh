@@ -14,8 +14,7 @@ readonly SCRIPTS=$ROOT/tests/scripts
 readonly HOSTS=${BERTH_HOSTS:-}
 readonly LOG=$RUN_DIR/packages.log
 export BERTH_PROFILE=${BERTH_PROFILE:-dev}
-# What shows packages of the Red Hat family on a Debian.
-export RIG_PACKAGES="dnf createrepo-c"
+export RIG_PACKAGES=$HOST_PACKAGES
 
 is_up=no
 work=

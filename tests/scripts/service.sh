@@ -11,6 +11,7 @@ set -euo pipefail
 cd "$ROOT"
 
 readonly SCRIPTS=$ROOT/tests/scripts
+export RIG_PACKAGES=$HOST_PACKAGES
 readonly HOSTS=${BERTH_HOSTS:-}
 readonly LOG=$RUN_DIR/service.log
 
