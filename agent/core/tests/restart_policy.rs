@@ -284,6 +284,17 @@ fn after_a_clock_was_put_back_unseen_waits_begin_anew_and_no_longer() {
 }
 
 #[test]
+fn one_that_is_found_running_since_a_time_to_come_is_waited_for_no_longer_than_any_other() {
+    let mut run = Direct::new(followed());
+    run.now = Timestamp(1_000_000_000);
+    let runs = Fact::Running { id: id("app-1"), started_at: run.now.moved(DAY_MS), health: None };
+    let made = Fact::Created { id: id("other-1") };
+    let acts = run.say(Event::Restored(vec![(name("app"), runs), (name("other"), made)]));
+    run.all_work(acts);
+    assert_eq!(run.task.next_deadline(), Some(run.now.after(PATIENCE)));
+}
+
+#[test]
 fn one_that_ran_when_the_power_went_is_started_again_also_where_the_engine_forgot_that_it_ran() {
     let mut run = at_noon(policy());
     let made = Fact::Created { id: run.container("app").id.clone().unwrap() };

@@ -255,6 +255,15 @@ impl Container {
         self.started_at.map(|at| at.moved(self.clock_moved_ms))
     }
 
+    /// It runs, and began no later than now: what says so may be of before the clock was put back while nobody
+    /// watched it. How long it runs nobody knows then; that counts from now on.
+    pub(super) fn began_no_later(&mut self, now: Timestamp) {
+        if let Some(since) = self.runs_since() {
+            let ahead = i64::try_from(since.since(now).0).unwrap_or(i64::MAX);
+            self.clock_moved_ms = self.clock_moved_ms.saturating_sub(ahead);
+        }
+    }
+
     /// Whether it runs, or ever did.
     #[must_use]
     pub fn was_started(&self) -> bool {

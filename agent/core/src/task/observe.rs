@@ -154,6 +154,7 @@ impl Task {
                 if container.apply(ContainerInput::SeenRunning, now) {
                     container.id = Some(id);
                     (container.started_at, container.clock_moved_ms) = (Some(started_at), 0);
+                    container.began_no_later(now);
                     // That it came too late stays said where the task is stopped for it.
                     let stops = self.state.stop.is_some();
                     container.failure.take_if(|failure| !(stops && failure.kind == FailureKind::TimedOut));

@@ -67,11 +67,8 @@ impl Task {
         let state = &mut self.state;
         for container in &mut state.containers {
             bound(&mut container.created_at);
-            if container.status == ContainerStatus::Running
-                && let Some(since) = container.runs_since()
-            {
-                let ahead = i64::try_from(since.since(now).0).unwrap_or(i64::MAX);
-                container.clock_moved_ms = container.clock_moved_ms.saturating_sub(ahead);
+            if container.status == ContainerStatus::Running {
+                container.began_no_later(now);
             }
         }
         bound(&mut state.stopped_at);
