@@ -316,7 +316,7 @@ impl Engine {
         let sweeper = engine.clone();
         shared.tracker.spawn_droppable("sweep", async move { sweeper.sweep().await });
         // Before anybody asks for what they were made for.
-        let _ = tokio::time::timeout(sweep::AT_START, engine.sweep_containers()).await;
+        let _ = tokio::time::timeout(sweep::AT_START, engine.sweep_containers(false)).await;
         let sweeper = engine.clone();
         shared.tracker.spawn_droppable("late containers", async move { sweeper.keep_swept().await });
         Ok(engine)

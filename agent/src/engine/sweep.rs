@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use berth_core::ids::EngineId;
+use berth_core::ids::{EngineId, TaskArn};
 use berth_core::task::{Fact, TaskStatus};
 use tokio::time::{sleep, timeout};
 
@@ -38,8 +38,9 @@ impl Engine {
         }
     }
 
-    /// Removes containers that do not run, of tasks that nobody knows.
-    pub(super) async fn sweep_containers(&self) {
+    /// Removes containers of tasks that nobody knows: those that do not run, and, once it is `later` than the start,
+    /// those that do. All that ran at the start was taken for what it is, so that somebody has started them since.
+    pub(super) async fn sweep_containers(&self, later: bool) {
         let listed = match self.shared.runtime.list().await {
             Ok(listed) => listed,
             Err(error) => return tracing::debug!(%error, "cannot look for containers that were left over"),
@@ -47,11 +48,21 @@ impl Engine {
         // A task is known before it makes anything.
         for container in listed.into_iter().filter(|found| self.shared.registry.get(&found.task).is_none()) {
             let id = container.id;
-            let fact = self.shared.runtime.inspect(&id).await;
-            if !matches!(fact, Ok(Fact::Created { .. } | Fact::Exited { .. })) {
-                continue;
-            }
-            match self.discard(&id, container.spec.as_deref()).await {
+            let keepsake =
+                container.spec.as_deref().and_then(|json| serde_json::from_str::<Keepsake>(json).ok());
+            let ended = match self.shared.runtime.inspect(&id).await {
+                Ok(Fact::Created { .. } | Fact::Exited { .. }) => Ok(()),
+                // What carries no readable specification is left alone at the start, too.
+                Ok(Fact::Running { .. }) if later && keepsake.is_some() => {
+                    self.end(&id, &container.task).await
+                }
+                _ => continue,
+            };
+            let removed = match ended {
+                Ok(()) => self.discard(&id, keepsake.as_ref()).await,
+                Err(error) => Err(error),
+            };
+            match removed {
                 Ok(()) => {
                     tracing::info!(task = %container.task, %id, "removed a container that was left over");
                 }
@@ -62,10 +73,16 @@ impl Engine {
         }
     }
 
-    /// Removes a container, and the volumes that were its task's alone, as its label tells.
-    async fn discard(&self, id: &EngineId, label: Option<&str>) -> Result<(), RuntimeError> {
+    /// Ends a container that somebody started after its task was over: what it uses, other tasks were promised.
+    async fn end(&self, id: &EngineId, task: &TaskArn) -> Result<(), RuntimeError> {
+        tracing::warn!(%task, %id, "a container of a task that is over runs: somebody has started it; it is stopped and removed");
+        let grace = self.shared.settings_of(task).stop_timeout;
+        self.shared.runtime.stop(id, grace).await.map(drop)
+    }
+
+    /// Removes a container, and the volumes that were its task's alone.
+    async fn discard(&self, id: &EngineId, keepsake: Option<&Keepsake>) -> Result<(), RuntimeError> {
         self.shared.runtime.remove(id).await?;
-        let keepsake = label.and_then(|json| serde_json::from_str::<Keepsake>(json).ok());
         for volume in keepsake.iter().flat_map(|keepsake| own_volumes(&keepsake.spec)) {
             self.shared.runtime.remove_volume(&volume).await?;
         }
@@ -77,7 +94,7 @@ impl Engine {
         loop {
             sleep(BETWEEN).await;
             // What hangs is tried again.
-            let _ = timeout(SWEEP, self.sweep_containers()).await;
+            let _ = timeout(SWEEP, self.sweep_containers(true)).await;
         }
     }
 
