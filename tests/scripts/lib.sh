@@ -68,6 +68,20 @@ count_results() {
         END { printf "%d passed, %d failed\n", passed, failed }'
 }
 
+# failures FILE: each test that failed, and the first line of why, as far as the log tells.
+failures() {
+    sed 's/\x1b\[[0-9;]*m//g' "$1" | awk '
+        # Of nextest, in its closing lines; of cargo test.
+        /^ *Summary \[/ { closing = 1 }
+        closing && /^ +(FAIL|TIMEOUT|ABORT|SIG[A-Z]+|LEAK-FAIL) \[/ { print; told = 0 }
+        /^test .* \.\.\. FAILED$/ { print "    " $0; told = 0 }
+        (closing || /^Error: /) && !told && /^ *(Error: |thread .* panicked at )/ {
+            told = 1
+            print "        " substr($0, 1, 400)
+            if ($0 ~ /panicked at/ && getline > 0) print "        " substr($0, 1, 400)
+        }'
+}
+
 # gone PID: whether the process has ended (one that nobody waited for counts as ended).
 gone() {
     [ ! -e "/proc/$1" ] || [ "$(sed 's/.*) \(.\).*/\1/' "/proc/$1/stat" 2>/dev/null)" = Z ]

@@ -16,7 +16,11 @@ finish() {
     trap - EXIT
     if "$SCRIPTS/engine.sh" status; then "$SCRIPTS/sweep.sh" || true; fi
     if [ "$engine_was_down" = yes ]; then "$SCRIPTS/engine.sh" stop || true; fi
-    if [ -s "$LOG" ]; then count_results "$LOG"; fi
+    if [ -s "$LOG" ]; then
+        # Last, where whoever looks at the end of a long log finds them.
+        [ "$code" -eq 0 ] || failures "$LOG"
+        count_results "$LOG"
+    fi
     exit "$code"
 }
 

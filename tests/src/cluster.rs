@@ -409,9 +409,9 @@ fn remove_slices(root: &str) {
     }
 }
 
-/// Removes the agent's cgroup root and all below it from every hierarchy. Processes are gone by
+/// Removes an agent's cgroup root and all below it from every hierarchy. Processes are gone by
 /// now; a cgroup that still has one stays, and the sweep before the next run gets it.
-fn remove_cgroups(root: &str) {
+pub fn remove_cgroups(root: &str) {
     let base = Path::new("/sys/fs/cgroup");
     let hierarchies = std::fs::read_dir(base).into_iter().flatten().flatten().map(|entry| entry.path());
     for hierarchy in hierarchies.chain([base.to_owned()]) {

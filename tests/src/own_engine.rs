@@ -251,7 +251,7 @@ impl Drop for OwnEngine {
         if let Err(why) = self.end() {
             eprintln!("an engine of the test's own did not end as it should: {why:#}");
         }
-        // It has made a mount of it, and may not have taken that away.
-        let _ = umount2(&self.folder.path().join("data"), MntFlags::MNT_DETACH);
+        // Each of its lives has made a mount of it, and may not have taken that away.
+        while umount2(&self.folder.path().join("data"), MntFlags::MNT_DETACH).is_ok() {}
     }
 }

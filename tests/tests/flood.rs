@@ -3,17 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use berth_tests::endpoint::Inside;
+use anyhow::{Context, Result, bail, ensure};
+use berth_tests::endpoint::{ADDRESS, Inside};
 use berth_tests::expect::{PATIENCE, here};
 use berth_tests::{Cluster, Endpoint, KeepAlive, demo, eventually};
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
 
 /// Requests of the flood, and the connections that they come on.
 const FLOOD: usize = 10_000;
@@ -21,17 +23,17 @@ const CONNECTIONS: usize = 50;
 /// Longest that sending them takes; the answers come when they come.
 const SENT: Duration = Duration::from_secs(1);
 /// How long connections are opened by the hundred, so many at once and so often.
-const STORM: Duration = Duration::from_secs(3);
+const STORM: Duration = Duration::from_secs(5);
 const BURST: usize = 300;
 const EVERY: Duration = Duration::from_millis(100);
 /// How often the other task asks meanwhile: within what it may.
 const PACE: Duration = Duration::from_millis(25);
 /// Longest that 99 of 100 of its answers may take; and where the machine itself is slower, so many times as long as
-/// the same question to somebody who does nothing else.
+/// those of the floor.
 const P99: Duration = Duration::from_millis(20);
-const OF_FLOOR: u32 = 6;
-/// What ends the one who does nothing else.
-const GO: &str = "GO";
+const OF_FLOOR: u32 = 3;
+/// How often it is looked at: what others do to this machine passes, and what the agent does wrong stays.
+const LOOKS: usize = 3;
 /// Longest that the agent waits for the head of a request.
 const HEAD: Duration = Duration::from_secs(5);
 /// Most connections that the agent takes from one address.
@@ -49,6 +51,41 @@ async fn task(cluster: &Cluster, family: &str) -> Result<Inside> {
     let definition = demo::task(family, "bridge", json!([demo::container("app", &["sleep", "3600"])]));
     let arn = cluster.run(definition).await?;
     Inside::of(cluster, &arn, "app").await
+}
+
+/// A server that knows nothing of tasks and answers whoever asks. It is asked what the agent is asked, by the same at
+/// the same time and over the same network: no answer is quicker on this machine as it is then.
+struct Floor {
+    host: String,
+    _runtime: Runtime,
+}
+
+impl Floor {
+    fn start() -> Result<Self> {
+        // The agent has as many threads.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let listener = runtime.block_on(tokio::net::TcpListener::bind((ADDRESS, 0)))?;
+        let host = listener.local_addr()?.to_string();
+        runtime.spawn(async move {
+            while let Ok((connection, _)) = listener.accept().await {
+                tokio::spawn(answers(connection));
+            }
+        });
+        Ok(Self { host, _runtime: runtime })
+    }
+}
+
+/// Answers every request of a connection.
+async fn answers(connection: TcpStream) -> std::io::Result<()> {
+    connection.set_nodelay(true)?;
+    let (read, mut write) = connection.into_split();
+    let mut lines = BufReader::new(read).lines();
+    while let Some(line) = lines.next_line().await? {
+        if line.is_empty() {
+            write.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await?;
+        }
+    }
+    Ok(())
 }
 
 /// Sends the flood; how long that took, and how many answers had which status.
@@ -96,23 +133,6 @@ impl fmt::Display for Times {
     }
 }
 
-/// Answers whoever connects, one after the other, and does nothing else; until it is told to go.
-fn idle(listener: &TcpListener) -> Result<()> {
-    for connection in listener.incoming() {
-        let mut connection = BufReader::new(connection?);
-        let mut line = String::new();
-        while connection.read_line(&mut line)? > 0 {
-            match line.trim_end() {
-                GO => return Ok(()),
-                "" => connection.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?,
-                _ => {}
-            }
-            line.clear();
-        }
-    }
-    Ok(())
-}
-
 /// Asks again and again, on one connection or each time on a new one.
 struct Asker {
     host: String,
@@ -141,55 +161,78 @@ impl Asker {
     }
 }
 
-/// How long the answers of the agent took until the end is told; and those of one that does nothing else, asked in
-/// turns with it: no answer is quicker on this machine as it is then.
-fn measure(host: &str, path: &str, anew: bool, end: &mpsc::Receiver<()>) -> Result<(Times, Times)> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let floor = listener.local_addr()?.to_string();
-    let ask = || {
-        let (mut agent, mut floor) = (Asker::new(host, path, anew)?, Asker::new(&floor, "/", anew)?);
-        loop {
-            let began = Instant::now();
-            agent.ask()?;
-            floor.ask()?;
-            match end.recv_timeout(PACE.saturating_sub(began.elapsed())) {
-                Err(RecvTimeoutError::Timeout) => {}
-                _ => return Ok((Times::of(agent.took), Times::of(floor.took))),
-            }
+/// How long the answers of the agent took until the end is told, and those of the floor, asked in turns with it.
+fn measure(
+    agent: &(String, String),
+    floor: &str,
+    anew: bool,
+    end: &mpsc::Receiver<()>,
+) -> Result<(Times, Times)> {
+    let mut agent = Asker::new(&agent.0, &agent.1, anew)?;
+    let mut floor = Asker::new(floor, "/", anew)?;
+    loop {
+        let began = Instant::now();
+        agent.ask()?;
+        floor.ask()?;
+        match end.recv_timeout(PACE.saturating_sub(began.elapsed())) {
+            Err(RecvTimeoutError::Timeout) => {}
+            _ => return Ok((Times::of(agent.took), Times::of(floor.took))),
         }
-    };
-    thread::scope(|scope| {
-        let served = scope.spawn(|| idle(&listener));
-        let asked = ask();
-        KeepAlive::connect(&floor)?.say(format!("{GO}\r\n").as_bytes())?;
-        served.join().map_err(|_| anyhow::anyhow!("the floor panicked"))??;
-        asked
-    })
+    }
 }
 
-/// Looks at how long the answers to a modest task take while the greedy one does something; what that yields.
+/// Has the greedy one do something to the agent, and at the same time to the floor; what that yields of the agent,
+/// and how long the answers of both to the modest one took meanwhile.
 async fn beside<T: Send + 'static>(
     modest: &Inside,
     greedy: &Inside,
     anew: bool,
-    what: impl FnOnce(&str, &str) -> Result<T> + Send + 'static,
-) -> Result<T> {
+    what: fn(&str, &str) -> Result<T>,
+) -> Result<(T, Times, Times)> {
+    // Neither begins nor ends within another runtime.
+    let server = tokio::task::spawn_blocking(Floor::start).await??;
     let (end, ended) = mpsc::channel::<()>();
-    let (host, path) = modest.endpoint()?;
-    let measured = modest.run(move || measure(&host, &path, anew, &ended));
-    let (host, path) = greedy.endpoint()?;
+    let (agent, floor) = (modest.endpoint()?, server.host.clone());
+    let measured = modest.run(move || measure(&agent, &floor, anew, &ended));
+    let ((host, path), floor) = (greedy.endpoint()?, server.host.clone());
     let done = greedy.run(move || {
         // However it ends, the measurement ends with it.
         let _end = end;
-        what(&host, &path)
+        thread::scope(|scope| {
+            let beside = scope.spawn(|| what(&floor, &path));
+            let done = what(&host, &path);
+            beside
+                .join()
+                .map_err(|_| anyhow::anyhow!("at the floor: it panicked"))?
+                .context("at the floor")?;
+            done
+        })
     });
     let (times, done) = tokio::join!(measured, done);
+    tokio::task::spawn_blocking(move || drop(server)).await?;
     let (took, floor) = times.context("the modest task")?;
-    println!("the other, {took}");
-    println!("the floor, {floor}");
-    let most = here(P99).max(floor.at(99) * OF_FLOOR);
-    ensure!(took.at(99) < most, "the other, {took}, where {most:?} is allowed; the floor, {floor}");
-    done.context("the greedy task")
+    Ok((done.context("the greedy task")?, took, floor))
+}
+
+/// The same until the modest one has been answered as it should; what the last look yielded of the agent.
+async fn unharmed<T: Send + 'static>(
+    modest: &Inside,
+    greedy: &Inside,
+    anew: bool,
+    what: fn(&str, &str) -> Result<T>,
+) -> Result<T> {
+    let mut seen = String::new();
+    for _ in 0..LOOKS {
+        let (done, took, floor) = beside(modest, greedy, anew, what).await?;
+        let most = here(P99).max(floor.at(99) * OF_FLOOR);
+        let look = format!("the other, {took}, where {most:?} is allowed; the floor, {floor}");
+        println!("{look}");
+        if took.at(99) < most {
+            return Ok(done);
+        }
+        seen = seen + "\n" + &look;
+    }
+    bail!("{LOOKS} times: {seen}")
 }
 
 #[tokio::test]
@@ -197,7 +240,7 @@ async fn ten_thousand_requests_of_one_task_do_not_slow_another() -> Result<()> {
     let (cluster, _endpoint) = cluster().await?;
     let (greedy, modest) = (task(&cluster, "greedy").await?, task(&cluster, "modest").await?);
     let began = Instant::now();
-    let (sent, counts) = beside(&modest, &greedy, false, flood).await?;
+    let (sent, counts) = unharmed(&modest, &greedy, false, flood).await?;
     println!(
         "the flood: {FLOOD} requests on {CONNECTIONS} connections, sent within {sent:?}, answered within {:?}: {counts:?}",
         began.elapsed()
@@ -212,7 +255,7 @@ async fn ten_thousand_requests_of_one_task_do_not_slow_another() -> Result<()> {
 }
 
 /// Opens connections in bursts, each with a request, and leaves them or keeps as many as it may; how many.
-fn storm(host: &str) -> Result<usize> {
+fn storm(host: &str, _path: &str) -> Result<usize> {
     // Nobody ends it early: a pause with an end.
     let (_never, pause) = mpsc::channel::<()>();
     let (began, mut count, mut kept) = (Instant::now(), 0, Vec::new());
@@ -237,7 +280,7 @@ async fn connections_by_the_thousand_of_one_task_do_not_slow_another() -> Result
     let (cluster, _endpoint) = cluster().await?;
     let (greedy, modest) = (task(&cluster, "greedy").await?, task(&cluster, "modest").await?);
     for anew in [false, true] {
-        let count = beside(&modest, &greedy, anew, |host, _| storm(host)).await?;
+        let count = unharmed(&modest, &greedy, anew, storm).await?;
         println!("the storm: {count} connections in {STORM:?}");
     }
     eventually(PATIENCE, "the greedy task is answered", || async {

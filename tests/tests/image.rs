@@ -11,7 +11,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, ensure};
 use berth_agent::runtime::docker::{Docker, DockerConfig};
 use berth_agent::runtime::{EngineInfo, Runtime};
-use berth_tests::cluster::text;
+use berth_tests::cluster::{remove_cgroups, text};
 use berth_tests::expect::PATIENCE;
 use berth_tests::own_engine::OwnEngine;
 use berth_tests::program::Program;
@@ -75,6 +75,11 @@ struct Site {
 }
 
 impl Site {
+    /// Its name, and that of its cgroup where it has one.
+    fn cluster(suffix: &str) -> String {
+        format!("berth-test-{}-{suffix}", std::process::id())
+    }
+
     /// `more` goes between the documented options and the image.
     async fn start(image: &Image, suffix: &str, more: &[&str]) -> Result<Self> {
         demo::image().await?;
@@ -93,7 +98,7 @@ impl Site {
             found.map(str::to_owned).with_context(|| format!("{key} in {line:?}"))
         };
         let ecs = Ecs::new(value("api=")?.parse()?);
-        let cluster = format!("berth-test-{}-{suffix}", std::process::id());
+        let cluster = Self::cluster(suffix);
         ecs.call("CreateCluster", json!({ "clusterName": cluster })).await?;
 
         let (data, log) = (folders.path().join("data"), folders.path().join("log"));
@@ -202,6 +207,7 @@ impl Drop for Site {
         if !matches!(removal.join(), Ok(Ok(()))) {
             eprintln!("containers of {} stay", self.cluster);
         }
+        remove_cgroups(&self.cluster);
     }
 }
 
@@ -279,9 +285,10 @@ async fn what_it_asks_for_is_enough(image: &Image) -> Result<()> {
         "--env=ECS_ENABLE_CONTAINER_METADATA=true",
         "--env=BERTH_ENDPOINT_ADDRESS=off",
     ];
-    let root = format!("--env=BERTH_CGROUP_ROOT=berth-test-{}-image", std::process::id());
+    let suffix = "whole";
+    let root = format!("--env=BERTH_CGROUP_ROOT={}", Site::cluster(suffix));
     let more: Vec<&str> = more.into_iter().chain([root.as_str()]).collect();
-    let site = Site::start(image, "whole", &more).await?;
+    let site = Site::start(image, suffix, &more).await?;
     let offered = offers(&site.connected().await?);
     ensure!(offered.iter().any(|name| name == "ecs.capability.task-cpu-mem-limit"), "{}", site.log()?);
 

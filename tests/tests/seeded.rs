@@ -1,12 +1,12 @@
 //! Promise: whatever befalls a host, and in whatever order, nothing is lost, doubled or left behind. Thousands of
 //! stories, each of which follows from its seed: `BERTH_SEED` tells one again, line by line, with the agent's log;
-//! `BERTH_SEEDS` says how many there are, `BERTH_FIRST_SEED` where they begin (`random`: with others than in any run
-//! before), `BERTH_TWICE` how many there are to one that is told twice. The last number of a run is the same in
-//! every run of the same stories.
+//! `BERTH_SEEDS` says how many there are, `BERTH_FIRST_SEED` where they begin (others each day, unless told; `random`:
+//! with others than in any run before), `BERTH_TWICE` how many there are to one that is told twice. The last number
+//! of a run is the same in every run of the same stories.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use berth_agent::engine::Departure;
@@ -21,8 +21,8 @@ use berth_tests::seeded::control_plane::Manner;
 use berth_tests::seeded::world::Asked;
 use berth_tests::seeded::{Story, Teller, play, tell};
 
-/// Where they begin, unless told: what fails then has been made to fail by a change.
-const FIRST: u64 = 5000;
+/// How long a run's stories are the same, unless told: what fails for a second one on one day is the change's.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Stories of a run, unless told.
 const STORIES: u64 = 2200;
 /// On a slow machine, as many as can be told in this time; but never fewer than that many, which would prove little.
@@ -78,7 +78,10 @@ fn nothing_is_lost_doubled_or_left_behind_whatever_happens() -> Result<()> {
     let twice = number("BERTH_TWICE")?.unwrap_or(TWICE).max(1);
     let first = match std::env::var("BERTH_FIRST_SEED").as_deref() {
         Ok("random") => uuid::Uuid::new_v4().as_u64_pair().0 >> 32,
-        _ => number("BERTH_FIRST_SEED")?.unwrap_or(FIRST),
+        _ => match number("BERTH_FIRST_SEED")? {
+            Some(first) => first,
+            None => SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() / DAY.as_secs() * STORIES,
+        },
     };
     println!("BERTH_FIRST_SEED={first} BERTH_SEEDS={count} tells these stories again");
     let began = Instant::now();
@@ -118,6 +121,7 @@ fn nothing_is_lost_doubled_or_left_behind_whatever_happens() -> Result<()> {
     );
     let wrong = wrong.into_inner().unwrap();
     ensure!(wrong.is_empty(), "{} stories ended badly; the first: {}", wrong.len(), wrong[0]);
+    ensure!(stories >= FEWEST.min(count), "only {stories} stories in {TIME:?}");
     ensure!(lives > stories || stories < MORTAL, "the agent never died");
     Ok(())
 }
@@ -291,6 +295,26 @@ fn a_container_that_came_late_raises_no_task_from_the_dead() -> Result<()> {
         ensure!(heard.status() == v1::TaskStatus::Stopped, "it is {}", heard.status().as_str_name());
         ensure!(teller.world.disk().load().await?.tasks.is_empty(), "it was taken for one that is here");
         teller.world.engine.delay(Call::Inspect, Millis(0));
+        teller.end().await
+    })
+}
+
+#[test]
+fn a_container_that_is_started_after_its_task_was_forgotten_is_ended() -> Result<()> {
+    played(async |teller: &mut Teller| {
+        teller.begin().await?;
+        let ended = teller.run(task("steady", 100), Asked { may_start_again: true, ..Asked::to_run() });
+        teller.pass(SOON).await?;
+        let (request, _) = teller.world.engine.containers().pop().context("no container")?;
+        teller.stop(&ended);
+        teller.pass(Duration::from_secs(200)).await?;
+        ensure!(teller.world.disk().load().await?.tasks.is_empty(), "it is still known");
+        // The engine was late with it, and somebody finds it.
+        let late = teller.world.engine.create(request).await?;
+        teller.world.engine.start(&late).await?;
+        teller.pass(Duration::from_secs(900)).await?;
+        let there = teller.world.engine.containers();
+        ensure!(there.is_empty(), "{there:?}");
         teller.end().await
     })
 }

@@ -67,6 +67,42 @@ impl Remote {
     }
 }
 
+/// A start that is on its way. The engine does what it was asked for by whom it answers no more, too: where another
+/// start of the same container is on its way already, the container may run, end and be started again.
+struct Starting {
+    world: Arc<World>,
+    id: EngineId,
+}
+
+impl Starting {
+    fn of(world: &Arc<World>, id: &EngineId) -> Self {
+        let of_id = |fact: &Fact| match fact {
+            Fact::Created { id } | Fact::Running { id, .. } | Fact::Exited { id, .. } => Some(id.clone()),
+            Fact::Silent { .. } | Fact::Missing => None,
+        };
+        let containers = world.engine.containers();
+        let task = containers.into_iter().find(|(_, fact)| of_id(fact).as_ref() == Some(id));
+        let mut known = world.known();
+        let others = known.starting.entry(id.clone()).or_default();
+        *others += 1;
+        if *others > 1
+            && let Some((request, _)) = task
+            && let Some(asked) = known.tasks.get_mut(request.task.arn.as_str())
+        {
+            asked.may_start_again = true;
+        }
+        Self { world: Arc::clone(world), id: id.clone() }
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(others) = self.world.known().starting.get_mut(&self.id) {
+            *others -= 1;
+        }
+    }
+}
+
 fn named(call: &str, of: &str) -> String {
     format!("{call} {}", short(of))
 }
@@ -81,8 +117,13 @@ impl Runtime for Remote {
     }
 
     fn start<'a>(&'a self, id: &'a EngineId) -> Answer<'a, ()> {
-        let id = id.clone();
-        self.ask(&named("start", id.as_str()), |engine| async move { engine.start(&id).await })
+        let (id, world) = (id.clone(), Arc::clone(&self.0));
+        let starting = Starting::of(&world, &id);
+        self.ask(&named("start", id.as_str()), |engine| async move {
+            let started = engine.start(&id).await;
+            drop(starting);
+            started
+        })
     }
 
     fn stop<'a>(&'a self, id: &'a EngineId, grace: Millis) -> Answer<'a, Option<Exit>> {

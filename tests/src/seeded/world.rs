@@ -12,6 +12,7 @@ use berth_agent::effects::{Sentry, Side};
 use berth_agent::network::fake::FakeNetwork;
 use berth_agent::runtime::fake::FakeRuntime;
 use berth_agent::store::memory::MemoryStore;
+use berth_core::ids::EngineId;
 use berth_core::units::Timestamp;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -76,6 +77,8 @@ impl Asked {
 pub struct Known {
     /// The tasks that were asked for, by ARN.
     pub tasks: BTreeMap<String, Asked>,
+    /// How many starts of each container are on their way to the engine.
+    pub starting: BTreeMap<EngineId, usize>,
     /// Whether faults were about that may make a task fail.
     pub excuses_failures: bool,
     /// The first thing that was seen and must not be.
