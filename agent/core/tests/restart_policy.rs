@@ -5,12 +5,12 @@
 #[allow(dead_code, reason = "each test file uses its part of the world")]
 mod support;
 
-use berth_core::spec::{Condition, Dependency, RestartPolicy, TaskFields};
-use berth_core::task::{Act, ContainerStatus, Event, Exit, Fact, StopCode, TaskStatus};
+use berth_core::spec::{Condition, Dependency, RestartPolicy, TaskFields, TaskSpec};
+use berth_core::task::{Act, ContainerStatus, Event, Exit, Fact, Settings, StopCode, Task, TaskStatus};
 use berth_core::units::{Millis, Timestamp};
 
 use support::direct::{Direct, id, words};
-use support::specs::{container, fields, name};
+use support::specs::{container, fields, name, port};
 
 const MINUTE: Millis = Millis::from_secs(60);
 const PATIENCE: Millis = Millis::from_secs(150);
@@ -292,6 +292,29 @@ fn one_that_is_found_running_since_a_time_to_come_is_waited_for_no_longer_than_a
     let acts = run.say(Event::Restored(vec![(name("app"), runs), (name("other"), made)]));
     run.all_work(acts);
     assert_eq!(run.task.next_deadline(), Some(run.now.after(PATIENCE)));
+}
+
+#[test]
+fn one_that_is_found_ended_is_made_anew_with_what_nobody_else_has_once_there_is_room() {
+    let mut fields = policy();
+    fields.containers[0].ports = vec![port(80, None)];
+    let spec = TaskSpec::try_from(fields).unwrap();
+    let now = Timestamp(1_000_000_000);
+    let mut run = Direct::of(Task::found_at_rest(spec.into(), Settings::default(), now));
+    run.now = now;
+    let end = exit(1, Some(now.moved(-120_000)), now.moved(-1000));
+    let acts = run.say(Event::Restored(vec![(name("app"), Fact::Exited { id: id("app-0"), exit: end })]));
+    assert_eq!((words(&acts), run.task.state().status), (vec![], TaskStatus::Pending));
+    let mut acts = run.say(Event::Granted);
+    let mut seen = Vec::new();
+    while run.container("app").status != ContainerStatus::Running {
+        seen.extend(words(&acts));
+        assert!(!acts.is_empty(), "it stands still after {seen:?}");
+        acts = acts.iter().flat_map(|act| run.works(act)).collect();
+    }
+    let at =
+        |word: &str| seen.iter().position(|seen| seen == word).unwrap_or_else(|| panic!("{word}: {seen:?}"));
+    assert!(at("remove app") < at("create app") && at("acquire ports of app") < at("create app"), "{seen:?}");
 }
 
 #[test]

@@ -121,7 +121,12 @@ pub(super) fn reunite(shared: &Shared, saved: Saved, mut world: World) -> Vec<(T
             continue;
         }
         let settings = shared.settings_of(&spec.arn);
-        let task = Task::adopted(Arc::new(spec), settings, &bindings, &gpus, now);
+        let runs = |(_, fact): &(_, Fact)| matches!(fact, Fact::Running { .. } | Fact::Silent { .. });
+        let task = if found.facts.iter().any(runs) {
+            Task::adopted(Arc::new(spec), settings, &bindings, &gpus, now)
+        } else {
+            Task::found_at_rest(Arc::new(spec), settings, now)
+        };
         tasks.push((task, vec![Event::Restored(found.facts)]));
     }
     for (task, _) in &tasks {

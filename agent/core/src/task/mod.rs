@@ -224,6 +224,15 @@ impl Task {
         task
     }
 
+    /// The same of a task of which nothing runs. What it held, others may have by now: it waits for its place like any
+    /// other, and what is to be started again of it is made anew. Feed it [`Event::Restored`] next.
+    #[must_use]
+    pub fn found_at_rest(spec: Arc<TaskSpec>, settings: Settings, now: Timestamp) -> Self {
+        let mut task = Self::adopted(spec, settings, &[], &BTreeMap::new(), now);
+        task.state.admission = Admission::Waiting(Vec::new());
+        task
+    }
+
     /// A task as it was persisted. Feed it [`Event::Restored`] next.
     #[must_use]
     pub const fn restored(spec: Arc<TaskSpec>, settings: Settings, state: TaskState) -> Self {

@@ -323,11 +323,10 @@ impl Task {
                 fact => fact,
             };
             // An earlier life, which is forgotten, made it with what others may have been given since.
-            let is_forgotten =
-                container.status == ContainerStatus::Pending && matches!(fact, Fact::Created { .. });
-            let is_forgotten = is_forgotten && self.lacks_its_own(&name);
+            let is_forgotten = container.status == ContainerStatus::Pending && self.lacks_its_own(&name);
             self.take_fact(index, fact, now);
-            self.state.containers[index].discard |= is_forgotten;
+            let container = &mut self.state.containers[index];
+            container.discard |= is_forgotten && container.status == ContainerStatus::Created;
         }
     }
 
