@@ -134,7 +134,8 @@ impl Service for LineEnd {
         let inbound = request.into_inner();
         self.answer(async {
             let (outgoing, stream) = mpsc::channel(QUEUE);
-            let conversation = Conversation { end: self.clone(), outgoing };
+            let with_liar = self.control_plane.manner() == Manner::Lying;
+            let conversation = Conversation { end: self.clone(), outgoing, with_liar };
             self.control_plane.world.tasks.spawn(async move { conversation.hold(inbound).await });
             Ok(Response::new(ReceiverStream::new(stream)))
         })

@@ -21,6 +21,8 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 pub(super) struct Conversation {
     pub(super) end: LineEnd,
     pub(super) outgoing: mpsc::Sender<Result<v1::ControlPlaneMessage, Status>>,
+    /// Whether it began as one with a liar: it stays one until it is over.
+    pub(super) with_liar: bool,
 }
 
 /// Why a conversation is over.
@@ -45,6 +47,10 @@ impl Conversation {
         }
     }
 
+    fn is_lie(&self) -> bool {
+        self.with_liar || self.end.control_plane.manner() == Manner::Lying
+    }
+
     async fn say(&self, message: ToAgent) -> Result<(), Over> {
         let message = v1::ControlPlaneMessage { message: Some(message) };
         self.outgoing.send(Ok(message)).await.map_err(|_| Over)
@@ -65,7 +71,7 @@ impl Conversation {
             state.meet(&hello);
         }
         let mut noted = 0;
-        if plane.manner() == Manner::Lying {
+        if self.is_lie() {
             self.lie(hello.last_manifest_sequence).await?;
         } else {
             let (manifest, payload) = plane.greeting(hello.last_manifest_sequence);
@@ -89,7 +95,7 @@ impl Conversation {
                 version = plane.newer(seen) => {
                     seen = version;
                     plane.dawdle().await;
-                    if plane.manner() != Manner::Lying {
+                    if !self.is_lie() {
                         self.sync(&mut sent).await?;
                     }
                 }
@@ -178,7 +184,7 @@ impl Conversation {
         let plane = &self.end.control_plane;
         match message {
             FromAgent::TaskStateChange(change) => {
-                if plane.manner() == Manner::Lying {
+                if self.is_lie() {
                     return Ok(());
                 }
                 let sequence = plane.apply(epoch, change);
@@ -188,7 +194,7 @@ impl Conversation {
             FromAgent::Heartbeat(beat) => {
                 self.say(ToAgent::HeartbeatAck(v1::HeartbeatAck { sequence: beat.sequence })).await
             }
-            FromAgent::StopVerification(question) if plane.manner() != Manner::Lying => {
+            FromAgent::StopVerification(question) if !self.is_lie() => {
                 let unknown = plane.state().unknown(&question.task_arns);
                 if !unknown.is_empty() {
                     self.say(ToAgent::TaskInquiry(v1::TaskInquiry { task_arns: unknown })).await?;
@@ -198,7 +204,7 @@ impl Conversation {
                 self.say(ToAgent::StopVerificationAck(v1::StopVerificationAck { message_id, task_arns }))
                     .await
             }
-            FromAgent::TaskAccount(account) if plane.manner() != Manner::Lying => {
+            FromAgent::TaskAccount(account) if !self.is_lie() => {
                 plane.adopt(&account);
                 Ok(())
             }
