@@ -16,6 +16,7 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
 
 /// Requests of the flood, and the connections that they come on.
 const FLOOD: usize = 10_000;
@@ -67,8 +68,10 @@ impl Floor {
         let listener = runtime.block_on(tokio::net::TcpListener::bind((ADDRESS, 0)))?;
         let host = listener.local_addr()?.to_string();
         runtime.spawn(async move {
+            let mut connections = JoinSet::new();
             while let Ok((connection, _)) = listener.accept().await {
-                tokio::spawn(answers(connection));
+                connections.spawn(answers(connection));
+                while connections.try_join_next().is_some() {}
             }
         });
         Ok(Self { host, _runtime: runtime })

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use berth_agent::engine::Departure;
-use berth_agent::runtime::Runtime as _;
 use berth_agent::runtime::fake::Call;
+use berth_agent::runtime::{CreateRequest, Runtime as _};
 use berth_agent::store::Store as _;
 use berth_core::task::{Fact, StopCause, StopCode};
 use berth_core::units::Millis;
@@ -276,16 +276,22 @@ fn what_was_heard_and_never_confirmed_on_disk_holds_nothing_up() -> Result<()> {
     })
 }
 
+/// Begins with a task that runs, is stopped, and is known to nobody any more; and what its container was made of.
+async fn forgotten(teller: &mut Teller, asked: Asked) -> Result<(String, CreateRequest)> {
+    teller.begin().await?;
+    let ended = teller.run(task("steady", 100), asked);
+    teller.pass(SOON).await?;
+    let (request, _) = teller.world.engine.containers().pop().context("no container")?;
+    teller.stop(&ended);
+    teller.pass(Duration::from_secs(200)).await?;
+    ensure!(teller.world.disk().load().await?.tasks.is_empty(), "it is still known");
+    Ok((ended, request))
+}
+
 #[test]
 fn a_container_that_came_late_raises_no_task_from_the_dead() -> Result<()> {
     played(async |teller: &mut Teller| {
-        teller.begin().await?;
-        let ended = teller.run(task("steady", 100), Asked::to_run());
-        teller.pass(SOON).await?;
-        let (request, _) = teller.world.engine.containers().pop().context("no container")?;
-        teller.stop(&ended);
-        teller.pass(Duration::from_secs(200)).await?;
-        ensure!(teller.world.disk().load().await?.tasks.is_empty(), "it is still known");
+        let (ended, request) = forgotten(teller, Asked::to_run()).await?;
         // The engine had been asked for it by a life that is over, and is too busy to say what became of it.
         teller.world.engine.create(request).await?;
         teller.world.engine.delay(Call::Inspect, Millis::from_secs(5));
@@ -302,13 +308,7 @@ fn a_container_that_came_late_raises_no_task_from_the_dead() -> Result<()> {
 #[test]
 fn a_container_that_is_started_after_its_task_was_forgotten_is_ended() -> Result<()> {
     played(async |teller: &mut Teller| {
-        teller.begin().await?;
-        let ended = teller.run(task("steady", 100), Asked { may_start_again: true, ..Asked::to_run() });
-        teller.pass(SOON).await?;
-        let (request, _) = teller.world.engine.containers().pop().context("no container")?;
-        teller.stop(&ended);
-        teller.pass(Duration::from_secs(200)).await?;
-        ensure!(teller.world.disk().load().await?.tasks.is_empty(), "it is still known");
+        let (_, request) = forgotten(teller, Asked { may_start_again: true, ..Asked::to_run() }).await?;
         // The engine was late with it, and somebody finds it.
         let late = teller.world.engine.create(request).await?;
         teller.world.engine.start(&late).await?;
