@@ -157,26 +157,42 @@ impl Inner {
 
     /// Says that the agent is alive, as often as its main loop and its engine show it.
     async fn show_life(&self, patience: Duration) {
-        let mut turns = self.turns.subscribe();
-        loop {
+        let turns = self.turns.subscribe();
+        let engine = || {
             let stage = self.stage.borrow().clone();
-            let life = async {
-                turns.mark_unchanged();
-                // The sender is this service's own.
-                let _ = turns.changed().await;
-                if let Stage::Up(up) = &stage {
+            async move {
+                if let Stage::Up(up) = stage {
                     up.engine.pulse().await;
                 }
-            };
-            if timeout(patience, life).await.is_ok() {
-                self.notify.alive();
-            } else {
-                tracing::error!(
-                    "the agent's main loop or one of its tasks hangs; the service manager is not told that it is alive"
-                );
             }
-            sleep(patience / 4).await;
+        };
+        watch(turns, engine, patience, || self.notify.alive()).await;
+    }
+}
+
+/// Tells `alive` as often as the main loop turns and the engine shows a pulse. Between two words of one that lives
+/// there is less than the manager's `patience`, however late within their time the answers come.
+async fn watch<Pulse: Future<Output = ()>>(
+    mut turns: watch::Receiver<u64>,
+    pulse: impl Fn() -> Pulse,
+    patience: Duration,
+    alive: impl Fn(),
+) {
+    loop {
+        let life = async {
+            turns.mark_unchanged();
+            // The sender is the service's own.
+            let _ = turns.changed().await;
+            pulse().await;
+        };
+        if timeout(patience / 2, life).await.is_ok() {
+            alive();
+        } else {
+            tracing::error!(
+                "the agent's main loop or one of its tasks hangs; the service manager is not told that it is alive"
+            );
         }
+        sleep(patience / 4).await;
     }
 }
 
@@ -270,4 +286,49 @@ impl Up {
 /// "1 task", "2 tasks".
 pub(super) fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::future::pending;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(40);
+
+    /// When the manager hears that the agent lives, within ten times its patience.
+    async fn heard<Pulse: Future<Output = ()>>(turns: bool, pulse: impl Fn() -> Pulse) -> Vec<Instant> {
+        let sender = watch::Sender::new(0_u64);
+        let heard = RefCell::new(vec![Instant::now()]);
+        let main = async {
+            if !turns {
+                pending::<()>().await;
+            }
+            let mut turn = interval(PATIENCE / 8);
+            loop {
+                turn.tick().await;
+                sender.send_modify(|count| *count += 1);
+            }
+        };
+        let watched = watch(sender.subscribe(), pulse, PATIENCE, || heard.borrow_mut().push(Instant::now()));
+        let both = async { tokio::join!(main, watched) };
+        assert!(timeout(PATIENCE * 10, both).await.is_err(), "neither ends");
+        heard.into_inner()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_lives_is_heard_in_time_however_late_its_answers_are() {
+        for late in [Duration::ZERO, PATIENCE / 3] {
+            let heard = heard(true, || sleep(late)).await;
+            let longest = heard.windows(2).map(|pair| pair[1] - pair[0]).max();
+            assert!(heard.len() > 10 && longest < Some(PATIENCE), "{late:?}: {longest:?} of {}", heard.len());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_whose_engine_or_main_loop_hangs_is_not_heard() {
+        assert_eq!(heard(true, pending).await.len(), 1, "an engine without a pulse");
+        assert_eq!(heard(false, || async {}).await.len(), 1, "a main loop that stands still");
+    }
 }
