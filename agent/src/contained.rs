@@ -14,6 +14,8 @@ const FROM_THE_ENGINE: [&str; 3] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.
 const NET_ADMIN: u32 = 12;
 const SYS_ADMIN: u32 = 21;
 const DBUS: &str = "/run/dbus/system_bus_socket";
+/// One of the switches that the kernel has for networks, which whoever may set any may set.
+const SWITCH: &str = "/proc/sys/net/ipv4/ip_forward";
 
 /// The container that the agent runs in.
 #[derive(Debug, Clone)]
@@ -27,6 +29,10 @@ pub struct Contained {
     capabilities: u64,
     /// The mounts from which what is mounted below reaches the host.
     shared: Vec<PathBuf>,
+    /// Whether a profile of AppArmor is in force: those that engines give forbid mounts to whoever may else mount.
+    confined: bool,
+    /// Whether the kernel's switches under `/proc/sys` may be set: engines mount them read-only.
+    switches: bool,
 }
 
 /// The id that this process's container would have; none where nothing tells of a container.
@@ -46,6 +52,11 @@ fn id_in(mountinfo: &str) -> Option<EngineId> {
     })
 }
 
+/// Whether that text of `/proc/PID/attr` names a profile of AppArmor that is in force (apparmor(7)).
+fn confined_in(attribute: &str) -> bool {
+    attribute.trim_end_matches(['\n', '\0']).ends_with(" (enforce)")
+}
+
 /// The mount points that pass mounts on.
 fn shared_in(mountinfo: &str) -> Vec<PathBuf> {
     let shared = |line: &&str| line.split_whitespace().skip(6).any(|field| field.starts_with("shared:"));
@@ -57,6 +68,8 @@ impl Contained {
     #[must_use]
     pub fn new(id: EngineId, details: Details) -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let attribute = ["/proc/self/attr/apparmor/current", "/proc/self/attr/current"];
+        let attribute = attribute.into_iter().find_map(|file| fs::read_to_string(file).ok());
         let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
         Self {
             id,
@@ -67,6 +80,8 @@ impl Contained {
                 .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
                 .unwrap_or_default(),
             shared: shared_in(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()),
+            confined: attribute.is_some_and(|attribute| confined_in(&attribute)),
+            switches: access(SWITCH, AccessFlags::W_OK).is_ok(),
         }
     }
 
@@ -130,6 +145,12 @@ impl Contained {
         if !self.may(SYS_ADMIN) {
             missing.push("--cap-add=SYS_ADMIN".to_owned());
         }
+        if !self.switches {
+            missing.push("--security-opt=systempaths=unconfined".to_owned());
+        }
+        if self.confined {
+            missing.push("--security-opt=apparmor=unconfined".to_owned());
+        }
         if !self.processes {
             missing.push("--pid=host".to_owned());
         }
@@ -190,6 +211,8 @@ mod tests {
             processes: false,
             capabilities: 0,
             shared: Vec::new(),
+            confined: false,
+            switches: false,
         }
     }
 
@@ -205,6 +228,15 @@ mod tests {
         assert_eq!(id_in(&others), None);
         assert_eq!(id_in(&line("/etc/hostname", "/etc/hostname")), None);
         assert_eq!(id_in(""), None);
+    }
+
+    #[test]
+    fn a_profile_that_is_in_force_is_known() {
+        assert!(confined_in("docker-default (enforce)\n"));
+        for free in ["unconfined\n", "docker-default (complain)\n", "system_u:system_r:container_t:s0\0", ""]
+        {
+            assert!(!confined_in(free), "{free:?}");
+        }
     }
 
     #[test]
@@ -229,13 +261,18 @@ mod tests {
             [
                 "--cap-add=NET_ADMIN",
                 "--cap-add=SYS_ADMIN",
+                "--security-opt=systempaths=unconfined",
                 "--pid=host",
                 "--volume=/var/lib/ecs/data:/data:shared"
             ]
         );
+        let confined = Contained { confined: true, ..bare.clone() };
+        let flags = confined.for_interfaces(Path::new("/data"));
+        assert!(flags.contains(&"--security-opt=apparmor=unconfined".to_owned()), "{flags:?}");
         assert_eq!(bare.for_credentials(Path::new("/run/berth")), ["--volume=/run/berth:/run/berth"]);
         let full = Contained {
             processes: true,
+            switches: true,
             capabilities: 1 << NET_ADMIN | 1 << SYS_ADMIN,
             shared: shared_in("36 35 98:0 /var/lib/ecs/data /data rw shared:7 - ext4 /dev/root rw"),
             ..contained(&[("/var/lib/ecs/data", "/data"), ("/run/berth", "/run/berth")])

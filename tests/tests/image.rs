@@ -15,7 +15,8 @@ use berth_tests::cluster::{remove_cgroups, text};
 use berth_tests::expect::PATIENCE;
 use berth_tests::own_engine::OwnEngine;
 use berth_tests::program::Program;
-use berth_tests::{Ecs, Endpoint, Engine, demo, eventually};
+use berth_tests::{Ecs, Endpoint, Engine, demo, eventually, vpc};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -80,7 +81,8 @@ impl Site {
         format!("berth-test-{}-{suffix}", std::process::id())
     }
 
-    /// `more` goes between the documented options and the image.
+    /// `more` goes between the documented options and the image; `@data` in it is this site's folder for the state,
+    /// which is the agent's under that name where `more` says so.
     async fn start(image: &Image, suffix: &str, more: &[&str]) -> Result<Self> {
         demo::image().await?;
         let folders =
@@ -91,6 +93,9 @@ impl Site {
         let mut args: Vec<OsString> = words.map(OsString::from).to_vec();
         args.push(if taken { "127.0.0.1:0" } else { AT_HOME }.into());
         args.extend(["--data-dir".into(), folders.path().join("controlplane").into()]);
+        let subnets = folders.path().join("vpc.json");
+        std::fs::write(&subnets, vpc::Vpc::new("veth").file().to_string())?;
+        args.extend(["--vpc".into(), subnets.into()]);
         let mut program = Program::start("berth-controlplane", &args, &BTreeMap::new())?;
         let line = program.line("listening ", PATIENCE).await?;
         let value = |key: &str| {
@@ -102,6 +107,11 @@ impl Site {
         ecs.call("CreateCluster", json!({ "clusterName": cluster })).await?;
 
         let (data, log) = (folders.path().join("data"), folders.path().join("log"));
+        let more: Vec<String> =
+            more.iter().map(|word| word.replace("@data", &data.display().to_string())).collect();
+        if more.iter().any(|word| word.ends_with(":shared")) {
+            share(&data)?;
+        }
         let elsewhere = format!("--env=ECS_BACKEND_HOST=http://{}", value("agents=")?);
         let name = format!("berth-test-{}-agent-{suffix}", std::process::id());
         let site = Self { cluster, name, ecs, engine: Engine::connect().await?, _program: program, folders };
@@ -112,16 +122,18 @@ impl Site {
             "--restart=on-failure:10".to_owned(),
             "--volume=/var/run/docker.sock:/var/run/docker.sock".to_owned(),
             format!("--volume={}:/log", log.display()),
-            format!("--volume={}:/data", data.display()),
             "--net=host".to_owned(),
             "--env=ECS_LOGFILE=/log/ecs-agent.log".to_owned(),
             "--env=ECS_LOGLEVEL=info".to_owned(),
-            "--env=ECS_DATADIR=/data".to_owned(),
             format!("--env=ECS_CLUSTER={}", site.cluster),
             "--env=ECS_ENABLE_TASK_IAM_ROLE=true".to_owned(),
             "--env=ECS_ENABLE_TASK_IAM_ROLE_NETWORK_HOST=true".to_owned(),
         ];
-        words.extend(more.iter().map(|&word| word.to_owned()));
+        if !more.iter().any(|word| word.contains("ECS_DATADIR")) {
+            words
+                .extend([format!("--volume={}:/data", data.display()), "--env=ECS_DATADIR=/data".to_owned()]);
+        }
+        words.extend(more);
         if taken {
             words.push(elsewhere);
         }
@@ -178,9 +190,15 @@ impl Site {
     }
 
     async fn running(&self, definition: Value) -> Result<String> {
+        self.running_with(definition, json!({})).await
+    }
+
+    /// `more` are members of RunTask.
+    async fn running_with(&self, definition: Value, more: Value) -> Result<String> {
         let registered = self.ecs.call("RegisterTaskDefinition", definition).await?;
         let definition = text(&registered["taskDefinition"], "taskDefinitionArn")?;
         let input = json!({ "cluster": self.cluster, "taskDefinition": definition });
+        let input = demo::merged(input, &more);
         let run = self.ecs.call("RunTask", input).await?;
         let arn = text(&run["tasks"][0], "taskArn").with_context(|| run.to_string())?;
         self.until(&arn, "RUNNING").await?;
@@ -195,6 +213,8 @@ impl Site {
 impl Drop for Site {
     fn drop(&mut self) {
         let (cluster, name) = (self.cluster.clone(), self.name.clone());
+        let data = self.folders.path().join("data");
+        let folder = data.clone();
         // The agent first: what it runs is removed for good then.
         let removed = std::process::Command::new("docker").args(["rm", "--force", &name]).output();
         if !removed.is_ok_and(|done| done.status.success()) {
@@ -202,13 +222,31 @@ impl Drop for Site {
         }
         let removal = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async { Engine::connect().await?.remove_containers_of(&cluster).await })
+            runtime.block_on(async {
+                let engine = Engine::connect().await?;
+                engine.remove_containers_of(&cluster).await?;
+                engine.remove_holders_of(&folder).await
+            })
         });
         if !matches!(removal.join(), Ok(Ok(()))) {
             eprintln!("containers of {} stay", self.cluster);
         }
         remove_cgroups(&self.cluster);
+        // With what is mounted below; it was a mount where it was shared.
+        let _ = umount2(&data, MntFlags::MNT_DETACH);
+        if let Err(why) = vpc::remove_traces(&data) {
+            eprintln!("{} stays: {why:#}", data.display());
+        }
     }
+}
+
+/// What is mounted below that folder reaches whoever has the folder, as below any on a host with systemd.
+fn share(folder: &Path) -> Result<()> {
+    let nothing = None::<&str>;
+    std::fs::create_dir_all(folder)?;
+    mount(Some(folder), folder, nothing, MsFlags::MS_BIND, nothing)?;
+    mount(nothing, folder, nothing, MsFlags::MS_SHARED, nothing)?;
+    Ok(())
 }
 
 fn offers(instance: &Value) -> Vec<String> {
@@ -316,6 +354,30 @@ async fn what_it_asks_for_is_enough(image: &Image) -> Result<()> {
     site.until(&task, "STOPPED").await.map(drop)
 }
 
+/// With what the agent says that `awsvpc` needs, tasks have interfaces.
+async fn what_it_says_that_interfaces_need_is_enough(image: &Image) -> Result<()> {
+    let at_home = ["--env=ECS_DATADIR=@data", "--env=BERTH_ENDPOINT_ADDRESS=off"];
+    let asks = Site::start(image, "asks", &[&at_home[..], &["--volume=@data:@data"]].concat()).await?;
+    asks.connected().await?;
+    let log = asks.log()?;
+    let line =
+        log.lines().find(|line| line.contains("awsvpc is not offered")).with_context(|| log.clone())?;
+    let (_, flags) = line.split_once("to have that, add ").with_context(|| line.to_owned())?;
+    let flags = flags.replace(&asks.folders.path().join("data").display().to_string(), "@data");
+    drop(asks);
+
+    let flags: Vec<&str> = flags.split_whitespace().collect();
+    ensure!(flags.contains(&"--volume=@data:@data:shared"), "{flags:?}");
+    let site = Site::start(image, "adds", &[&at_home[..], &flags].concat()).await?;
+    let offered = offers(&site.connected().await?);
+    ensure!(offered.iter().any(|name| name == "ecs.capability.task-eni"), "{offered:?}");
+    let definition = vpc::task("interface", json!([demo::container("main", &["sleep", "3600"])]));
+    let task = site.running_with(definition, vpc::network(&["sg-open"])).await?;
+    let stop = json!({ "cluster": site.cluster, "task": task });
+    site.ecs.call("StopTask", stop).await?;
+    site.until(&task, "STOPPED").await.map(drop)
+}
+
 /// Where others' things are cleaned up, an agent that is stopped is not, nor is its image.
 async fn it_is_nothing_to_clean_up(image: &Image) -> Result<()> {
     let host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned());
@@ -385,6 +447,7 @@ async fn the_agent_runs_in_a_container() -> Result<()> {
     it_works_as_ecs_documents_it(&image).await.context("as documented")?;
     drop(nobody);
     what_it_asks_for_is_enough(&image).await.context("with more")?;
+    what_it_says_that_interfaces_need_is_enough(&image).await.context("with interfaces")?;
     // From there on this thread has another view of the host.
     an_engine_that_is_restarted_brings_it_back(&image).await.context("with its engine")
 }

@@ -18,6 +18,7 @@ pub mod plan;
 pub mod ports;
 pub mod probe;
 pub mod shared;
+mod words;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;

@@ -101,7 +101,7 @@ impl Way {
             plan::network_controls(&self.task),
             &self.site,
         ) {
-            let (step, what) = (Instant::now(), format!("{operation:?}"));
+            let (step, what) = (Instant::now(), operation.to_string());
             match operation {
                 Operation::Ask { link, addresses } => {
                     question = self.ask(link, addresses, &links).await.map_err(kernel(&what))?;
