@@ -96,12 +96,20 @@ impl Records {
     /// Writes the file, where something has changed. Blocks.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When it cannot be written; the next time it is tried again.
     pub fn save(&self) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
         if !self.changed.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
+        let saved = self.write(path);
+        if saved.is_err() {
+            self.changed.store(true, Ordering::Release);
+        }
+        saved
+    }
+
+    fn write(&self, path: &Path) -> io::Result<()> {
         let text = serde_json::to_vec(&*self.lock())?;
         let next = path.with_extension("next");
         let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&next)?;
@@ -132,8 +140,17 @@ mod tests {
         records.save().unwrap();
         let again = Records::open(Some(folder.path()));
         assert_eq!(unused(&again), ["b:latest", "a:latest"]);
+        // What could not be written is, once that is possible.
+        let (here, away) = (folder.path().to_owned(), folder.path().with_extension("away"));
+        fs::rename(&here, &away).unwrap();
+        again.removed("a");
+        again.save().unwrap_err();
+        fs::rename(&away, &here).unwrap();
+        again.save().unwrap();
+        let again = Records::open(Some(folder.path()));
+        assert_eq!(unused(&again), ["b:latest"]);
         again.removed("b");
-        assert_eq!(unused(&again), ["a:latest"]);
+        assert!(unused(&again).is_empty());
         // Wanted again, by a task that is gone by now.
         again.used("never pulled here", Timestamp(1));
         assert!(!again.has("never pulled here"));
