@@ -36,20 +36,21 @@ enum Phase {
 
 const MODES: [&str; 3] = ["none", "bridge", "awsvpc"];
 
-/// Effects that a life without mishaps has no use for, and who has them struck.
+/// Effects that a life without mishaps has no use for, and who has them struck, or done while the engine or the registry
+/// fails.
 const ELSEWHERE: [(&str, &str); 13] = [
     ("runtime.kill", "a container that outlasts its stop: seeded.rs"),
     ("runtime.logs", "an operator asks: exec.rs"),
-    ("runtime.images", "images of others are cleaned up: images.rs"),
-    ("runtime.strangers", "containers of others are cleaned up: images.rs"),
-    ("runtime.remove-image", "old images are cleaned up: images.rs"),
-    ("runtime.tag", "an image comes from a mirror: images.rs"),
-    ("runtime.pull", "the image is not there: images.rs and seeded.rs"),
+    ("runtime.images", "images of others are cleaned up: seeded.rs"),
+    ("runtime.strangers", "containers of others are cleaned up: seeded.rs"),
+    ("runtime.remove-image", "old images are cleaned up: seeded.rs"),
+    ("runtime.tag", "an image comes from a mirror that fails: images.rs"),
+    ("runtime.pull", "the image is not there: seeded.rs"),
     ("cgroups.kill", "a container that outlasts its stop: seeded.rs"),
     ("cgroups.remove-id", "a cgroup of nobody is found: seeded.rs"),
     ("acquire.gpus", "a host with GPUs: seeded.rs"),
     ("release.gpus", "a host with GPUs: seeded.rs"),
-    ("images.keep", "a record of images whose time has come: images.rs"),
+    ("images.keep", "an image was pulled: what is lost is that it may go some day"),
     ("store.load", "its end is as good as that of what follows it"),
 ];
 

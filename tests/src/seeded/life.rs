@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use berth_agent::config::PullBehavior;
+use berth_agent::config::{CleanUp, PullBehavior};
 use berth_agent::credentials::Credentials;
 use berth_agent::effects::{Effects, Sentry};
 use berth_agent::engine::{self, Engine, Parts, Timeouts, World as Found};
@@ -228,7 +228,13 @@ fn parts(
         faults: Arc::new(berth_agent::fault::off::Off),
         gpus: GpuChooser::new(gpus),
         network: faults::network(network, effects.clone()),
-        clean_up: None,
+        clean_up: Some(CleanUp {
+            interval: Millis::from_secs(180),
+            age: minute,
+            at_once: 2,
+            pressure: (100, 100),
+            untracked: Some((minute, Vec::new())),
+        }),
         disk: None,
         retention_jitter: Millis(0),
         metadata_files: None,

@@ -366,12 +366,11 @@ impl Runtime for FakeRuntime {
     }
 
     fn images(&self) -> BoxFuture<'_, Result<Vec<LocalImage>, RuntimeError>> {
-        self.call(Call::Image, |_, _| Ok(Vec::new())).boxed()
+        self.call(Call::Image, |state, _| Ok(state.local_images())).boxed()
     }
 
-    fn remove_image<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<bool, RuntimeError>> {
-        // Images are never removed here.
-        self.call(Call::Image, |_, _| Ok(false)).boxed()
+    fn remove_image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<bool, RuntimeError>> {
+        self.call(Call::Image, |state, _| state.remove_image(reference)).boxed()
     }
 
     fn exec<'a>(&'a self, id: &'a EngineId, _: ExecRequest) -> BoxFuture<'a, Result<Exec, RuntimeError>> {

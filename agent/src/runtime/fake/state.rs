@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use berth_core::ids::EngineId;
+use berth_core::image::familiar;
 use berth_core::spec::NetworkMode;
 use berth_core::task::{Exit, Fact, Health};
 use berth_core::units::{Millis, Protocol, Timestamp};
@@ -11,7 +12,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{Behaviour, Call, KILLED};
-use crate::runtime::{CreateRequest, EngineEvent, EngineEventKind, ImageFacts, Listed, RuntimeError, labels};
+use crate::runtime::{
+    CreateRequest, EngineEvent, EngineEventKind, ImageFacts, Listed, LocalImage, RuntimeError, labels,
+};
 
 /// As many events as the engine keeps for those who come later.
 const KEPT_EVENTS: usize = 1024;
@@ -354,6 +357,34 @@ impl State {
         }
         self.images.insert(reference.to_owned(), ImagePlace::Here);
         Ok(facts(reference))
+    }
+
+    /// Those that a pull has brought, in order of their names.
+    pub(super) fn local_images(&self) -> Vec<LocalImage> {
+        let here = self.images.iter().filter(|(_, place)| **place == ImagePlace::Here);
+        let names: BTreeSet<&String> = here.map(|(name, _)| name).collect();
+        let image = |name: &String| LocalImage {
+            name: familiar(name),
+            made_at: Timestamp::default(),
+            bytes: 0,
+            of_agent: false,
+        };
+        names.into_iter().map(image).collect()
+    }
+
+    /// As an engine: not one that a container has. Another pull brings it back.
+    pub(super) fn remove_image(&mut self, reference: &str) -> Result<bool, RuntimeError> {
+        let wanted = familiar(reference);
+        let mut used = self.containers.values().map(|container| familiar(&container.request.spec().image));
+        if used.any(|image| image == wanted) {
+            return Err(RuntimeError::Refused(format!("conflict: a container has image {reference}")));
+        }
+        let here = self.images.iter_mut().filter(|(name, _)| familiar(name) == wanted);
+        let place = here.map(|(_, place)| place).find(|place| **place == ImagePlace::Here);
+        Ok(place.is_some_and(|place| {
+            *place = ImagePlace::Registry;
+            true
+        }))
     }
 
     fn emit(&mut self, id: &EngineId, kind: EngineEventKind, at: Timestamp) {

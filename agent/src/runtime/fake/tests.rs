@@ -138,6 +138,9 @@ async fn names_ports_and_images_are_as_with_an_engine() {
     engine.pull(wanted("far")).await.unwrap();
     engine.create(request(3, "far")).await.unwrap();
     assert!(matches!(engine.pull(wanted("nowhere")).await, Err(RuntimeError::Refused(_))));
+    let images = engine.images().await.unwrap();
+    assert_eq!(images.iter().map(|image| image.name.as_str()).collect::<Vec<_>>(), ["far:latest"]);
+    assert!(matches!(engine.remove_image("far:latest").await, Err(RuntimeError::Refused(_))));
 }
 
 #[tokio::test]
