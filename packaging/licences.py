@@ -76,7 +76,9 @@ def main():
         print(f"{what}  {package['license'] or ''}  {package['repository'] or ''}".rstrip())
         for text in texts(package):
             by_text.setdefault(text, []).append(what)
-    print("The standard library of Rust  MIT OR Apache-2.0  https://github.com/rust-lang/rust")
+    library = "The standard library of Rust"
+    print(f"{library}  MIT OR Apache-2.0  https://github.com/rust-lang/rust")
+    by_text.setdefault((ROOT / "LICENSE").read_text().strip(), []).append(library)
     for text, crates in sorted(by_text.items(), key=lambda item: item[1]):
         print(f"\n{RULE}\n{', '.join(crates)}\n{RULE}\n\n{text}")
 

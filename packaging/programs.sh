@@ -29,7 +29,7 @@ build() {
             cargo build --locked --release -p berth-tests --example manual
     else
         # As tests build everything, so that nothing is compiled anew.
-        cargo build --locked --workspace --bins --examples
+        cargo test --locked --workspace --no-run
     fi
 }
 

@@ -29,7 +29,7 @@ finish() {
 }
 
 build() {
-    cargo build --workspace --locked
+    cargo test --workspace --locked --no-run
     test=$(cargo test --workspace --locked --no-run --message-format json --quiet --test several_hosts |
         sed -n 's/.*"executable":"\([^"]*several_hosts[^"]*\)".*/\1/p')
 }

@@ -22,8 +22,9 @@ formatted() {
 
 # The demo program belongs to no package, so clippy is asked for it alone.
 vm_clippy() {
-    cargo clippy -p berth-agent --test cgroup_v2 --locked --quiet -- -D warnings &&
-        cargo clippy -p berth-tests --test awsvpc_kernel --test faults_kernel --test packages --test vm_life --locked --quiet -- -D warnings
+    # Of the whole workspace, so that nothing is compiled once more with other features.
+    cargo clippy --workspace --test cgroup_v2 --test awsvpc_kernel --test faults_kernel --test packages --test vm_life \
+        --test as_service --test several_hosts --locked --quiet -- -D warnings
 }
 
 demo_clippy() {

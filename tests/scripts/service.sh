@@ -26,7 +26,7 @@ finish() {
 }
 
 build() {
-    cargo build --workspace --locked
+    cargo test --workspace --locked --no-run
     test=$(cargo test --workspace --locked --no-run --message-format json --quiet --test as_service |
         sed -n 's/.*"executable":"\([^"]*as_service[^"]*\)".*/\1/p')
 }

@@ -46,7 +46,7 @@ finish() {
 
 # The whole workspace, so that nothing is compiled again with other features than `make test` has.
 build() {
-    cargo build --workspace --locked
+    cargo test --workspace --locked --no-run
     tests=$(cargo test --workspace --locked --no-run --message-format json --quiet \
         --test cgroup_v2 --test limits --test stop --test awsvpc --test awsvpc_kernel --test faults_kernel \
         --test vm_life |
@@ -171,6 +171,7 @@ step "copying programs, tests and demo image" copy || die "copying to the virtua
 if [ "$engine_was_down" = yes ]; then "$SCRIPTS/engine.sh" stop; fi
 
 step "task cgroups" there cgroup_v2 --test-threads=1
+driver systemd 2
 step "limits" there limits --test-threads=2
 step "stop" there stop --test-threads=2 --exact sigterm_is_enough_for_a_program_that_heeds_it \
     sigkill_comes_after_the_stop_timeout an_essential_container_takes_the_task_with_it
