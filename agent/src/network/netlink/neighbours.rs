@@ -7,6 +7,7 @@ use std::time::Duration;
 use berth_core::attachment::MacAddress;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use nix::errno::Errno;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::neighbour::{
@@ -16,7 +17,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::DropGuard;
 
-use super::{Netlink, unless};
+use super::{Netlink, is, unless};
 use crate::network::netns::Namespace;
 use crate::supervise::Tracker;
 
@@ -63,10 +64,22 @@ impl Netlink {
         listening.spawn_droppable("neighbours", connection);
         let index = self.index(name).await?;
         for address in &addresses {
-            let neighbours = self.handle.neighbours();
-            let question =
-                neighbours.add(index, *address).state(NeighbourState::None).flags(NeighbourFlags::Use);
-            unless(question.execute().await, &[])?;
+            let ask = || {
+                let neighbours = self.handle.neighbours();
+                neighbours
+                    .add(index, *address)
+                    .state(NeighbourState::None)
+                    .flags(NeighbourFlags::Use)
+                    .execute()
+            };
+            match unless(ask().await, &[]) {
+                // It was asked before, by an agent that was not left to hear the answer: that is not told again.
+                Err(error) if is(&error, &[Errno::EEXIST]) => {
+                    self.forget(index, std::slice::from_ref(address)).await;
+                    unless(ask().await, &[])?;
+                }
+                asked => asked?,
+            }
         }
         let netlink = self.clone();
         let _listening = listening.token().clone().drop_guard();
