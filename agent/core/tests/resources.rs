@@ -8,7 +8,7 @@ mod support;
 use berth_core::spec::TaskFields;
 use berth_core::task::{Act, ContainerStatus, Event, FailureKind, Settings, Task, TaskStatus};
 
-use support::direct::{Direct, created, next_acts, starting, words};
+use support::direct::{Direct, created, in_order, next_acts, starting, words};
 use support::specs::{container, fields, name, port};
 
 /// One essential container.
@@ -127,14 +127,7 @@ fn a_container_of_a_forgotten_life_is_not_started_with_what_others_may_have_by_n
     let mut run = Direct::new(with_port());
     let mut acts = run.say(Event::Restored(vec![(name("app"), created("app-0"))]));
     acts.extend(run.say(Event::Granted));
-    let mut seen = Vec::new();
-    while run.task.state().status != TaskStatus::Running {
-        seen.extend(words(&acts));
-        assert!(!acts.is_empty(), "it stands still after {seen:?}");
-        acts = acts.iter().flat_map(|act| run.works(act)).collect();
-    }
-    let at =
-        |word: &str| seen.iter().position(|seen| seen == word).unwrap_or_else(|| panic!("{word}: {seen:?}"));
-    assert!(at("remove app") < at("create app") && at("acquire ports of app") < at("create app"), "{seen:?}");
-    assert!(at("create app") < at("start app"), "{seen:?}");
+    let seen = run.until_runs("app", acts);
+    assert!(in_order(&seen, &["remove app", "create app", "start app"]), "{seen:?}");
+    assert!(in_order(&seen, &["acquire ports of app", "create app"]), "{seen:?}");
 }

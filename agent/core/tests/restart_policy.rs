@@ -9,7 +9,7 @@ use berth_core::spec::{Condition, Dependency, RestartPolicy, TaskFields, TaskSpe
 use berth_core::task::{Act, ContainerStatus, Event, Exit, Fact, Settings, StopCode, Task, TaskStatus};
 use berth_core::units::{Millis, Timestamp};
 
-use support::direct::{Direct, id, words};
+use support::direct::{Direct, id, in_order, words};
 use support::specs::{container, fields, name, port};
 
 const MINUTE: Millis = Millis::from_secs(60);
@@ -305,16 +305,10 @@ fn one_that_is_found_ended_is_made_anew_with_what_nobody_else_has_once_there_is_
     let end = exit(1, Some(now.moved(-120_000)), now.moved(-1000));
     let acts = run.say(Event::Restored(vec![(name("app"), Fact::Exited { id: id("app-0"), exit: end })]));
     assert_eq!((words(&acts), run.task.state().status), (vec![], TaskStatus::Pending));
-    let mut acts = run.say(Event::Granted);
-    let mut seen = Vec::new();
-    while run.container("app").status != ContainerStatus::Running {
-        seen.extend(words(&acts));
-        assert!(!acts.is_empty(), "it stands still after {seen:?}");
-        acts = acts.iter().flat_map(|act| run.works(act)).collect();
-    }
-    let at =
-        |word: &str| seen.iter().position(|seen| seen == word).unwrap_or_else(|| panic!("{word}: {seen:?}"));
-    assert!(at("remove app") < at("create app") && at("acquire ports of app") < at("create app"), "{seen:?}");
+    let acts = run.say(Event::Granted);
+    let seen = run.until_runs("app", acts);
+    assert!(in_order(&seen, &["remove app", "create app", "start app"]), "{seen:?}");
+    assert!(in_order(&seen, &["acquire ports of app", "create app"]), "{seen:?}");
 }
 
 #[test]

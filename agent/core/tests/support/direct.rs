@@ -5,8 +5,8 @@ use std::sync::Arc;
 use berth_core::ids::{AttemptId, EngineId, GpuId};
 use berth_core::spec::{TaskFields, TaskSpec};
 use berth_core::task::{
-    Acquired, Act, Container, ErrorClass, Event, Exit, Fact, Failure, FailureKind, Health, Outcome,
-    PortBinding, Report, ResourceKey, Settings, StopCause, StopCode, Task,
+    Acquired, Act, Container, ContainerStatus, ErrorClass, Event, Exit, Fact, Failure, FailureKind, Health,
+    Outcome, PortBinding, Report, ResourceKey, Settings, StopCause, StopCode, Task,
 };
 use berth_core::units::{Millis, PortRange, Protocol, Timestamp};
 
@@ -138,6 +138,17 @@ impl Direct {
         acts
     }
 
+    /// All that is done, step by step, until the container runs, in words.
+    pub(crate) fn until_runs(&mut self, container: &str, mut acts: Vec<Act>) -> Vec<String> {
+        let mut seen = Vec::new();
+        while self.container(container).status != ContainerStatus::Running {
+            seen.extend(words(&acts));
+            assert!(!acts.is_empty(), "it stands still after {seen:?}");
+            acts = acts.iter().flat_map(|act| self.works(act)).collect();
+        }
+        seen
+    }
+
     pub(crate) fn container(&self, text: &str) -> &Container {
         let all = &self.task.state().containers;
         all.iter().find(|c| c.name.as_str() == text).unwrap()
@@ -160,6 +171,12 @@ pub(crate) fn starting(fields: TaskFields) -> (Direct, Act) {
         acts.extend(run.works(&act));
     }
     panic!("nothing was started")
+}
+
+/// Whether these words come in that order.
+pub(crate) fn in_order(seen: &[String], wanted: &[&str]) -> bool {
+    let mut seen = seen.iter();
+    wanted.iter().all(|word| seen.any(|seen| seen == word))
 }
 
 /// Ends whatever pauses, until something is done.
