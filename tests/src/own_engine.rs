@@ -251,7 +251,12 @@ impl Drop for OwnEngine {
         if let Err(why) = self.end() {
             eprintln!("an engine of the test's own did not end as it should: {why:#}");
         }
-        // Each of its lives has made a mount of it, and may not have taken that away.
-        while umount2(&self.folder.path().join("data"), MntFlags::MNT_DETACH).is_ok() {}
+        // Each of its lives has made mounts below, and may not have taken them away.
+        let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+        let targets = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+        for target in targets.filter(|target| Path::new(target).starts_with(self.folder.path())) {
+            // With one, those on it go as well.
+            let _ = umount2(target, MntFlags::MNT_DETACH);
+        }
     }
 }
