@@ -24,6 +24,9 @@ pub fn now() -> Timestamp {
 }
 
 /// Notices that the clock was put forward or back, as it is when a host learns the time from its network.
+///
+/// Whoever waits by the clock goes by [`now`](Self::now) and [`until`](Self::until) of one of these alone: a move of
+/// the clock then happens at the moment at which it is noticed, and never between two readings that belong together.
 #[derive(Debug, Clone, Copy)]
 pub struct Watch {
     seen: Timestamp,
@@ -40,7 +43,19 @@ impl Watch {
         Self { seen: now(), at: Instant::now() }
     }
 
-    /// By how many milliseconds the clock was moved since it was asked last; negative where that was back.
+    /// The time when it looked last.
+    #[must_use]
+    pub const fn now(&self) -> Timestamp {
+        self.seen
+    }
+
+    /// How long it is until `at`, by the clock as it was when it looked last; zero when that has passed.
+    #[must_use]
+    pub fn until(&self, at: Timestamp) -> Duration {
+        at.since(self.seen).as_duration().saturating_sub(self.at.elapsed())
+    }
+
+    /// Looks. By how many milliseconds the clock was moved since it looked last; negative where that was back.
     pub fn moved(&mut self) -> Option<i64> {
         self.compare(now(), Instant::now())
     }
@@ -105,7 +120,17 @@ mod tests {
         assert_eq!(now(), Timestamp(8_600_000));
         let mut watch = Watch::begin();
         put(-600_000);
-        assert_eq!((now(), watch.moved()), (Timestamp(8_000_000), Some(-600_000)));
+        assert_eq!((now(), watch.now()), (Timestamp(8_000_000), Timestamp(8_600_000)));
+        let until = |watch: &Watch| watch.until(watch.now().after(Millis::from_secs(60)));
+        assert_eq!(until(&watch), Duration::from_secs(60));
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(
+            until(&watch),
+            Duration::from_secs(40),
+            "what was waited is waited, whatever the clock says"
+        );
+        assert_eq!((watch.moved(), watch.now()), (Some(-600_000), Timestamp(8_020_000)));
+        assert_eq!(until(&watch), Duration::from_secs(60));
         drop(simulated);
         assert!(now() > Timestamp(1_700_000_000_000));
     }

@@ -251,11 +251,12 @@ async fn a_clock_that_jumps_ends_no_wait_early_or_late_and_doubles_nothing() -> 
             &["sleep", "3600"],
             json!({ "dependsOn": [{ "containerName": "sick", "condition": "HEALTHY" }] }),
         );
+        let asked = Instant::now();
         let waiting = cluster.run(demo::task("waiting", "none", json!([sick, waits]))).await?;
+        let brief = Instant::now();
         let (stopped, _) = cluster
             .stopped(demo::task("brief", "none", json!([demo::container("one", &["exit", "0"])])))
             .await?;
-        let ended = Instant::now();
         eventually(PATIENCE, "the first of two runs", || async {
             let made = cluster.engine.inspect(&cluster.engine.id_of(&waiting, "sick").await?).await?;
             Ok(made.state.and_then(|state| state.running).unwrap_or_default().then_some(()))
@@ -274,16 +275,16 @@ async fn a_clock_that_jumps_ends_no_wait_early_or_late_and_doubles_nothing() -> 
             Ok((task["lastStatus"] == "STOPPED").then_some(task))
         })
         .await?;
-        let waited = began.elapsed();
+        let (most, least) = (asked.elapsed(), began.elapsed());
         ensure!(over.to_string().contains("did not become HEALTHY within"), "{by}: {over}");
-        ensure!(waited > Duration::from_secs(10), "{by}: it waited {waited:?} only");
-        ensure!(waited < here(Duration::from_secs(25)), "{by}: it waited {waited:?}");
+        ensure!(most >= Duration::from_secs(12), "{by}: it waited {most:?} at most");
+        ensure!(least < here(Duration::from_secs(25)), "{by}: it waited {least:?} at least");
         eventually(BACK, "what has stopped is removed", || async {
             Ok(cluster.engine.containers_of_task(&stopped).await?.is_empty().then_some(()))
         })
         .await?;
-        let kept_for = ended.elapsed();
-        ensure!(kept_for > Duration::from_secs(17), "{by}: it was kept for {kept_for:?} only");
+        let kept_for = brief.elapsed();
+        ensure!(kept_for >= Duration::from_secs(20), "{by}: it was kept for {kept_for:?} at most");
 
         assert_eq!(cluster.process_of(&kept).await?, before);
         assert_eq!(cluster.task(&kept).await?["lastStatus"], "RUNNING");

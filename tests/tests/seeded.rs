@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use berth_agent::engine::Departure;
@@ -20,6 +20,7 @@ use berth_tests::seeded::climate::Climate;
 use berth_tests::seeded::control_plane::Manner;
 use berth_tests::seeded::world::Asked;
 use berth_tests::seeded::{Story, Teller, play, tell};
+use tokio::time::Instant;
 
 /// How long a run's stories are the same, unless told: what fails for a second one on one day is the change's.
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -84,7 +85,7 @@ fn nothing_is_lost_doubled_or_left_behind_whatever_happens() -> Result<()> {
         },
     };
     println!("BERTH_FIRST_SEED={first} BERTH_SEEDS={count} tells these stories again");
-    let began = Instant::now();
+    let began = std::time::Instant::now();
     let [next, stories, tasks, lives, millis, all] = [const { AtomicU64::new(0) }; 6];
     let wrong = Mutex::new(Vec::new());
     let work = || {
@@ -370,6 +371,63 @@ fn what_is_left_of_a_task_that_is_told_stopped_at_once_goes() -> Result<()> {
         teller.world.set_climate(Climate::FAIR);
         let heard = teller.control_plane.heard(&gone).context("nothing was heard of it")?;
         ensure!(heard.status() == v1::TaskStatus::Stopped, "{heard:?}");
+        teller.end().await
+    })
+}
+
+#[test]
+fn a_wait_is_as_long_as_it_is_to_be_whatever_the_clock_does_while_it_begins() -> Result<()> {
+    const DAY_MS: i64 = 86_400_000;
+    const PATIENCE: Duration = Duration::from_secs(60);
+    const LOOK: Duration = Duration::from_millis(200);
+    // One for another that never says whether it is well.
+    let mut waiting = task("steady", 100);
+    let check = v1::HealthCheck {
+        command: vec!["CMD".to_owned(), "true".to_owned()],
+        interval_ms: 5_000,
+        timeout_ms: 5_000,
+        retries: 3,
+        start_period_ms: 0,
+    };
+    let silent = v1::ContainerSpec {
+        name: "silent".to_owned(),
+        start_timeout_ms: u64::try_from(PATIENCE.as_millis())?,
+        health_check: Some(check),
+        ..waiting.containers[0].clone()
+    };
+    waiting.containers[0].depends_on =
+        vec![v1::Dependency { container: silent.name.clone(), condition: "HEALTHY".to_owned() }];
+    waiting.containers.push(silent);
+    played(async |teller: &mut Teller| {
+        teller.begin().await?;
+        // It is started, the engine tells so as an event, and answers; then nothing wakes who waits.
+        teller.world.engine.delay(Call::Inspect, Millis(20));
+        for (by, after_ms) in [DAY_MS, -DAY_MS].into_iter().cycle().zip(0..100) {
+            let asked = Asked { may_end: true, ..Asked::to_run() };
+            let task = teller.run(waiting.clone(), asked);
+            teller.pass(Duration::from_millis(after_ms / 2)).await?;
+            teller.world.put_clock_at_next_write(by);
+            let what = format!("the clock was put by {by} ms in the write after {} ms", after_ms / 2);
+            let status = |teller: &Teller| teller.control_plane.heard(&task).map(|heard| heard.status());
+            let (began, made) = loop {
+                teller.pass(LOOK).await?;
+                ensure!(status(teller) != Some(v1::TaskStatus::Stopped), "{what}: it did not wait");
+                let containers = teller.world.engine.containers();
+                let own = containers.iter().filter(|(request, _)| request.task.arn.as_str() == task);
+                if own.clone().any(|(_, fact)| matches!(fact, Fact::Running { .. })) {
+                    break (Instant::now(), own.count());
+                }
+            };
+            while status(teller) != Some(v1::TaskStatus::Stopped) {
+                teller.pass(LOOK).await?;
+                ensure!(began.elapsed() < PATIENCE * 6, "{what}: it waits still");
+            }
+            let waited = began.elapsed();
+            // One that is still being made, which may take minutes, waits for that first.
+            let in_time = waited < PATIENCE + SOON || made < 2;
+            ensure!(waited + LOOK >= PATIENCE && in_time, "{what}: it waited {waited:?}");
+            teller.world.writes();
+        }
         teller.end().await
     })
 }

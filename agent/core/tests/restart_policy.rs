@@ -6,7 +6,9 @@
 mod support;
 
 use berth_core::spec::{Condition, Dependency, RestartPolicy, TaskFields, TaskSpec};
-use berth_core::task::{Act, ContainerStatus, Event, Exit, Fact, Settings, StopCode, Task, TaskStatus};
+use berth_core::task::{
+    Act, ContainerStatus, Event, Exit, Fact, Outcome, Settings, StopCode, Task, TaskStatus,
+};
 use berth_core::units::{Millis, Timestamp};
 
 use support::direct::{Direct, id, in_order, words};
@@ -263,6 +265,30 @@ fn whoever_waits_does_so_for_as_long_whatever_the_clock_is_told() {
             run.task.clock_moved(by);
             assert_eq!(run.task.next_deadline(), Some(due.moved(by)), "{by}, {restarts} restarts");
         }
+    }
+}
+
+#[test]
+fn a_wait_is_as_long_where_the_clock_was_moved_before_the_engine_told_of_the_start() {
+    for by in [-DAY_MS, DAY_MS] {
+        let mut run = Direct::new(followed());
+        run.now = Timestamp(1_000_000_000);
+        let mut acts = run.say(Event::Granted);
+        let mut start = None;
+        while let Some(act) = acts.pop() {
+            match act {
+                Act::Start { attempt, id, .. } => start = Some((attempt, id)),
+                act => acts.extend(run.works(&act)),
+            }
+        }
+        let (attempt, id) = start.unwrap();
+        let started_at = run.now;
+        run.now = run.now.moved(by);
+        run.task.clock_moved(by);
+        let acts = run.done(attempt, Outcome::Fact(Fact::Running { id, started_at, health: None }));
+        run.all_work(acts);
+        assert_eq!(run.task.next_deadline(), Some(run.now.after(PATIENCE)), "{by}");
+        assert_eq!(run.container("app").started_at, Some(started_at), "{by}: by which it is known again");
     }
 }
 

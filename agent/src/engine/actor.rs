@@ -70,6 +70,8 @@ pub(super) struct Actor {
     pub(super) unsaved: bool,
     /// Whether it is on record that the task is to stop.
     pub(super) stop_is_kept: bool,
+    /// Since the task's state was made, or read.
+    pub(super) clock: clock::Watch,
 }
 
 enum Input {
@@ -84,7 +86,6 @@ impl Actor {
     /// was persisted before the actor began.
     pub(super) async fn run(mut self, first: Vec<Act>) {
         let token = self.shared.tracker.token().clone();
-        let mut clock = clock::Watch::begin();
         if !self.start_all(first).await {
             return;
         }
@@ -94,7 +95,7 @@ impl Actor {
                 return;
             };
             // Waits are as long as they are, whatever the clock is told meanwhile; each was begun on the monotonic one.
-            if let Some(by) = clock.moved() {
+            if let Some(by) = self.clock.moved() {
                 tracing::info!(task = %self.task.spec().arn, by_ms = by, "the host's clock was moved");
                 self.task.clock_moved(by);
                 self.unsaved = true;
@@ -115,7 +116,7 @@ impl Actor {
     }
 
     async fn next(&mut self) -> Input {
-        let deadline = self.task.next_deadline().map(clock::until);
+        let deadline = self.task.next_deadline().map(|at| self.clock.until(at));
         let pause = async move {
             match deadline {
                 Some(pause) => tokio::time::sleep(pause).await,
@@ -148,7 +149,7 @@ impl Actor {
             self.in_flight.remove(attempt);
         }
         let before = self.shared.journal.is_some().then(|| self.task.clone());
-        let step = self.task.handle(clock::now(), message.event);
+        let step = self.task.handle(self.clock.now(), message.event);
         if let Some(before) = before.filter(|_| step.changed) {
             self.note(&before);
         }
@@ -186,7 +187,7 @@ impl Actor {
     /// Writes down what happened, for people; with the last lines of containers that ended by themselves.
     fn note(&self, before: &Task) {
         let Some(journal) = &self.shared.journal else { return };
-        journal.note(&self.task.spec().arn, narrate(before, &self.task, clock::now()));
+        journal.note(&self.task.spec().arn, narrate(before, &self.task, self.clock.now()));
         if before.is_stopping() {
             return;
         }

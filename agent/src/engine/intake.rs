@@ -79,7 +79,8 @@ impl Engine {
 
     /// Takes in tasks that are new here, in one transaction.
     async fn admit(&self, fresh: Vec<(Arc<TaskSpec>, Option<StopCause>)>) -> Result<(), StoreError> {
-        let now = clock::now();
+        let clock = clock::Watch::begin();
+        let now = clock.now();
         let mut writes = Vec::new();
         let mut started = Vec::new();
         for (spec, stop) in fresh {
@@ -110,7 +111,7 @@ impl Engine {
             if let Some(journal) = &self.shared.journal {
                 journal.note(&task.spec().arn, arrival(&task, now));
             }
-            self.spawn(task, receiver, acts);
+            self.spawn(task, receiver, acts, clock);
         }
         self.follow_departure().await;
         Ok(())

@@ -256,7 +256,8 @@ impl Engine {
         let mut writes = Vec::new();
         let mut started = Vec::new();
         let identity = saved.identity.clone();
-        let found = restore::reunite(&shared, saved, world);
+        let clock = clock::Watch::begin();
+        let found = restore::reunite(&shared, saved, world, clock.now());
         let lost = restore::reconnect(&shared, &found).await;
         // Before anybody is granted anything: what others hold.
         let held: BTreeMap<TaskArn, watch::Receiver<Verdict>> = found
@@ -278,7 +279,7 @@ impl Engine {
             let mut reports = Vec::new();
             let first = waits.then(|| event_of(verdict));
             for event in events.into_iter().chain(first) {
-                let step = task.handle(clock::now(), event);
+                let step = task.handle(clock.now(), event);
                 reports.extend(step.report.clone());
                 acts.extend(step.persisted());
             }
@@ -302,7 +303,7 @@ impl Engine {
         }
         let restored = started.len();
         for (task, receiver, acts) in started {
-            engine.spawn(task, receiver, acts);
+            engine.spawn(task, receiver, acts, clock);
         }
         if restored > 0 {
             tracing::info!(tasks = restored, "restored");
@@ -398,7 +399,8 @@ impl Engine {
         self.shared.engine_healthy.subscribe()
     }
 
-    fn spawn(&self, task: Task, verdict: watch::Receiver<Verdict>, acts: Vec<Act>) {
+    /// `acts` are those of the task as it was when `clock` looked.
+    fn spawn(&self, task: Task, verdict: watch::Receiver<Verdict>, acts: Vec<Act>, clock: clock::Watch) {
         self.shared.path_ids.enter(task.spec());
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         let hints = Arc::<hints::Hints>::default();
@@ -427,6 +429,7 @@ impl Engine {
             pulse,
             in_flight: BTreeMap::new(),
             unsaved: false,
+            clock,
         };
         self.shared.tracker.spawn("task", actor.run(acts));
     }

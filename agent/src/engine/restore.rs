@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use berth_core::ids::{ContainerInstanceArn, ContainerName, TaskArn};
 use berth_core::task::{Event, Fact, ResourceKey, ResourceStatus, Task};
+use berth_core::units::Timestamp;
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
 use super::Shared;
 use super::keepsake::Keepsake;
-use crate::clock;
 use crate::network::Survivor;
 use crate::runtime::{Listed, RuntimeError};
 use crate::store::Saved;
@@ -80,8 +80,12 @@ pub async fn look(runtime: &dyn crate::runtime::Runtime) -> Result<World, Runtim
 }
 
 /// Brings what was persisted and what was found together.
-pub(super) fn reunite(shared: &Shared, saved: Saved, mut world: World) -> Vec<(Task, Vec<Event>)> {
-    let now = clock::now();
+pub(super) fn reunite(
+    shared: &Shared,
+    saved: Saved,
+    mut world: World,
+    now: Timestamp,
+) -> Vec<(Task, Vec<Event>)> {
     let settled = saved.identity.as_ref().is_some_and(|identity| identity.settled);
     let mut tasks = Vec::new();
     for (spec, state) in saved.tasks {

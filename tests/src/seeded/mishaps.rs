@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use berth_agent::clock;
 use berth_agent::runtime::Runtime as _;
 use berth_agent::store::StoreError;
 use berth_core::ids::EngineId;
@@ -245,9 +244,11 @@ impl Teller {
         let by =
             self.world.choose(|chance| chance.pick(&[1_500, 90_000, 86_400_000]).copied()).unwrap_or(1_500);
         let by = if self.world.once_in(2) { by } else { -by };
-        self.world.note(format_args!("the clock is put forward by {by} ms"));
-        clock::put(by);
-        self.world.engine.put_clock(by);
+        if self.world.once_in(2) {
+            self.world.put_clock(by);
+        } else {
+            self.world.put_clock_at_next_write(by);
+        }
     }
 
     async fn stop_the_agent(&mut self) -> Result<()> {

@@ -44,6 +44,7 @@ impl Written {
 async fn write(world: Arc<World>, disk: Arc<MemoryStore>, mut jobs: mpsc::Receiver<Job>) {
     while let Some((writes, tell)) = jobs.recv().await {
         sleep(world.span(SYNC)).await;
+        world.writes();
         let what: Vec<String> = writes.iter().map(name).collect();
         let done = disk.commit(writes).await;
         world.note(format_args!("disk {} {}", what.join(" "), if done.is_ok() { "" } else { "full" }));

@@ -100,6 +100,7 @@ pub struct World {
     /// The engine answers nobody while this is set.
     pub engine_hangs: Gate,
     disk: Mutex<Arc<MemoryStore>>,
+    clock_moves: Mutex<Option<i64>>,
     chance: Mutex<Chance>,
     climate: Mutex<Climate>,
     known: Mutex<Known>,
@@ -117,6 +118,7 @@ impl World {
             tasks: TaskTracker::new(),
             engine_hangs: Gate::default(),
             disk: Mutex::default(),
+            clock_moves: Mutex::default(),
             chance: Mutex::new(Chance::new(seed)),
             climate: Mutex::new(Climate::FAIR),
             known: Mutex::default(),
@@ -177,6 +179,24 @@ impl World {
     /// Writes down what happens.
     pub fn note(&self, what: fmt::Arguments<'_>) {
         self.trace.note(what);
+    }
+
+    /// The clock of the host is put forward by so many milliseconds, or back where that is negative.
+    pub fn put_clock(&self, by: i64) {
+        self.note(format_args!("the clock is put forward by {by} ms"));
+        clock::put(by);
+        self.engine.put_clock(by);
+    }
+
+    /// The same, while the agent's state is written the next time.
+    pub fn put_clock_at_next_write(&self, by: i64) {
+        *lock(&self.clock_moves) = Some(by);
+    }
+
+    /// The agent's state is being written.
+    pub fn writes(&self) {
+        let by = lock(&self.clock_moves).take();
+        by.into_iter().for_each(|by| self.put_clock(by));
     }
 
     /// The time now.

@@ -264,6 +264,17 @@ impl Container {
         }
     }
 
+    /// If it runs, it began no earlier than its start was asked for: what says so is of before the clock was put
+    /// forward, between its start and the engine's answer.
+    pub(super) fn began_no_earlier(&mut self, asked: Timestamp) {
+        if self.status == ContainerStatus::Running
+            && let Some(since) = self.runs_since()
+        {
+            let behind = i64::try_from(asked.since(since).0).unwrap_or(i64::MAX);
+            self.clock_moved_ms = self.clock_moved_ms.saturating_add(behind);
+        }
+    }
+
     /// Whether it runs, or ever did.
     #[must_use]
     pub fn was_started(&self) -> bool {

@@ -219,6 +219,9 @@ impl Task {
                 return;
             };
             self.take_container_outcome(index, ended.kind, outcome, now);
+            if ended.kind == AttemptKind::Start {
+                self.state.containers[index].began_no_earlier(ended.since);
+            }
         }
         // Otherwise the attempt was given up, or belongs to an earlier life of the agent.
     }
