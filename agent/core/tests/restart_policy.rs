@@ -99,7 +99,7 @@ fn a_task_that_stops_starts_nothing_again() {
     let Act::Stop { attempt, .. } = &stop[0] else { panic!("{stop:?}") };
     let started_at = run.task.state().containers[0].started_at;
     let exit = exit(143, started_at, run.now);
-    let next = run.done(*attempt, berth_core::task::Outcome::Fact(Fact::Exited { id: id("app-1"), exit }));
+    let next = run.done(*attempt, Outcome::Fact(Fact::Exited { id: id("app-1"), exit }));
     assert_eq!(words(&next), ["release cgroup"]);
 }
 
