@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::expect::PATIENCE;
 use crate::vpc::ip;
-use crate::{Cluster, Engine};
+use crate::{Cluster, Engine, eventually};
 
 /// The address that containers know.
 pub const ADDRESS: &str = "169.254.170.2";
@@ -83,11 +83,27 @@ fn lock(how: FlockArg) -> Result<Flock<File>> {
 impl Drop for Endpoint {
     fn drop(&mut self) {
         drop(self.lock.take());
-        if lock(FlockArg::LockExclusiveNonblock).is_ok() {
+        // Held until the address is gone: whoever comes next shall not take it for the operator's.
+        if let Ok(_held) = lock(FlockArg::LockExclusiveNonblock) {
             // It may be gone already, or never have come.
             let _ = ip(&["address", "delete", &format!("{ADDRESS}/32"), "dev", "lo"]);
         }
     }
+}
+
+/// The environment of a container's process; none while it still is what makes the container of itself.
+///
+/// # Errors
+/// When the process has ended.
+fn environment(pid: i64) -> Result<Option<BTreeMap<String, String>>> {
+    let read = fs::read(format!("/proc/{pid}/environ"))?;
+    let pairs = read.split(|byte| *byte == 0).filter_map(|pair| {
+        let (name, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;
+        Some((name.to_owned(), value.to_owned()))
+    });
+    let environment: BTreeMap<String, String> = pairs.collect();
+    let is_runtimes = environment.keys().any(|name| name.starts_with("_LIBCONTAINER_"));
+    Ok(Some(environment).filter(|environment| !environment.is_empty() && !is_runtimes))
 }
 
 /// A process of a container of this host.
@@ -109,20 +125,18 @@ impl Inside {
         Self::now(&cluster.engine, task, name).await
     }
 
-    /// That of a container which runs now.
+    /// That of a container which runs, or is about to.
     ///
     /// # Errors
     /// When it does not run.
     pub async fn now(engine: &Engine, task: &str, name: &str) -> Result<Self> {
-        let made = engine.inspect(&engine.id_of(task, name).await?).await?;
-        let pid =
-            made.state.and_then(|state| state.pid).filter(|pid| *pid != 0).context("it does not run")?;
-        let read = fs::read(format!("/proc/{pid}/environ"))?;
-        let pairs = read.split(|byte| *byte == 0).filter_map(|pair| {
-            let (name, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;
-            Some((name.to_owned(), value.to_owned()))
-        });
-        Ok(Self { pid, environment: pairs.collect() })
+        eventually(PATIENCE, format!("the program of {name} is up"), || async {
+            let made = engine.inspect(&engine.id_of(task, name).await?).await?;
+            let pid = made.state.and_then(|state| state.pid).filter(|pid| *pid != 0);
+            let pid = pid.context("it does not run")?;
+            Ok(environment(pid)?.map(|environment| Self { pid, environment }))
+        })
+        .await
     }
 
     /// Where it asks about itself.

@@ -25,7 +25,9 @@ impl Neighbour {
     /// When there can be no such network.
     pub fn start() -> Result<Self> {
         let pid = std::process::id();
-        let (host, own) = (format!("10.255.{}.1", pid % 256), format!("10.255.{}.2", pid % 256));
+        // A network of four addresses, which is nobody else's of those that run at the same time.
+        let of = |nth: u32| format!("10.255.{}.{}", pid / 64 % 256, pid % 64 * 4 + nth);
+        let (host, own) = (of(1), of(2));
         let link = format!("stranger{}", pid % 100_000);
         let process = Command::new("unshare")
             .args(["--net", "sleep", "3600"])

@@ -5,7 +5,6 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, umount2};
@@ -177,7 +176,7 @@ pub fn inside(cluster: &Cluster, arn: &str, program: &str) -> Command {
 /// # Errors
 /// When something stays.
 pub async fn nothing_more_than(before: &BTreeSet<String>, cluster: &Cluster) -> Result<()> {
-    eventually(Duration::from_secs(5), "nothing is left", || async {
+    eventually(PATIENCE, "nothing is left", || async {
         let now = traces(cluster.agent.data_dir())?;
         ensure!(now == *before, "left: {:?}", now.difference(before));
         Ok(Some(()))

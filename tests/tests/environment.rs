@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use berth_tests::cluster::{container, text};
+use berth_tests::endpoint::Inside;
 use berth_tests::expect::PATIENCE;
 use berth_tests::{Cluster, Server, demo, eventually, files};
 use serde_json::{Value, json};
@@ -22,15 +23,7 @@ fn stays(family: &str, members: Value) -> Value {
 
 /// The environment of the task's container, from the kernel.
 async fn environment(cluster: &Cluster, task: &str) -> Result<BTreeMap<String, String>> {
-    cluster.until(task, "RUNNING", PATIENCE).await?;
-    let made = cluster.engine.inspect(&cluster.engine.id_of(task, "app").await?).await?;
-    let pid = made.state.and_then(|state| state.pid).context("it does not run")?;
-    let read = fs::read(format!("/proc/{pid}/environ"))?;
-    let pairs = read.split(|byte| *byte == 0).filter_map(|pair| {
-        let (name, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;
-        Some((name.to_owned(), value.to_owned()))
-    });
-    Ok(pairs.collect())
+    Ok(Inside::of(cluster, task, "app").await?.environment)
 }
 
 #[tokio::test]

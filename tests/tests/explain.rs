@@ -91,11 +91,13 @@ async fn a_wait_is_told_with_its_reason() -> Result<()> {
     let task = cluster.run(demo::task("waits", "none", json!([db, app]))).await?;
     let text = explained(&cluster, &task, "container db runs").await?;
     in_order(&text, &["container app waits for container db to become HEALTHY", "container db runs after "])?;
-    let tasks = cluster.agent.typed(&["tasks"]).await?;
-    in_order(
-        &tasks,
-        &["PENDING", "waits:1", "db", "RUNNING", "app", "waits for container db to become HEALTHY"],
-    )?;
+    // The task's own account of it is there before the list's.
+    eventually(PATIENCE, "the list says it as well", || async {
+        let tasks = cluster.agent.typed(&["tasks"]).await?;
+        let told = ["PENDING", "waits:1", "db", "RUNNING", "app", "waits for container db to become HEALTHY"];
+        in_order(&tasks, &told).map(Some)
+    })
+    .await?;
     let status = cluster.agent.typed(&["status"]).await?;
     in_order(
         &status,

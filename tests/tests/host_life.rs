@@ -214,6 +214,7 @@ async fn without_logind_tasks_stop_when_systemd_stops_the_agent_of_a_host_that_g
 
     // An upgrade looks the same to the agent, but for what systemd says of the host.
     assert_eq!(cluster.agent.terminate().await?.code(), Some(0));
+    cluster.disconnected().await?;
     cluster.agent.start_again()?;
     cluster.registered().await?;
     assert_eq!(cluster.task(&arn).await?["lastStatus"], "RUNNING");

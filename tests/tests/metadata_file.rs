@@ -209,6 +209,7 @@ async fn there_is_none_unless_wanted_and_nothing_is_left() -> Result<()> {
     ensure!(!folder(&cluster).exists(), "a folder for nothing");
 
     cluster.agent.terminate().await?;
+    cluster.disconnected().await?;
     let strange = folder(&cluster).join("ffffffffffffffffffffffffffffffff/app");
     fs::create_dir_all(&strange)?;
     fs::write(strange.join(NAME), "{}")?;

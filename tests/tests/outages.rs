@@ -11,6 +11,7 @@ use berth_tests::expect::PATIENCE;
 use berth_tests::program::Program;
 use berth_tests::sim::{Impostor, Manner, Proxy, SmallDisk};
 use berth_tests::{Cluster, demo, eventually};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 /// Long enough for the pauses between two attempts of the agent, which grow while nobody answers.
@@ -59,11 +60,13 @@ async fn without_a_control_plane_tasks_run_and_what_happened_is_told_in_order() 
         cluster.engine.kill(&cluster.process_of(task).await?.0).await?;
         says(&cluster, "\"status\":\"STOPPED\"", told + 1).await?;
     }
-    // Some attempts more, so that the next one is a while away.
+    // Some attempts more; the next one comes when it may.
     says(&cluster, NOT_CONNECTED, 6).await?;
+    cluster.agent.signal(Signal::SIGSTOP)?;
     cluster.control_plane.start_again().await?;
     cluster.stop(&unwanted, Some("no longer wanted")).await?;
     ensure!(cluster.instance().await?["agentConnected"] == false, "the stop was to come before the agent");
+    cluster.agent.signal(Signal::SIGCONT)?;
 
     returned(&cluster).await?;
     let first = cluster.until(&first, "STOPPED", PATIENCE).await?;

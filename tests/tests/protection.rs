@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use berth_tests::bench::{Scripted, scripted};
 use berth_tests::endpoint::Inside;
 use berth_tests::expect::{PATIENCE, here};
-use berth_tests::{Cluster, Endpoint, demo, vpc};
+use berth_tests::{Cluster, Endpoint, demo, eventually, vpc};
 use serde_json::{Value, json};
 
 /// A cluster whose agent serves its tasks, with a subnet.
@@ -180,6 +180,10 @@ async fn without_an_answer_of_the_control_plane_there_is_one_all_the_same() -> R
     let (mut cluster, _endpoint) = cluster().await?;
     let (_, inside) = worker(&cluster, "bridge", "service:web").await?;
     cluster.control_plane.kill().await?;
+    eventually(PATIENCE, "the agent knows", || async {
+        Ok(cluster.agent.output().contains("not connected to the control plane").then_some(()))
+    })
+    .await?;
     let began = Instant::now();
     let (status, answer) = protect(&inside, r#"{"ProtectionEnabled":true}"#).await?;
     assert_eq!((status, &answer["error"]["Code"]), (504, &json!("RequestCanceled")), "{answer}");

@@ -2,10 +2,11 @@
 //! what there is to get at, who may, and what a task that was taken over gets of it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use berth_agent::store::Store as _;
@@ -118,11 +119,9 @@ impl Host {
 
 /// Whether somebody there takes a connection from here.
 async fn connects(from: &Inside, host: &str, port: u16) -> Result<bool> {
+    const PATIENCE: Duration = Duration::from_secs(1);
     let address = format!("{host}:{port}").parse()?;
-    from.run(move || {
-        Ok(std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_secs(1)).is_ok())
-    })
-    .await
+    from.run(move || Ok(TcpStream::connect_timeout(&address, PATIENCE).is_ok())).await
 }
 
 /// Addresses under which somebody beside it knows this host.
@@ -206,9 +205,11 @@ async fn the_state_directory() -> Result<()> {
         &["sleep", "3600"],
         json!({ "firelensConfiguration": { "type": "fluentbit" } }),
     );
-    let logs =
-        json!([router, demo::container_with("app", &["sleep", "1"], json!({ "logConfiguration": option }))]);
-    cluster.run(demo::task("logs", "bridge", logs)).await?;
+    let logs = json!([
+        router,
+        demo::container_with("app", &["sleep", "3600"], json!({ "logConfiguration": option }))
+    ]);
+    cluster.running(demo::task("logs", "bridge", logs)).await?;
     eventually(PATIENCE, "all of it is there", || async {
         let found = files::modes(&folder)?;
         let has = |end: &str| found.iter().any(|(path, _)| path.ends_with(end));
@@ -563,7 +564,10 @@ async fn the_hosts_ports() -> Result<()> {
     for groups in [&[][..], &["sg-open"]] {
         let task = vpc::run(cluster, stays("own", "awsvpc", json!({})), groups).await?;
         let own = Inside::of(cluster, &task, "app").await?;
-        ensure!(connects(&own, "169.254.170.2", at).await?, "{groups:?}: the endpoint itself");
+        eventually(PATIENCE, format!("{groups:?}: the endpoint itself"), || async {
+            Ok(connects(&own, "169.254.170.2", at).await?.then_some(()))
+        })
+        .await?;
         ensure!(!connects(&own, "169.254.170.2", port).await?, "{groups:?}: port {port} of the host");
     }
     // Nor does a bridge: what listens on loopback alone is the host's own.

@@ -33,6 +33,7 @@ async fn a_host_joins_with_a_token_runs_tasks_and_needs_no_token_again() -> Resu
 
     let first = cluster.agent.output();
     cluster.agent.terminate().await?;
+    cluster.disconnected().await?;
     cluster.agent.set("BERTH_JOIN_TOKEN", "");
     cluster.agent.set("BERTH_CA_FINGERPRINT", "");
     cluster.agent.start_again()?;

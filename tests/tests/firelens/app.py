@@ -17,7 +17,7 @@ def over_the_network():
     """A message of the forward protocol: [tag, seconds, {"log": ...}]."""
     message = b"\x93" + text("app-firelens-own") + b"\xce" + struct.pack(">I", int(time.time()))
     message += b"\x81" + text("log") + text("by network")
-    for _ in range(100):
+    for _ in range(600):
         try:
             address = (os.environ["FLUENT_HOST"], int(os.environ["FLUENT_PORT"]))
             with socket.create_connection(address, timeout=5) as connection:
@@ -31,7 +31,7 @@ def over_the_network():
 def stop(*_):
     print("last words", flush=True)
     # So that a router which stopped beside it would not hear them.
-    time.sleep(0.5)
+    time.sleep(2)
     sys.exit(0)
 
 
