@@ -333,7 +333,7 @@ async fn a_host_that_loses_its_power_amid_launches_loses_and_doubles_nothing() -
     }
     let kept = again(&site).await?;
     // What ended sooner would not be started again.
-    tokio::time::sleep(here(PERIOD)).await;
+    tokio::time::sleep(PERIOD).await;
     let mut tasks = Vec::new();
     for n in 0..LAUNCHES {
         tasks.push(site.run(&definitions[n % 2]).await?);
