@@ -352,8 +352,11 @@ fn default_dynamic_ports() -> PortRange {
     PortRange::parse("49153-65535").unwrap_or_else(|| unreachable!("a constant that parses"))
 }
 
-/// Reads a duration in the manner of Go: `90s`, `1m30s`, `100ms`, `1.5h`.
+/// Reads a duration in the manner of Go: `90s`, `1m30s`, `100ms`, `1.5h`, `0`.
 fn parse_span(text: &str) -> Option<Millis> {
+    if text == "0" {
+        return Some(Millis(0));
+    }
     let mut rest = text;
     let mut total = 0.0_f64;
     while !rest.is_empty() {
@@ -414,7 +417,9 @@ mod tests {
 
     #[test]
     fn durations_read_as_in_go() {
-        for (text, millis) in [("90s", 90_000), ("1m30s", 90_000), ("100ms", 100), ("1.5h", 5_400_000)] {
+        for (text, millis) in
+            [("90s", 90_000), ("1m30s", 90_000), ("100ms", 100), ("1.5h", 5_400_000), ("0", 0)]
+        {
             assert_eq!(parse_span(text), Some(Millis(millis)), "{text}");
         }
         for text in ["", "30", "s", "1x", "-1s"] {
