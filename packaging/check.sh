@@ -55,6 +55,16 @@ size() {
         die "the image has $bytes bytes, and may have $MOST_MIB MiB"
 }
 
+# What a configuration names is in the manual pages of its program.
+manuals() {
+    local program key
+    for program in agent controlplane; do
+        while read -r key; do
+            grep -rqF "$key" "$STAGE/man/berth-$program" || die "no manual page of berth-$program has $key"
+        done < <(sed -n 's/^#\?\([A-Z][A-Z0-9_]*\)=.*/\1/p' "packaging/etc/$program.config")
+    done
+}
+
 rebuilt() {
     git clone --quiet "$ROOT" "$work/elsewhere"
     CARGO_TARGET_DIR=$work/elsewhere/target BERTH_PROFILE=release "$work/elsewhere/packaging/programs.sh"
@@ -69,6 +79,7 @@ step lintian lintian --fail-on error --allow-root "$work"/1/*.deb || die "lintia
 step rpmlint rpmlint --config packaging/rpm/rpmlint.toml "$work"/1/*.rpm || die "rpmlint finds errors: see above"
 glibc
 paths
+manuals
 size
 if [ "${BERTH_REBUILD:-}" = 1 ]; then
     step "built elsewhere" rebuilt || die "the programs are not the same when they are built elsewhere: see above"

@@ -48,15 +48,16 @@ fn configuration() -> String {
          /etc/berth/agent.config\n.SH DESCRIPTION\nLines of KEY=value, which systemd(1) gives the agent as its \
          environment; lines that begin with # say nothing. A value that does not parse stops the start, and all \
          that are wrong are named at once; an unknown variable that begins with ECS_ or BERTH_ is warned about. \
-         \\fBberth\\-agent check\\-config\\fR shows what holds. A change is in force after \\fBsystemctl \
-         restart berth\\-agent\\fR; tasks go on running.\n.SH VARIABLES\n",
+         \\fBberth\\-agent \\-\\-config /etc/berth/agent.config check\\-config\\fR shows what holds. A change is in \
+         force after \\fBsystemctl restart berth\\-agent\\fR; tasks go on running.\n.SH VARIABLES\n",
     ));
     for (name, default, meaning) in VARIABLES {
         // To a String nothing can fail.
         let _ =
             writeln!(page, ".TP\n\\fB{}\\fR\n{} (default: {})", plain(name), plain(meaning), plain(default));
     }
-    page + ".SH SEE ALSO\nberth\\-agent(8)\n"
+    page + ".SH FILES\n.TP\n\\fI$DOCKER_CONFIG/config.json\\fR, \\fI~/.docker/config.json\\fR\nWhat docker login left: the \
+            logins of registries that nothing above names.\n.SH SEE ALSO\nberth\\-agent(8)\n"
 }
 
 /// A text in which roff sees nothing to act on.
