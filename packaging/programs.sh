@@ -11,8 +11,9 @@ cd "$ROOT"
 # The same bytes wherever it is built: no folder of this machine is in them.
 reproducibly() {
     local cargo=${CARGO_HOME:-$HOME/.cargo} flags=()
-    flags+=("--remap-path-prefix=$TARGET=/target" "--remap-path-prefix=$ROOT=/berth")
-    flags+=("--remap-path-prefix=$cargo=/cargo")
+    # The last that fits counts: the folder of what is built may be within that of the sources, or elsewhere.
+    flags+=("--remap-path-prefix=$cargo=/cargo" "--remap-path-prefix=$ROOT=/berth")
+    flags+=("--remap-path-prefix=$TARGET=/target")
     CARGO_ENCODED_RUSTFLAGS=$(
         IFS=$'\x1f'
         printf %s "${flags[*]}"
