@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 
 /// How long a step of a test may take before it has failed, unless the test is about time. Long,
 /// because the machine may be busy; nothing waits for it when all is well.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How many times slower than usual this host is: `BERTH_TEST_SLOWNESS`, 1 unless told.
 #[must_use]

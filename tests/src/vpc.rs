@@ -5,6 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, umount2};
@@ -176,7 +177,7 @@ pub fn inside(cluster: &Cluster, arn: &str, program: &str) -> Command {
 /// # Errors
 /// When something stays.
 pub async fn nothing_more_than(before: &BTreeSet<String>, cluster: &Cluster) -> Result<()> {
-    eventually(PATIENCE, "nothing is left", || async {
+    eventually(Duration::from_secs(5), "nothing is left", || async {
         let now = traces(cluster.agent.data_dir())?;
         ensure!(now == *before, "left: {:?}", now.difference(before));
         Ok(Some(()))

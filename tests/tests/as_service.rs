@@ -163,7 +163,7 @@ fn install(config: &str) -> Result<()> {
     puts(&format!("/lib/systemd/system/{each}"), &from(each)?)?;
     puts("/usr/lib/systemd/logind.conf.d/50-berth.conf", &from("logind.conf.d/50-berth.conf")?)?;
     // A watchdog that a test can wait for.
-    puts("/etc/systemd/system/berth-agent.service.d/test.conf", b"[Service]\nWatchdogSec=20s\n")?;
+    puts("/etc/systemd/system/berth-agent.service.d/test.conf", b"[Service]\nWatchdogSec=6s\n")?;
     puts("/etc/berth/agent.config", config.as_bytes())?;
     puts("/usr/bin/berth-agent.new", &std::fs::read(binary("berth-agent")?)?)?;
     works("chmod 755 /usr/bin/berth-agent.new && mv /usr/bin/berth-agent.new /usr/bin/berth-agent")?;

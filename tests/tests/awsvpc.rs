@@ -48,7 +48,7 @@ async fn containers_of_a_task_share_localhost() -> Result<()> {
     let web = demo::container_with("web", &["serve", "--port", "7000"], json!({ "essential": false }));
     let one = demo::container_with(
         "client",
-        &["connect", "127.0.0.1", "7000", "--for", "20000"],
+        &["connect", "127.0.0.1", "7000", "--for", "5000"],
         json!({ "dependsOn": [{ "containerName": "web", "condition": "START" }] }),
     );
     ensure!(
@@ -270,7 +270,7 @@ async fn an_interface_that_does_not_come_fails_the_task_and_one_that_came_early_
     })
     .await?;
     cluster.stop(&stopped, None).await?;
-    cluster.until(&stopped, "STOPPED", PATIENCE).await?;
+    cluster.until(&stopped, "STOPPED", Duration::from_secs(5)).await?;
     Ok(())
 }
 

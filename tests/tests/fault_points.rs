@@ -267,7 +267,7 @@ impl Host {
         }
         let arn = self.cluster.run_definition(&self.bystander).await?;
         let while_it_hangs = format!("a bystander, while {} hangs", cell.point);
-        self.cluster.until(&arn, "RUNNING", PATIENCE).await.context(while_it_hangs)?;
+        self.cluster.until(&arn, "RUNNING", Duration::from_secs(10)).await.context(while_it_hangs)?;
         self.cluster.stop(&arn, None).await?;
         self.cluster.until(&arn, "STOPPED", PATIENCE).await.map(|_| ())
     }

@@ -34,7 +34,7 @@ const PACE: Duration = Duration::from_millis(25);
 const P99: Duration = Duration::from_millis(20);
 const OF_FLOOR: u32 = 3;
 /// How often it is looked at: what others do to this machine passes, and what the agent does wrong stays.
-const LOOKS: usize = 5;
+const LOOKS: usize = 3;
 /// Longest that the agent waits for the head of a request.
 const HEAD: Duration = Duration::from_secs(5);
 /// Most connections that the agent takes from one address.

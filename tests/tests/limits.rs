@@ -85,7 +85,7 @@ fn without_nulls(mut definition: Value) -> Value {
 async fn a_task_gets_no_more_cpu_than_its_own() -> Result<()> {
     let cluster = Cluster::start().await?;
     // The bound comes into force when the container has started.
-    let after = (5 * slowness()).to_string();
+    let after = slowness().to_string();
     let one = demo::container("one", &["burn-cpu", "2", "--after", &after]);
     let definition = demo::merged(demo::task("burn", "none", json!([one])), &json!({ "cpu": "256" }));
     let (arn, _) = cluster.stopped(definition).await?;

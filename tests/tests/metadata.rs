@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use berth_tests::cluster::container;
 use berth_tests::endpoint::Inside;
-use berth_tests::expect::{PATIENCE, here};
+use berth_tests::expect::PATIENCE;
 use berth_tests::{Cluster, Endpoint, demo, eventually, python, vpc};
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -317,7 +317,7 @@ async fn one_that_asks_too_often_is_told_so_and_holds_up_nobody() -> Result<()> 
         .args(["--target", &greedy.pid.to_string(), "--net", "--", "curl", "--silent", "--parallel"])
         .args([
             "--max-time",
-            "60",
+            &FLOOD.as_secs().to_string(),
             "--output",
             "/dev/null",
             // Which keeps nothing back.
@@ -331,12 +331,12 @@ async fn one_that_asks_too_often_is_told_so_and_holds_up_nobody() -> Result<()> 
         .spawn()?;
     let began = Instant::now();
     let mut answered = 0;
-    while began.elapsed() < FLOOD || answered < 10 {
-        ensure!(began.elapsed() < here(FLOOD * 5), "{answered} answers in {:?}", began.elapsed());
+    while began.elapsed() < FLOOD {
         assert_eq!(modest.json("").await?["Name"], "app");
         answered += 1;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    ensure!(answered > 10, "{answered} answers");
     flood.start_kill()?;
     let said = String::from_utf8(flood.wait_with_output().await?.stderr)?;
     let count = |status: &str| said.lines().filter(|line| *line == status).count();

@@ -86,7 +86,7 @@ async fn bridge_links_reach_the_other_container_by_name() -> Result<()> {
     let server = demo::container("server", &[]);
     let client = demo::container_with(
         "client",
-        &["connect", "backend", "8080", "--for", "60000"],
+        &["connect", "backend", "8080", "--for", "10000"],
         json!({ "links": ["server:backend"] }),
     );
     let (_, task) = cluster.stopped(demo::task("links", "bridge", json!([server, client]))).await?;

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use berth_agent::engine::Departure;
@@ -20,7 +20,6 @@ use berth_tests::seeded::climate::Climate;
 use berth_tests::seeded::control_plane::Manner;
 use berth_tests::seeded::world::Asked;
 use berth_tests::seeded::{Story, Teller, play, tell};
-use tokio::time::Instant;
 
 /// How long a run's stories are the same, unless told: what fails for a second one on one day is the change's.
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -85,7 +84,7 @@ fn nothing_is_lost_doubled_or_left_behind_whatever_happens() -> Result<()> {
         },
     };
     println!("BERTH_FIRST_SEED={first} BERTH_SEEDS={count} tells these stories again");
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     let [next, stories, tasks, lives, millis, all] = [const { AtomicU64::new(0) }; 6];
     let wrong = Mutex::new(Vec::new());
     let work = || {
@@ -380,6 +379,7 @@ fn a_wait_is_as_long_as_it_is_to_be_whatever_the_clock_does_while_it_begins() ->
     const DAY_MS: i64 = 86_400_000;
     const PATIENCE: Duration = Duration::from_secs(60);
     const LOOK: Duration = Duration::from_millis(200);
+    const ROUNDS: u64 = 100;
     // One for another that never says whether it is well.
     let mut waiting = task("steady", 100);
     let check = v1::HealthCheck {
@@ -402,7 +402,8 @@ fn a_wait_is_as_long_as_it_is_to_be_whatever_the_clock_does_while_it_begins() ->
         teller.begin().await?;
         // It is started, the engine tells so as an event, and answers; then nothing wakes who waits.
         teller.world.engine.delay(Call::Inspect, Millis(20));
-        for (by, after_ms) in [DAY_MS, -DAY_MS].into_iter().cycle().zip(0..100) {
+        let mut judged = 0;
+        for (by, after_ms) in [DAY_MS, -DAY_MS].into_iter().cycle().zip(0..ROUNDS) {
             let asked = Asked { may_end: true, ..Asked::to_run() };
             let task = teller.run(waiting.clone(), asked);
             teller.pass(Duration::from_millis(after_ms / 2)).await?;
@@ -415,7 +416,7 @@ fn a_wait_is_as_long_as_it_is_to_be_whatever_the_clock_does_while_it_begins() ->
                 let containers = teller.world.engine.containers();
                 let own = containers.iter().filter(|(request, _)| request.task.arn.as_str() == task);
                 if own.clone().any(|(_, fact)| matches!(fact, Fact::Running { .. })) {
-                    break (Instant::now(), own.count());
+                    break (tokio::time::Instant::now(), own.count());
                 }
             };
             while status(teller) != Some(v1::TaskStatus::Stopped) {
@@ -423,11 +424,16 @@ fn a_wait_is_as_long_as_it_is_to_be_whatever_the_clock_does_while_it_begins() ->
                 ensure!(began.elapsed() < PATIENCE * 6, "{what}: it waits still");
             }
             let waited = began.elapsed();
+            ensure!(waited + LOOK >= PATIENCE, "{what}: it waited {waited:?}");
             // One that is still being made, which may take minutes, waits for that first.
-            let in_time = waited < PATIENCE + SOON || made < 2;
-            ensure!(waited + LOOK >= PATIENCE && in_time, "{what}: it waited {waited:?}");
+            if made == 2 {
+                ensure!(waited < PATIENCE + SOON, "{what}: it waited {waited:?}");
+                judged += 1;
+            }
+            // Where nothing was written any more, it is moved now.
             teller.world.writes();
         }
+        ensure!(judged > ROUNDS / 2, "{judged} of {ROUNDS} were made in time");
         teller.end().await
     })
 }

@@ -207,6 +207,7 @@ async fn a_certificate_is_renewed_before_it_ends_without_a_token() -> Result<()>
     let first = std::fs::read_to_string(&pem)?;
     // Without the token: what follows is the certificate's doing.
     cluster.agent.terminate().await?;
+    cluster.disconnected().await?;
     cluster.agent.set("BERTH_JOIN_TOKEN", "");
     cluster.agent.start_again()?;
     cluster.registered().await?;

@@ -33,8 +33,8 @@ use berth_core::units::Millis;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// How long an agent may take to stop, when two hundred do at once.
-const STOP: Duration = Duration::from_secs(30);
+/// How long an agent may take to stop.
+const STOP: Duration = Duration::from_secs(5);
 /// Between two attempts to have the engine's first answer.
 const ENGINE_PAUSE: Duration = Duration::from_millis(10);
 
