@@ -147,8 +147,10 @@ fn place_on(candidates: &mut [Candidate], request: &PlacementRequest, arns: &[St
         let found = candidates.iter_mut().find(|c| &c.instance.arn == arn);
         let reason = match &found {
             None => Some("MISSING".to_owned()),
-            // ECS starts tasks on a draining instance when told to by name.
-            Some(c) if c.instance.status == InstanceStatus::Inactive => Some("INACTIVE".to_owned()),
+            // One that is drained starts nothing, by name either.
+            Some(c) if c.instance.status != InstanceStatus::Active => {
+                Some(c.instance.status.as_str().to_owned())
+            }
             Some(c) => refusal(c, request, &[], Timestamp::default()),
         };
         match (found, reason) {

@@ -119,6 +119,18 @@ async fn a_draining_instance_takes_nothing() {
     let launched = controller.launch(request(&site, 6)).await.unwrap();
     assert_eq!(launched.tasks.len(), 6);
     assert!(launched.tasks.iter().all(|t| t.instance == other.arn));
+
+    let mut by_name = request(&site, 1);
+    by_name.target = Target::Instances(vec![drained.arn.clone(), other.arn.clone()]);
+    let launched = controller.launch(by_name.clone()).await.unwrap();
+    assert!(launched.tasks.iter().map(|t| &t.instance).eq([&other.arn]));
+    assert_eq!(launched.failures[0].arn.as_deref(), Some(&*drained.arn));
+    assert_eq!(launched.failures[0].reason, "DRAINING");
+    controller
+        .set_instance_status("default", arn::id_of(&drained.arn), InstanceStatus::Active)
+        .await
+        .unwrap();
+    assert_eq!(controller.launch(by_name).await.unwrap().tasks.len(), 2);
 }
 
 #[tokio::test]

@@ -305,12 +305,17 @@ proptest! {
         let wanted = PlacementRequest { seed, target: Target::Instances(arns.clone()), ..request(amount(50, 50, &[]), 1) };
         let plan = place(&view, &wanted, Timestamp(0));
         prop_assert_eq!(plan.placed.len() + plan.failures.len(), arns.len());
+        for arn in &plan.placed {
+            let found = view.candidates.iter().find(|c| &c.instance.arn == arn);
+            prop_assert!(found.is_some_and(|c| c.instance.status == InstanceStatus::Active));
+        }
         for failure in &plan.failures {
             let arn = failure.arn.as_deref().unwrap_or_default();
             let found = view.candidates.iter().find(|c| c.instance.arn == arn);
             match failure.reason.as_str() {
                 "MISSING" => prop_assert!(found.is_none()),
                 "INACTIVE" => prop_assert!(found.is_some_and(|c| c.instance.status == InstanceStatus::Inactive)),
+                "DRAINING" => prop_assert!(found.is_some_and(|c| c.instance.status == InstanceStatus::Draining)),
                 "AGENT" => prop_assert!(found.is_some_and(|c| !c.connected)),
                 reason => prop_assert!(reason.starts_with("RESOURCE:"), "{}", reason),
             }
