@@ -194,6 +194,7 @@ fn of_agents(hello: v1::Hello) -> Vec<v1::AgentMessage> {
             task_arn: TASK.to_owned(),
             ..Default::default()
         }),
+        FromAgent::HostNotice(v1::HostNotice { going: true, reason: "r".to_owned(), deadline_ms: 1 }),
     ];
     all.into_iter().map(|message| v1::AgentMessage { message: Some(message) }).collect()
 }
@@ -204,7 +205,7 @@ fn encoded<M: Message>(messages: Vec<M>) -> Vec<Vec<u8>> {
 
 #[test]
 fn the_agents_door_takes_any_message() -> Result<()> {
-    let mut campaign = Campaign::begin("agents_door", encoded(of_the_control_plane()))?;
+    let mut campaign = Campaign::begin("to_agents", encoded(of_the_control_plane()))?;
     let (mut decoded, mut admitted) = (0_u64, 0_u64);
     while let Some((_, input)) = campaign.next(wire::change) {
         let (memory, began) = (Memory::begin(), Instant::now());
@@ -260,7 +261,7 @@ fn plenty() -> Resources {
 async fn an_agent_lives_through_any_conversation() -> Result<()> {
     let plane = Scripted::start("default").await?;
     let host = Host::start("fuzzed", "default", &format!("http://{}", plane.address), plenty()).await?;
-    let mut campaign = Campaign::begin("conversations", encoded(of_the_control_plane()))?;
+    let mut campaign = Campaign::begin("to_agents", encoded(of_the_control_plane()))?;
     let mut status = host.status();
     while let Some((_, input)) = campaign.next(wire::change) {
         let Ok(message) = v1::ControlPlaneMessage::decode(&*input) else { continue };
@@ -364,7 +365,7 @@ async fn the_control_plane_lives_through_whatever_a_host_says() -> Result<()> {
     let data = folder()?;
     let (running, ecs) = control_plane(&data).await?;
     let mut host = Bare::register(&running, &[]).await?;
-    let mut campaign = Campaign::begin("hosts", encoded(of_agents(host.hello.clone())))?;
+    let mut campaign = Campaign::begin("to_control_plane", encoded(of_agents(host.hello.clone())))?;
     let definition =
         json!({ "family": "f", "containerDefinitions": [{ "name": "app", "image": "i", "memory": 8 }] });
     ecs.call("RegisterTaskDefinition", definition).await?;

@@ -6,12 +6,14 @@
 mod support;
 
 use berth_core::spec::{
-    Condition, ContainerSpec, Firelens, MAX_CONTAINERS, NetworkMode, RouterConfig, RouterKind, TaskFields,
-    TaskSpec, router_owner,
+    Condition, ContainerSpec, Firelens, MAX_CONTAINERS, NetworkMode, PortMapping, RouterConfig, RouterKind,
+    TaskFields, TaskSpec, router_owner,
 };
 use berth_core::units::{CpuUnits, Mebibytes, PortRange, Protocol};
 
-use support::specs::{after, container, fields, health_check, name, port, router, secret, to_router};
+use proptest::collection::{btree_set, vec};
+use proptest::prelude::*;
+use support::specs::{after, cases, container, fields, health_check, name, port, router, secret, to_router};
 
 fn refused(fields: TaskFields, field: &str, problem: &str) {
     let text = serde_json::to_string(&fields).unwrap();
@@ -109,6 +111,39 @@ fn ports_that_only_look_alike_are_not_refused() {
     assert!(chosen.has_dynamic_ports() && chosen.need().ports.is_empty());
     let last = TaskSpec::try_from(app(|c| c.ports = vec![port(80, Some(65535))])).unwrap();
     assert!(last.need().ports.tcp.contains(&65535));
+}
+
+proptest! {
+    #![proptest_config(cases(500, "spec"))]
+
+    /// Each port on its own says the same as ranges that are compared.
+    #[test]
+    fn host_ports_are_refused_for_being_used_twice_and_for_nothing_else(
+        bounds in vec((btree_set(1_u16..40, 2), any::<bool>()), 1..6),
+    ) {
+        let ranges = || bounds.iter().map(|(ends, udp)| (ends.first().unwrap(), ends.last().unwrap(), udp));
+        let mut ports = std::collections::BTreeSet::new();
+        let twice = ranges().find_map(|(first, last, udp)| (*first..=*last).find(|port| !ports.insert((*port, udp))));
+        let mapping = |(first, last, udp): (&u16, &u16, &bool)| {
+            let protocol = if *udp { Protocol::Udp } else { Protocol::Tcp };
+            PortMapping { container: PortRange::new(*first, *last).unwrap(), protocol, ..port(1, None) }
+        };
+        let host = TaskFields {
+            network_mode: NetworkMode::Host,
+            ..app(|c| c.ports = ranges().map(mapping).collect())
+        };
+        match (TaskSpec::try_from(host), twice) {
+            (Ok(spec), None) => {
+                let need = spec.need().ports;
+                prop_assert_eq!(need.tcp.len() + need.udp.len(), ports.len());
+            }
+            (Err(refusal), Some(port)) => {
+                let said = format!("host port {port} is used twice in the task");
+                prop_assert!(refusal.problem.ends_with(&said), "{} for {}", refusal, said);
+            }
+            (found, expected) => prop_assert!(false, "{:?}, {:?}", found.map(|_| ()), expected),
+        }
+    }
 }
 
 #[test]

@@ -267,7 +267,7 @@ impl Conversation<'_> {
                     tasks = inquiry.task_arns.len(),
                     "the control plane has other records than before: it is told what runs here, and that runs on"
                 );
-                for task in inquiry.task_arns {
+                for task in BTreeSet::from_iter(inquiry.task_arns) {
                     self.say(Out::TaskAccount(account(&self.session.engine, task))).await?;
                 }
                 Ok(())

@@ -7,7 +7,9 @@
 //! | [`wire`] | changes a message of the protocol, and leaves it one that can be taken apart |
 //!
 //! `BERTH_FUZZ_SECONDS` says how long each campaign lasts, `BERTH_FUZZ_SEED` repeats one. An input at which
-//! something breaks is written below `target/fuzz`; with it in `tests/corpus` it is tried first ever after.
+//! something breaks is written below `target/fuzz`; with it in `tests/corpus` it is tried first ever after. There,
+//! `to_agents`, `to_control_plane` and `frames` are messages of the session and of programs as bytes, each named by
+//! what is wrong with it; `ecs_api` and `hosts_http` are what users and tasks ask.
 
 pub mod bytes;
 pub mod json;

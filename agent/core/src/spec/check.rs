@@ -1,14 +1,13 @@
 //! The rules that a specification must keep before it exists.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Condition, ContainerSpec, Dependency, MAX_CONTAINERS, NetworkMode, TaskFields, TaskSpec, VolumeSource,
     firelens, host_ports,
 };
 use crate::ids::ContainerName;
-use crate::resources::Ports;
-use crate::units::PortRange;
+use crate::units::Protocol;
 
 /// Why a specification is refused: the field, and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -162,17 +161,22 @@ fn check_container(task: &TaskFields, container: &ContainerSpec) -> Result<(), I
 }
 
 fn check_host_ports(fields: &TaskFields) -> Result<(), InvalidSpec> {
-    let mut seen = Ports::default();
+    // Ranges that share no port, as last by first: one may have all ports there are.
+    let mut seen: [BTreeMap<u16, u16>; 2] = Default::default();
     for container in &fields.containers {
         for mapping in &container.ports {
-            for port in host_ports(fields.network_mode, mapping).into_iter().flat_map(PortRange::ports) {
-                if !seen.of_mut(mapping.protocol).insert(port) {
-                    return invalid(
-                        format!("containers[{}].portMappings", container.name),
-                        format!("{} host port {port} is used twice in the task", mapping.protocol),
-                    );
-                }
+            let Some(range) = host_ports(fields.network_mode, mapping) else { continue };
+            let seen = &mut seen[usize::from(mapping.protocol == Protocol::Udp)];
+            let before = seen.range(..=range.first()).next_back().filter(|(_, last)| **last >= range.first());
+            let twice = before.map(|_| range.first());
+            let within = || seen.range(range.ports()).next().map(|(first, _)| *first);
+            if let Some(port) = twice.or_else(within) {
+                return invalid(
+                    format!("containers[{}].portMappings", container.name),
+                    format!("{} host port {port} is used twice in the task", mapping.protocol),
+                );
             }
+            seen.insert(range.first(), range.last());
         }
     }
     Ok(())
