@@ -32,6 +32,7 @@ control_plane=
 agent=
 task=
 own_task=
+stopped=()
 engine_was_down=no
 
 ecs() {
@@ -63,21 +64,28 @@ task_status() {
     field 'tasks[0].lastStatus' describe-tasks --tasks "$task" 2>/dev/null
 }
 
-task_stopped() {
-    [ "$(task_status)" = STOPPED ]
+# all_stopped TASK...
+all_stopped() {
+    [ "$(field "length(tasks[?lastStatus!='STOPPED'])" describe-tasks --tasks "$@")" = 0 ]
 }
 
-# stop_tasks: all that were started, one after the other.
+# stop_tasks: all of the cluster, those that somebody ran beside the demo's own as well.
 stop_tasks() {
-    for task in $task $own_task; do
-        ecs stop-task --task "$task" --reason "make run ended" >/dev/null && await 40 task_stopped ||
-            echo "berth: the demo task did not stop; its containers are removed by the next make run" >&2
+    local each
+    read -r -a stopped <<<"$(field 'taskArns[]' list-tasks | tr '\n' ' ')"
+    [ "${#stopped[@]}" -gt 0 ] || return 0
+    for each in "${stopped[@]}"; do
+        ecs stop-task --task "$each" --reason "make run ended" >/dev/null || true
     done
+    # As many as can be described at once.
+    await 60 all_stopped "${stopped[@]:0:100}" ||
+        echo "berth: not all tasks stopped; containers of the demo's own are removed by the next make run" >&2
 }
 
 stop_engine() {
     if [ -n "$(docker ps -q)" ]; then
-        echo "the engine was started by this run, but other containers run: left up (tests/scripts/engine.sh stop)"
+        echo "the engine was started by this run, but containers run that are none of its tasks: left up" \
+            "(to stop it and them: tests/scripts/engine.sh stop)"
     else
         "$SCRIPTS/engine.sh" stop
     fi
@@ -87,12 +95,17 @@ finish() {
     local code=$?
     trap - EXIT
     trap '' INT TERM
-    if [ -n "$task" ]; then step "stopping the demo tasks" stop_tasks; fi
+    if [ -n "$task" ] && [ -n "$agent" ] && ! gone "$agent"; then step "stopping the tasks" stop_tasks; fi
     if [ -n "$agent" ]; then step "stopping the agent" end_process "$agent" 20; fi
     if [ -n "$control_plane" ]; then step "stopping the control plane" end_process "$control_plane" 20; fi
     rm -f "$RUN_DIR/agent.pid" "$RUN_DIR/controlplane.pid"
     # The agent would keep ended containers for a while; it is gone.
     ours --filter status=exited | xargs --no-run-if-empty docker rm --volumes >/dev/null
+    local each
+    for each in "${stopped[@]}"; do
+        docker ps --all --quiet --filter "label=com.amazonaws.ecs.task-arn=$each" --filter status=exited |
+            xargs --no-run-if-empty docker rm --volumes >/dev/null
+    done
     # Namespaces that were kept ready.
     docker ps --all --quiet --filter "label=io.berth.holder=$RUN_DIR/agent" | xargs --no-run-if-empty docker rm --force >/dev/null
     # Stays where tasks of the user's own still run.
@@ -181,7 +194,7 @@ start_agent() {
     ECS_CLUSTER=default ECS_BACKEND_HOST=http://127.0.0.1:$AGENTS_PORT ECS_DATADIR=$RUN_DIR/agent \
         ECS_IMAGE_PULL_BEHAVIOR=prefer-cached BERTH_CGROUP_ROOT="$CGROUP" ECS_ENABLE_TASK_ENI=true \
         BERTH_RUN_DIR=$RUN_DIR/run \
-        setsid "$BIN/berth-agent" >"$RUN_DIR/agent.log" 2>&1 </dev/null 9>&- &
+        setsid "$BIN/berth-agent" >>"$RUN_DIR/agent.log" 2>&1 </dev/null 9>&- &
     agent=$!
     echo "$agent" >"$RUN_DIR/agent.pid"
     if await 30 connected && ! gone "$agent"; then return; fi
@@ -282,15 +295,19 @@ A task with an interface of its own (awsvpc):
 Go on in another terminal:
   export AWS_ENDPOINT_URL_ECS=$AWS_ENDPOINT_URL_ECS AWS_DEFAULT_REGION=us-east-1
   export AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any
-  export PATH="$VENV/bin:\$PATH"
+  export ECS_DATADIR=$RUN_DIR/agent BERTH_RUN_DIR=$RUN_DIR/run
+  export PATH="$BIN:$VENV/bin:\$PATH"
   aws ecs describe-tasks --tasks $task
   aws ecs run-task --task-definition $FAMILY
   aws ecs run-task --task-definition $FAMILY-awsvpc --network-configuration 'awsvpcConfiguration={subnets=[subnet-demo],securityGroups=[sg-demo]}'
-  ECS_DATADIR=$RUN_DIR/agent $BIN/berth-agent net inspect $own_task
-  ECS_DATADIR=$RUN_DIR/agent BERTH_RUN_DIR=$RUN_DIR/run $BIN/berth-agent explain $task
+  berth-agent status
+  berth-agent explain $task
+  berth-agent exec $task -- /berth-demo connect 127.0.0.1 8080
+  berth-agent net inspect $own_task
   aws ecs list-tasks
   aws ecs stop-task --task $task
 
+Kill the agent, if you like (kill -9 \$(cat $RUN_DIR/agent.pid)): it is started again, and its tasks run on.
 Logs: .run/agent.log and .run/controlplane.log.
 END
 }
@@ -310,6 +327,7 @@ step "building the control plane and the agent ($PROFILE)" build
 step "demo image" "$SCRIPTS/demo-image.sh"
 step "looking for what a former run left" tidy
 step "starting the control plane" start_control_plane
+: >"$RUN_DIR/agent.log"
 step "starting the agent" start_agent
 step "registering the task definitions $FAMILY and $FAMILY-awsvpc" register
 step "running a task" run_task "$FAMILY"
@@ -318,9 +336,15 @@ step "running a task with an interface of its own" run_own_task
 show
 echo "All of it took $(seconds_since "$began")."
 [ "${BERTH_RUN_ONCE:-}" != 1 ] || exit 0
-echo "Ctrl-C ends it."
+echo "Ctrl-C ends it, and its tasks."
 interrupted=0
-wait -n "$control_plane" "$agent" || true
+while true; do
+    code=0
+    wait -n "$control_plane" "$agent" 2>/dev/null || code=$?
+    # 128 and more: ended by a signal.
+    if gone "$control_plane" || ! gone "$agent" || [ "$code" -lt 128 ]; then break; fi
+    step "the agent was killed: starting it again" start_agent
+done
 if gone "$control_plane"; then ended=controlplane; else ended=agent; fi
 log_tail "$ended"
 die "the $ended ended by itself: its last lines are above, all of them in .run/$ended.log"
