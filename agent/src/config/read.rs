@@ -441,7 +441,12 @@ mod tests {
             variables.with_file("# comment\nECS_CLUSTER=file\nECS_LOGLEVEL=\"debug\"\n\n").unwrap();
         assert_eq!(variables.get("ECS_CLUSTER").as_deref(), Some("env"));
         assert_eq!(variables.get("ECS_LOGLEVEL").as_deref(), Some("debug"));
-        assert!(Variables::default().with_file("nonsense").unwrap_err().contains("line 1"));
+        for wrong in ["nonsense", "export ECS_CLUSTER=a", "=a", "ECS CLUSTER=a"] {
+            let why = Variables::default().with_file(wrong).unwrap_err();
+            assert_eq!(why, format!("line 1: {wrong:?} is not KEY=value"));
+        }
+        let twice = Variables::default().with_file("ECS_CLUSTER=a\nECS_CLUSTER = b").unwrap();
+        assert_eq!(twice.get("ECS_CLUSTER").unwrap(), "b");
     }
 
     #[test]

@@ -25,17 +25,22 @@ impl Variables {
         )
     }
 
-    /// Adds what a file of `KEY=value` lines says for variables that are not set yet.
+    /// Adds what a file of `KEY=value` lines says for variables that are not set yet. Of two lines for one, the
+    /// later counts, as in systemd's `EnvironmentFile`.
     ///
     /// # Errors
     /// The number and text of the first line that is neither `KEY=value`, a comment nor empty.
     pub fn with_file(mut self, text: &str) -> Result<Self, String> {
+        let mut said = BTreeMap::new();
         for (at, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let Some((key, value)) = line.split_once('=') else {
+            let name =
+                |key: &str| key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !key.is_empty();
+            let pair = line.split_once('=').map(|(key, value)| (key.trim_end(), value));
+            let Some((key, value)) = pair.filter(|(key, _)| name(key)) else {
                 return Err(format!("line {}: {line:?} is not KEY=value", at + 1));
             };
             let value = value.trim();
@@ -44,9 +49,10 @@ impl Variables {
                 .and_then(|v| v.strip_suffix('"'))
                 .or_else(|| value.strip_prefix('\'').and_then(|v| v.strip_suffix('\'')))
                 .unwrap_or(value);
-            self.0.entry(key.trim().to_owned()).or_insert_with(|| unquoted.to_owned());
+            said.insert(key.to_owned(), unquoted.to_owned());
         }
-        Ok(self)
+        said.append(&mut self.0);
+        Ok(Self(said))
     }
 }
 
