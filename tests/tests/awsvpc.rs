@@ -297,6 +297,9 @@ async fn the_network_of_a_task_is_shown_as_the_kernel_has_it() -> Result<()> {
     let listed = net(&cluster, &["list"])?;
     ensure!(listed.contains(id), "{listed}");
     let shown = net(&cluster, &["inspect", &arn])?;
+    ensure!(net(&cluster, &["inspect", &id[..6]])? == shown, "the beginning of an id is not enough");
+    let none = net(&cluster, &["inspect", "zz"]).unwrap_err().to_string();
+    ensure!(none.contains("no task that has a network namespace here begins with zz"), "{none}");
     for part in
         ["interface eth0 up 02:", &address, "route default via ", "dev eth0", "169.254.170.2/32", "rules "]
     {

@@ -2,6 +2,7 @@
 //! and what a container has said.
 
 use anyhow::{Result, ensure};
+use berth_tests::cluster::container;
 use berth_tests::expect::PATIENCE;
 use berth_tests::{Cluster, demo, eventually};
 use serde_json::json;
@@ -98,12 +99,29 @@ async fn a_wait_is_told_with_its_reason() -> Result<()> {
         in_order(&tasks, &told).map(Some)
     })
     .await?;
-    let status = cluster.agent.typed(&["status"]).await?;
-    in_order(
-        &status,
-        &["cluster", &cluster.name, "session    connected", "engine     answers", "tasks      1"],
-    )?;
-    Ok(())
+    // With the container, and not with the one that runs.
+    eventually(PATIENCE, "whoever asks the control plane hears of it", || async {
+        let told = cluster.task(&task).await?;
+        let reason = |name: &str| Ok::<_, anyhow::Error>(container(&told, name)?["reason"].clone());
+        Ok((reason("app")? == "container db to become HEALTHY" && reason("db")?.is_null()).then_some(()))
+    })
+    .await?;
+    let status = |session: &'static str| {
+        let cluster = &cluster;
+        async move {
+            let status = cluster.agent.typed(&["status"]).await?;
+            let told = ["cluster", &cluster.name, session, "engine     answers", "tasks      1"];
+            in_order(&status, &told).map(Some)
+        }
+    };
+    status("session    connected\n").await?;
+    let instance = cluster.instance().await?["containerInstanceArn"].take();
+    let drain = json!({ "cluster": cluster.name, "containerInstances": [instance], "status": "DRAINING" });
+    cluster.ecs.call("UpdateContainerInstancesState", drain).await?;
+    eventually(PATIENCE, "the host says that it is drained", || async {
+        status("session    connected, draining\n").await
+    })
+    .await
 }
 
 #[tokio::test]
@@ -119,7 +137,7 @@ async fn what_a_container_says_is_read_and_followed_to_its_end() -> Result<()> {
     assert_eq!(said, cluster.engine.logs(&cluster.engine.id_of(&task, "web").await?).await?);
     assert_eq!(cluster.agent.typed(&["logs", &task, "web", "--tail", "1"]).await?.lines().count(), 1);
     let unknown = cluster.agent.typed(&["logs", &task, "db"]).await.unwrap_err().to_string();
-    ensure!(unknown.contains("which container of the task? web"), "{unknown}");
+    ensure!(unknown.contains("there is no container db; which container of the task? web"), "{unknown}");
     let follow = ["logs", &task, "--follow"];
     let followed = cluster.agent.typed(&follow);
     let ended = async {

@@ -590,6 +590,7 @@ impl Served {
             cluster: "fleet".to_owned(),
             instance: host.session().instance(),
             session: host.session().status(),
+            draining: host.session().draining(),
             readings: Arc::clone(&readings),
             debug: true,
         };

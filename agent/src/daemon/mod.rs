@@ -205,6 +205,7 @@ async fn run_agent(
         cluster: config.cluster.to_string(),
         instance: session.instance(),
         session: session.status(),
+        draining: session.draining(),
         readings: Arc::clone(&readings),
         debug: config.runtime_stats,
     };

@@ -2,6 +2,7 @@
 //! help and none a condition: tasks run without.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -76,11 +77,13 @@ pub(super) async fn open_endpoint(
             None
         }
         Err(error) => {
-            tracing::error!(
-                %error,
-                "tasks cannot ask about themselves: no metadata; the agent needs CAP_NET_ADMIN, or \
-                 BERTH_ENDPOINT_ADDRESS another address"
-            );
+            let what = match error.kind() {
+                ErrorKind::AddrInUse => {
+                    "another agent perhaps, and BERTH_ENDPOINT_ADDRESS names another address"
+                }
+                _ => "the agent needs CAP_NET_ADMIN, or BERTH_ENDPOINT_ADDRESS another address",
+            };
+            tracing::error!(%error, "tasks cannot ask about themselves: no metadata; {what}");
             None
         }
     }

@@ -46,6 +46,8 @@ pub struct Introspection {
     pub instance: watch::Receiver<Option<ContainerInstanceArn>>,
     /// Where the session stands.
     pub session: watch::Receiver<SessionStatus>,
+    /// Whether the instance is drained.
+    pub draining: watch::Receiver<bool>,
     /// What containers use.
     pub readings: Arc<Readings>,
     /// Whether how the agent itself is can be asked.

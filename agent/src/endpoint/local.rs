@@ -101,6 +101,7 @@ async fn status(State(state): State<Arc<Local>>) -> Json<Value> {
     let session = match about.session.borrow().clone() {
         SessionStatus::Connecting => "connecting".to_owned(),
         SessionStatus::Disconnected(why) => format!("disconnected: {why}"),
+        SessionStatus::Connected if *about.draining.borrow() => "connected, draining".to_owned(),
         SessionStatus::Connected => "connected".to_owned(),
         SessionStatus::Deregistered => "deregistered".to_owned(),
     };
@@ -163,13 +164,15 @@ fn find(engine: &Engine, wanted: &str) -> Option<Arc<Task>> {
 fn container_id(engine: &Engine, task: &str, container: &str) -> Result<EngineId, String> {
     let found = find(engine, task).ok_or_else(|| format!("no task, or several, begin with {task}"))?;
     let containers = &found.state().containers;
-    let container = match container {
+    let wanted = match container {
         "-" if containers.len() == 1 => containers.first(),
         name => containers.iter().find(|c| c.name.as_str() == name),
     };
-    let container = container.ok_or_else(|| {
+    let container = wanted.ok_or_else(|| {
+        let none =
+            if container == "-" { String::new() } else { format!("there is no container {container}; ") };
         let names: Vec<&str> = containers.iter().map(|c| c.name.as_str()).collect();
-        format!("which container of the task? {}", names.join(", "))
+        format!("{none}which container of the task? {}", names.join(", "))
     })?;
     container.id.clone().ok_or_else(|| format!("container {} was not made yet", container.name))
 }

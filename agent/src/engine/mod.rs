@@ -93,7 +93,7 @@ pub use self::departure::Departure;
 pub use self::intake::Assignment;
 pub use self::keepsake::engine_name;
 pub use self::perform::Timeouts;
-pub use self::questions::KnownImage;
+pub use self::questions::{ContainerWait, KnownImage};
 pub use self::restore::{World, look};
 pub use self::talk::recite;
 

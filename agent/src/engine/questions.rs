@@ -9,7 +9,7 @@ use std::time::Duration;
 use berth_core::ids::{ContainerName, EngineId, TaskArn};
 use berth_core::image::familiar;
 use berth_core::spec::TaskSpec;
-use berth_core::task::Task;
+use berth_core::task::{Task, TaskStatus};
 
 use super::{Engine, clean_up};
 use crate::clock;
@@ -20,6 +20,17 @@ use crate::runtime::{Details, Exec, ExecRequest, LocalImage, LogStream, Pulling,
 
 /// Longest that an answer about a container may take.
 const DETAILS: Duration = Duration::from_secs(2);
+
+/// A container that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerWait {
+    /// Its task.
+    pub task: TaskArn,
+    /// Its name.
+    pub container: ContainerName,
+    /// What for, for people.
+    pub on: String,
+}
 
 /// An image that the engine has, and what this agent knows of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +94,25 @@ impl Engine {
             }
         }
         waits
+    }
+
+    /// What containers of tasks wait for that do not run yet, where it is not the whole task that waits.
+    #[must_use]
+    pub fn waits_of_containers(&self) -> Vec<ContainerWait> {
+        let mut all = Vec::new();
+        for task in self.tasks() {
+            let begins = task.state().status == TaskStatus::Pending && !task.is_stopping();
+            if !begins || !task.waiting_for().is_empty() {
+                continue;
+            }
+            let waits = self.container_waits(&task).into_iter();
+            all.extend(waits.map(|(container, on)| ContainerWait {
+                task: task.spec().arn.clone(),
+                container,
+                on,
+            }));
+        }
+        all
     }
 
     /// The images that the engine has, by name, and what this agent knows of them.

@@ -26,7 +26,7 @@ pub fn list(data_dir: &Path) -> Vec<String> {
     names
 }
 
-/// The interfaces, addresses, routes and rules of one task, by its id or its ARN, and whether it reaches the
+/// The interfaces, addresses, routes and rules of one task, by its id, the beginning of it, or its ARN, and whether it reaches the
 /// agent's endpoint at that address.
 ///
 /// # Errors
@@ -37,10 +37,15 @@ pub async fn inspect(
     endpoint: Option<SocketAddr>,
     tracker: &Tracker,
 ) -> io::Result<String> {
-    let id = task.rsplit('/').next().unwrap_or(task);
-    let namespace = Namespace::pinned(&Pins::new(data_dir).path(id)).map_err(|_| {
-        io::Error::new(io::ErrorKind::NotFound, format!("task {id} has no network namespace here"))
-    })?;
+    let wanted = task.rsplit('/').next().unwrap_or(task);
+    let none = |what: String| io::Error::new(io::ErrorKind::NotFound, what);
+    let fitting: Vec<String> = list(data_dir).into_iter().filter(|id| id.starts_with(wanted)).collect();
+    let id = match &fitting[..] {
+        [id] => id,
+        [] => return Err(none(format!("no task that has a network namespace here begins with {wanted}"))),
+        several => return Err(none(format!("{} tasks here begin with {wanted}", several.len()))),
+    };
+    let namespace = Namespace::pinned(&Pins::new(data_dir).path(id))?;
     let inside = Netlink::inside(&namespace, tracker).await?;
     let mut text = format!("task {id}\n");
     for link in inside.links().await? {

@@ -184,7 +184,8 @@ impl Conversation<'_> {
         self.heartbeats += 1;
         let usage = self.session.engine.usage().borrow().clone();
         let healthy = *self.session.engine.healthy().borrow();
-        self.say(Out::Heartbeat(convert::heartbeat(self.heartbeats, &usage, healthy))).await
+        let waits = self.session.engine.waits_of_containers();
+        self.say(Out::Heartbeat(convert::heartbeat(self.heartbeats, &usage, healthy, waits))).await
     }
 
     /// Sends what the window has room for, in order.
@@ -265,7 +266,8 @@ impl Conversation<'_> {
             In::TaskInquiry(inquiry) => {
                 tracing::warn!(
                     tasks = inquiry.task_arns.len(),
-                    "the control plane has other records than before: it is told what runs here, and that runs on"
+                    "the control plane's records and the agent's own do not go together: it is told what runs here, \
+                     and that runs on"
                 );
                 for task in BTreeSet::from_iter(inquiry.task_arns) {
                     self.say(Out::TaskAccount(account(&self.session.engine, task))).await?;

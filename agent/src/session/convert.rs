@@ -9,7 +9,7 @@ use berth_proto::v1;
 use berth_proto::v1::task_protection_reply::Outcome;
 
 use super::inquiries::{Answer, Question};
-use crate::engine::{Departure, Usage};
+use crate::engine::{ContainerWait, Departure, Usage};
 use crate::store::OutboxEntry;
 
 /// Resources for the protocol.
@@ -67,17 +67,28 @@ pub(super) fn answer(outcome: Option<Outcome>) -> Answer {
 }
 
 /// A heartbeat.
-pub(super) fn heartbeat(sequence: u64, usage: &Usage, engine_healthy: bool) -> v1::Heartbeat {
+pub(super) fn heartbeat(
+    sequence: u64,
+    usage: &Usage,
+    engine_healthy: bool,
+    waits: Vec<ContainerWait>,
+) -> v1::Heartbeat {
+    let of_tasks = usage.waiting.iter().map(|(task, missing)| v1::WaitingTask {
+        task_arn: task.to_string(),
+        missing: describe(missing),
+        container: String::new(),
+    });
+    let of_containers = waits.into_iter().map(|wait| v1::WaitingTask {
+        task_arn: wait.task.to_string(),
+        missing: wait.on,
+        container: wait.container.to_string(),
+    });
     v1::Heartbeat {
         sequence,
         in_use: Some(resources(&usage.in_use)),
         remaining: Some(resources(&usage.total.remaining(&usage.in_use))),
         engine_healthy,
-        waiting: usage
-            .waiting
-            .iter()
-            .map(|(task, missing)| v1::WaitingTask { task_arn: task.to_string(), missing: describe(missing) })
-            .collect(),
+        waiting: of_tasks.chain(of_containers).collect(),
     }
 }
 

@@ -9,7 +9,7 @@ use berth_proto::v1;
 
 use super::attachment::attachment;
 use super::linux::{firelens, linux_parameters, log_configuration, secret, sharing};
-use super::registry::Heartbeat;
+use super::registry::{Heartbeat, Waiting};
 use super::volume::{mount_point, volume, volumes_from};
 use crate::model::{StopCause, Task, TaskStatus};
 
@@ -185,9 +185,17 @@ pub(super) fn heartbeat(wire: &v1::Heartbeat, now: Timestamp) -> Result<Heartbea
         in_use: amount(&wire.in_use)?,
         remaining: amount(&wire.remaining)?,
         engine_healthy: wire.engine_healthy,
-        waiting: wire.waiting.iter().map(|task| (task.task_arn.clone(), task.missing.clone())).collect(),
+        waiting: wire.waiting.iter().map(waiting).collect(),
         at: now,
     })
+}
+
+fn waiting(wire: &v1::WaitingTask) -> Waiting {
+    Waiting {
+        task: wire.task_arn.clone(),
+        container: Some(wire.container.clone()).filter(|name| !name.is_empty()),
+        on: wire.missing.clone(),
+    }
 }
 
 /// A cause from the wire.

@@ -40,6 +40,17 @@ struct Entry {
     connected_at: Timestamp,
 }
 
+/// Who waits on a host, and for what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// The task's ARN.
+    pub task: String,
+    /// The container by its name; `None` where the task waits as a whole.
+    pub container: Option<String>,
+    /// What for, in the agent's words.
+    pub on: String,
+}
+
 /// What an agent said of its host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heartbeat {
@@ -49,8 +60,8 @@ pub struct Heartbeat {
     pub remaining: Resources,
     /// Whether the container engine answers.
     pub engine_healthy: bool,
-    /// Tasks that wait for resources: ARN, and what is missing.
-    pub waiting: Vec<(String, String)>,
+    /// Tasks and containers that wait.
+    pub waiting: Vec<Waiting>,
     /// When it was said.
     pub at: Timestamp,
 }

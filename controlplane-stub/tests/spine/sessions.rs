@@ -204,7 +204,11 @@ async fn a_stop_needs_two_steps_and_names() {
 async fn a_heartbeat_is_remembered_and_acknowledged() {
     let site = site().await;
     let mut agent = site.agent("host-a").await;
-    let waiting = v1::WaitingTask { task_arn: "t".to_owned(), missing: "memory, 412 MiB short".to_owned() };
+    let waiting = v1::WaitingTask {
+        task_arn: "t".to_owned(),
+        missing: "memory, 412 MiB short".to_owned(),
+        container: String::new(),
+    };
     let heartbeat = v1::Heartbeat {
         sequence: 7,
         remaining: Some(v1::Resources { cpu: 100, memory_mib: 200, ..Default::default() }),
@@ -219,7 +223,7 @@ async fn a_heartbeat_is_remembered_and_acknowledged() {
     );
     let known = site.running.state.registry.heartbeat(&agent.arn).unwrap();
     assert_eq!((known.remaining.cpu.0, known.remaining.memory.0, known.engine_healthy), (100, 200, true));
-    assert_eq!(known.waiting[0].1, "memory, 412 MiB short");
+    assert_eq!(known.waiting[0].on, "memory, 412 MiB short");
     let arn = agent.arn.clone();
     drop(agent);
     site.until_connected(&arn, false).await;

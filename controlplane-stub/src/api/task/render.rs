@@ -5,6 +5,7 @@ use berth_core::spec::ContainerSpec;
 use berth_core::units::Timestamp;
 use serde_json::{Map, Value, json};
 
+use crate::agents::registry::Waiting;
 use crate::api::context::{Context, epoch};
 use crate::api::tag;
 use crate::model::{NetworkBinding, ObservedContainer, Tags, Task, TaskStatus};
@@ -97,25 +98,29 @@ impl<'a> Renderer<'a> {
     }
 
     fn containers(&self, task: &Task) -> Value {
-        let waiting = self.waiting_for(task);
+        let waits = self.waits(task);
         let containers = task.spec.containers.iter().map(|spec| {
             let observed =
                 task.observed.containers.iter().find(|observed| observed.name == spec.name.as_str());
-            container(task, spec, observed, waiting.as_deref())
+            let own =
+                waits.iter().find(|w| w.container.as_deref().is_none_or(|name| name == spec.name.as_str()));
+            container(task, spec, observed, own.map(|wait| wait.on.as_str()))
         });
         containers.collect()
     }
 
-    /// What a task that does not run yet waits for, in its agent's words.
-    fn waiting_for(&self, task: &Task) -> Option<String> {
+    /// What a task that does not run yet, or a container of it, waits for, in its agent's words.
+    fn waits(&self, task: &Task) -> Vec<Waiting> {
         if task.observed.status > TaskStatus::Pending {
-            return None;
+            return Vec::new();
         }
         if !task.observed.waiting_for.is_empty() {
-            return Some(task.observed.waiting_for.clone());
+            let on = task.observed.waiting_for.clone();
+            return vec![Waiting { task: task.arn.clone(), container: None, on }];
         }
-        let heartbeat = self.context.state.registry.heartbeat(&task.instance)?;
-        heartbeat.waiting.into_iter().find(|(arn, _)| *arn == task.arn).map(|(_, text)| text)
+        let heartbeat = self.context.state.registry.heartbeat(&task.instance);
+        let all = heartbeat.into_iter().flat_map(|heartbeat| heartbeat.waiting);
+        all.filter(|wait| wait.task == task.arn).collect()
     }
 }
 
