@@ -196,7 +196,10 @@ async fn the_containers_of_an_awsvpc_task_find_their_router_on_localhost() -> Re
 async fn a_router_that_dies_stops_its_task() -> Result<()> {
     let cluster = Cluster::start().await?;
     let router = json!({ "command": ["-c", ROUTER, "--dies"] });
-    let (task, stopped) = cluster.stopped(routed("bridge", router, json!({}))?).await?;
+    let mut definition = routed("bridge", router, json!({}))?;
+    // The first process of a container is deaf to SIGTERM until it says otherwise, and the router may be quicker.
+    definition["containerDefinitions"][0]["stopTimeout"] = json!(2);
+    let (task, stopped) = cluster.stopped(definition).await?;
     assert_eq!(stopped["stopCode"], "EssentialContainerExited", "{stopped}");
     assert_eq!(container(&stopped, "router")?["exitCode"], 3, "{stopped}");
     assert_eq!(container(&stopped, "app")?["lastStatus"], "STOPPED");
