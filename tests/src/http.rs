@@ -12,10 +12,13 @@ use hyper_util::rt::TokioExecutor;
 
 /// No request of a test takes longer than this.
 const TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a connection that nothing is asked on is kept: less than any server here does, which hangs up after a
+/// minute, perhaps just when the next question is on its way.
+const IDLE: Duration = Duration::from_secs(20);
 
 /// A client that keeps connections, as those of users do.
 pub(crate) fn client() -> Client<HttpConnector, Full<Bytes>> {
-    Client::builder(TokioExecutor::new()).build_http()
+    Client::builder(TokioExecutor::new()).pool_idle_timeout(IDLE).build_http()
 }
 
 /// Sends the request and reads the whole answer.
