@@ -29,7 +29,8 @@ impl Variables {
     /// later counts, as in systemd's `EnvironmentFile`.
     ///
     /// # Errors
-    /// The number and text of the first line that is neither `KEY=value`, a comment nor empty.
+    /// The number of the first line that is neither `KEY=value`, a comment nor empty, and what it has for a name. The
+    /// rest of it may be secret.
     pub fn with_file(mut self, text: &str) -> Result<Self, String> {
         let mut said = BTreeMap::new();
         for (at, line) in text.lines().enumerate() {
@@ -37,12 +38,13 @@ impl Variables {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let name =
-                |key: &str| key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !key.is_empty();
-            let pair = line.split_once('=').map(|(key, value)| (key.trim_end(), value));
-            let Some((key, value)) = pair.filter(|(key, _)| name(key)) else {
-                return Err(format!("line {}: {line:?} is not KEY=value", at + 1));
+            let Some((key, value)) = line.split_once('=') else {
+                return Err(format!("line {} is not KEY=value", at + 1));
             };
+            let key = key.trim_end();
+            if key.is_empty() || !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+                return Err(format!("line {} is not KEY=value: {key:?} names no variable", at + 1));
+            }
             let value = value.trim();
             let unquoted = value
                 .strip_prefix('"')
