@@ -47,7 +47,7 @@ fn configuration() -> String {
         "\"\n.SH NAME\nberth\\-agent.config \\- configuration of berth\\-agent(8)\n.SH SYNOPSIS\n\
          /etc/berth/agent.config\n.SH DESCRIPTION\nLines of KEY=value, which systemd(1) gives the agent as its \
          environment; lines that begin with # say nothing. A value that does not parse stops the start, and all \
-         that are wrong are named at once; an unknown variable that begins with ECS_ or BERTH_ is warned about. \
+         that do not are named at once; an unknown variable that begins with ECS_ or BERTH_ is warned about. \
          \\fBberth\\-agent \\-\\-config /etc/berth/agent.config check\\-config\\fR shows what holds. A change is in \
          force after \\fBsystemctl restart berth\\-agent\\fR; tasks go on running.\n.SH VARIABLES\n",
     ));

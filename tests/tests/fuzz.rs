@@ -181,7 +181,11 @@ fn of_agents(hello: v1::Hello) -> Vec<v1::AgentMessage> {
             in_use: Some(amount.clone()),
             remaining: Some(amount),
             engine_healthy: true,
-            waiting: vec![v1::WaitingTask { task_arn: TASK.to_owned(), ..Default::default() }],
+            waiting: vec![v1::WaitingTask {
+                task_arn: TASK.to_owned(),
+                missing: "m".to_owned(),
+                container: "app".to_owned(),
+            }],
         }),
         FromAgent::StopVerification(v1::StopVerification {
             message_id: "m".to_owned(),

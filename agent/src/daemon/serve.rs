@@ -79,7 +79,7 @@ pub(super) async fn open_endpoint(
         Err(error) => {
             let what = match error.kind() {
                 ErrorKind::AddrInUse => {
-                    "another agent perhaps, and BERTH_ENDPOINT_ADDRESS names another address"
+                    "another agent has it, perhaps: give this one a BERTH_ENDPOINT_ADDRESS"
                 }
                 _ => "the agent needs CAP_NET_ADMIN, or BERTH_ENDPOINT_ADDRESS another address",
             };

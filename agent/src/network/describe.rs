@@ -26,8 +26,8 @@ pub fn list(data_dir: &Path) -> Vec<String> {
     names
 }
 
-/// The interfaces, addresses, routes and rules of one task, by its id, the beginning of it, or its ARN, and whether it reaches the
-/// agent's endpoint at that address.
+/// The interfaces, addresses, routes and rules of one task, by its id, the beginning of it, or its ARN, and
+/// whether it reaches the agent's endpoint at that address.
 ///
 /// # Errors
 /// When it has no namespace here, or the agent may not enter it.
@@ -45,7 +45,8 @@ pub async fn inspect(
         [] => return Err(none(format!("no task that has a network namespace here begins with {wanted}"))),
         several => return Err(none(format!("{} tasks here begin with {wanted}", several.len()))),
     };
-    let namespace = Namespace::pinned(&Pins::new(data_dir).path(id))?;
+    let namespace = Namespace::pinned(&Pins::new(data_dir).path(id))
+        .map_err(|error| io::Error::new(error.kind(), format!("the network of task {id}: {error}")))?;
     let inside = Netlink::inside(&namespace, tracker).await?;
     let mut text = format!("task {id}\n");
     for link in inside.links().await? {

@@ -95,7 +95,7 @@ pub struct PlacementRequest {
 pub struct Failure {
     /// The instance.
     pub arn: Option<String>,
-    /// ECS's reason, such as `RESOURCE:MEMORY`.
+    /// ECS's reason, such as `RESOURCE:MEMORY`; or `DRAINING`, for which ECS has none.
     pub reason: String,
 }
 

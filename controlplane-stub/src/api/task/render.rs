@@ -102,8 +102,12 @@ impl<'a> Renderer<'a> {
         let containers = task.spec.containers.iter().map(|spec| {
             let observed =
                 task.observed.containers.iter().find(|observed| observed.name == spec.name.as_str());
-            let own =
-                waits.iter().find(|w| w.container.as_deref().is_none_or(|name| name == spec.name.as_str()));
+            // What the last heartbeat told of one container may be over.
+            let begins = observed.is_none_or(|observed| observed.status < TaskStatus::Running);
+            let own = waits.iter().find(|wait| match &wait.container {
+                Some(name) => begins && name == spec.name.as_str(),
+                None => true,
+            });
             container(task, spec, observed, own.map(|wait| wait.on.as_str()))
         });
         containers.collect()
